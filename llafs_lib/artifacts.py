@@ -1,0 +1,171 @@
+"""Run folders: what one notebook leaves for the next, written whole or not at all.
+
+`runs/<dataset>/fold<k>/` holds one file per artifact and beside each a manifest that says how it was made. A file is
+written under a temporary name and moved into place, so a kill never leaves half of one. A missing or unfit artifact is
+never rebuilt behind the reader's back: the error names the notebook to run.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import importlib.metadata
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from llafs_lib.errors import LlafsError
+
+# notebook → (artifacts it reads, artifacts it writes). This table is the whole wiring between the notebooks.
+NOTEBOOKS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "01_data_folds": ((), ("folds.json",)),
+    "02_backbone_training": (("folds.json",), ("hsnet.safetensors",)),
+    "03_llm_prompting": (("folds.json",), ("related_classes.json",)),
+    "04_retrieval_scoring": (
+        ("folds.json", "hsnet.safetensors", "related_classes.json"),
+        ("support_bank.safetensors",),
+    ),
+    "05_full_evaluation": (
+        ("folds.json", "hsnet.safetensors", "related_classes.json", "support_bank.safetensors"),
+        ("results.json", "report.html"),
+    ),
+}
+MADE_BY: dict[str, str] = {name: book for book, (_, made) in NOTEBOOKS.items() for name in made}
+
+_PACKAGES = ("llafs-notebooks", "torch", "torchvision", "numpy", "pycocotools", "openai", "accelerate")
+
+
+class MissingArtifactError(LlafsError):
+    """A notebook was started before the one it builds on."""
+
+
+class UnfitArtifactError(LlafsError):
+    """An artifact is there but was made with other parameters, or does not match its manifest."""
+
+
+class RunFolder:
+    """`<runs>/<dataset>/fold<k>/`, the folder that the five notebooks of one run share.
+
+    Args:
+        runs: the folder of all runs, usually `"runs"`.
+        dataset, fold: which run.
+    """
+
+    def __init__(self, runs: str | Path, dataset: str, fold: int):
+        self.path = Path(runs) / dataset / f"fold{fold}"
+        self._opened = time.perf_counter()
+
+    def __repr__(self) -> str:
+        return f"RunFolder({self.path.as_posix()!r})"
+
+    @contextmanager
+    def writing(self, name: str, parameters: Mapping[str, Any]) -> Iterator[Path]:
+        """Yield a temporary path to write to; on leaving without an error it becomes the artifact `name`.
+
+        The manifest is moved into place last, so a kill in between leaves an artifact that does not match its
+        manifest, which `require` refuses.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        final = self.path / name
+        partial = self.path / f".{os.getpid()}.partial.{name}"
+        try:
+            yield partial
+            manifest = self._manifest(partial, parameters)
+            os.replace(partial, final)
+            write_json(self._manifest_path(name), manifest)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def require(self, name: str, **expected: Any) -> Path:
+        """The path of a finished artifact made with the `expected` parameters.
+
+        Raises:
+            MissingArtifactError: it is not there; the message names the notebook that makes it.
+            UnfitArtifactError: it was made with other parameters, or is not what its manifest describes.
+        """
+        path, book = self.path / name, MADE_BY.get(name, "that writes it")
+        again = f"run notebook {book} (`llafs tutorial --only {book[:2]}` with the same parameters)"
+        if not path.is_file():
+            raise MissingArtifactError(f"{path} is missing: {again} first.")
+        manifest = self.manifest(name)
+        if manifest.get("sha256") != file_hash(path):
+            raise UnfitArtifactError(f"{path} does not match its manifest (cut off or edited): {again} again.")
+        for key, value in expected.items():
+            made = manifest["parameters"].get(key)
+            if made != value:
+                raise UnfitArtifactError(f"{path} was made with {key}={made!r}, not {key}={value!r}: {again}.")
+        return path
+
+    def is_current(self, name: str, **expected: Any) -> bool:
+        """Whether `require` would succeed."""
+        try:
+            self.require(name, **expected)
+        except LlafsError:
+            return False
+        return True
+
+    def manifest(self, name: str) -> dict[str, Any]:
+        """The manifest of an artifact; empty when there is none or it cannot be read."""
+        try:
+            return json.loads(self._manifest_path(name).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+
+    def _manifest_path(self, name: str) -> Path:
+        return self.path / f"{name}.manifest.json"
+
+    def _manifest(self, written: Path, parameters: Mapping[str, Any]) -> dict[str, Any]:
+        return {
+            "parameters": dict(parameters),
+            "packages": package_versions(),
+            "git_commit": git_commit(),
+            "seconds_since_notebook_start": round(time.perf_counter() - self._opened, 1),
+            "sha256": file_hash(written),
+        }
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write readable JSON through a temporary name, so that a reader never meets half a file."""
+    partial = path.with_name(f".{os.getpid()}.partial.{path.name}")
+    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    os.replace(partial, path)
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@functools.cache
+def package_versions() -> dict[str, str]:
+    """The installed versions of the packages that decide a result."""
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+@functools.cache
+def git_commit() -> str | None:
+    """The commit of the library's checkout, or None for an installed copy."""
+    try:
+        answer = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=10,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip()

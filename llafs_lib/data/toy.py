@@ -1,0 +1,313 @@
+"""`toy`: drawn scenes of twenty COCO classes, in COCO's own layout, made in seconds.
+
+Five families of four look-alikes stand in for the classes of COCO (`llafs_lib.classes.TOY_FAMILIES`), so that
+a novel class can be segmented from pictures of its relatives on a CPU. `draw_object` draws one thing,
+`draw_scene` one picture with its masks, `make_toy` the whole data set:
+
+    toy/annotations/instances_{train,val}.json
+    toy/{train,val}/000000000001.jpg …
+"""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+from pycocotools import mask as rle
+from tqdm.auto import tqdm
+
+from llafs_lib.classes import COCO_IDS, COCO_SUPERCATEGORIES, TOY_CLASSES
+from llafs_lib.data.toy_backgrounds import draw_background
+from llafs_lib.data.toy_indoors import INDOORS
+from llafs_lib.data.toy_outdoors import OUTDOORS
+from llafs_lib.data.toy_sketch import Sketch, finish, shrink
+from llafs_lib.errors import LlafsError
+
+RENDERER_VERSION = 1  # raise it when pictures change: old data sets are told from new by it
+
+SPLITS = ("train", "val")
+SIDES = (176, 288)  # px, shortest and longest side of a picture
+AREAS = (2_400, 16_000)  # px, of an object before anything hides it
+MIN_VISIBLE = 400  # px; what shows less of itself is painted but not annotated
+MIN_SHARE = 0.55  # of an object that should stay visible when others stand before it
+MAX = 99_999  # pictures per split, so that the image ids of the two splits do not meet
+DRAWINGS = OUTDOORS | INDOORS
+
+Scene = tuple[np.ndarray, list[tuple[str, np.ndarray]]]
+
+
+# ------------------------------------------------------------------------------- objects and scenes
+
+
+def draw_object(class_name: str, rng: np.random.Generator, size: int = 128) -> tuple[np.ndarray, np.ndarray]:
+    """One object of a class on its own, in a random pose and colour.
+
+    Args:
+        class_name: one of `TOY_CLASSES`.
+        size: the longer side of what is returned, px.
+
+    Returns:
+        colour [h, w, 3] uint8 RGB, mask [h, w] bool.
+    """
+    colour, mask = _cut_out(class_name, rng)
+    colour, alpha = shrink(colour, mask, size / max(mask.shape))
+    return colour.astype(np.uint8), alpha >= 0.5
+
+
+def draw_scene(rng: np.random.Generator, first_class: str | None = None) -> Scene:
+    """A picture of 1 to 4 objects, classes drawn uniformly from the twenty, the nearer before the farther.
+
+    Args:
+        first_class: a class that is sure to be among the objects.
+
+    Returns:
+        image [H, W, 3] uint8 RGB with H and W in `SIDES`, and per object, from back to front, its class and
+        the mask [H, W] bool of its visible pixels: disjoint, `MIN_VISIBLE` px each at least.
+    """
+    height, width = _picture_size(rng)
+    image = draw_background(rng, height, width)
+    n_objects = rng.choice([1, 2, 3, 4], p=[0.2, 0.35, 0.3, 0.15])
+    names = [str(name) for name in rng.choice(TOY_CLASSES, n_objects)]
+    if first_class is not None:
+        names[0] = first_class
+    cut_outs = [_fit(*_cut_out(name, rng), height, width, n_objects, rng) for name in names]
+    placed = _arrange([alpha for _, alpha in cut_outs], height, width, rng)
+
+    canvas, owner = image.astype(np.float32), np.full((height, width), -1, np.int8)
+    for index, corner in placed:
+        _paint(canvas, owner, index, *cut_outs[index], corner)
+    canvas *= rng.uniform(0.92, 1.06) * rng.uniform(0.97, 1.03, 3)  # the light of the hour
+    canvas += 3.5 * rng.standard_normal((height, width, 1), dtype=np.float32)  # grain of the sensor
+    image = np.clip(canvas, 0, 255).astype(np.uint8)
+    masks = [(names[index], owner == index) for index, _ in placed]
+    return image, [(name, mask) for name, mask in masks if mask.sum() >= MIN_VISIBLE]
+
+
+def _cut_out(class_name: str, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    sketch = Sketch()
+    DRAWINGS[class_name](sketch, rng)
+    return finish(sketch, rng)
+
+
+def _picture_size(rng: np.random.Generator) -> tuple[int, int]:
+    """Height and width, px: mostly around 192 × 256, a third upright, some squarish."""
+    long, ratio = rng.integers(236, SIDES[1] + 1), rng.choice([0.75, 0.75, 0.8, 0.95])
+    short = max(SIDES[0], int(long * ratio))
+    return (long, short) if rng.random() < 0.35 else (short, long)
+
+
+def _fit(
+    colour: np.ndarray, mask: np.ndarray, height: int, width: int, n_objects: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Shrink a cut-out to an area drawn log-uniformly from `AREAS`, or to what fits beside the others."""
+    largest = min(AREAS[1], 0.62 * height * width / n_objects)
+    area = np.exp(rng.uniform(*np.log([AREAS[0], largest])))
+    factor = np.sqrt(area / np.count_nonzero(mask))
+    factor = min(factor, 0.92 * height / mask.shape[0], 0.92 * width / mask.shape[1])
+    return shrink(colour, mask, factor)
+
+
+def _arrange(
+    alphas: list[np.ndarray], height: int, width: int, rng: np.random.Generator, tries: int = 15
+) -> list[tuple[int, tuple[int, int]]]:
+    """Choose where objects stand: (index, (top, left)) from back to front, the one standing lower in front.
+
+    The first random arrangement that leaves `MIN_SHARE` of every object visible is taken, else the best.
+    """
+    best, best_share = [], -1.0
+    for _ in range(tries):
+        corners = [_corner(alpha.shape, height, width, rng) for alpha in alphas]
+        placed = sorted(enumerate(corners), key=lambda item: item[1][0] + alphas[item[0]].shape[0])
+        share = _least_visible(placed, alphas, height, width)
+        if share > best_share:
+            best, best_share = placed, share
+        if best_share >= MIN_SHARE:
+            break
+    return best
+
+
+def _corner(shape: tuple[int, int], height: int, width: int, rng: np.random.Generator) -> tuple[int, int]:
+    """Top left corner of an object standing in the lower third, a twentieth of it out of sight at most."""
+    rows, columns = shape
+    foot = rng.uniform(max(rows, 0.65 * height), height + 0.05 * rows)
+    return int(foot) - rows, int(rng.uniform(-0.05 * columns, width - 0.95 * columns))
+
+
+def _least_visible(
+    placed: list[tuple[int, tuple[int, int]]], alphas: list[np.ndarray], height: int, width: int
+) -> float:
+    """The share of itself that the most hidden object still shows."""
+    owner = np.full((height, width), -1, np.int8)
+    for index, corner in placed:
+        inside, part = _overlap(alphas[index].shape, corner, owner.shape)
+        owner[inside][alphas[index][part] >= 0.5] = index
+    return min(np.sum(owner == index) / np.sum(alpha >= 0.5) for index, alpha in enumerate(alphas))
+
+
+def _overlap(
+    shape: tuple[int, int], corner: tuple[int, int], picture: tuple[int, int]
+) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """Where an object of `shape` at `corner` falls in the picture, and which part of the object that is."""
+    starts = [max(0, c) for c in corner]
+    stops = [min(p, c + s) for c, s, p in zip(corner, shape, picture, strict=True)]
+    inside = tuple(slice(a, b) for a, b in zip(starts, stops, strict=True))
+    return inside, tuple(slice(a - c, b - c) for a, b, c in zip(starts, stops, corner, strict=True))
+
+
+def _paint(
+    canvas: np.ndarray,
+    owner: np.ndarray,
+    index: int,
+    colour: np.ndarray,
+    alpha: np.ndarray,
+    corner: tuple[int, int],
+) -> None:
+    """Lay an object and the shadow at its foot over `canvas`; its pixels in `owner` become `index`."""
+    rows, columns = alpha.shape
+    shadow = np.zeros(owner.shape, np.float32)
+    foot = (corner[1] + columns // 2, corner[0] + rows - max(2, rows // 40))
+    cv2.ellipse(shadow, foot, (int(columns * 0.48), max(3, columns // 14)), 0, 0, 360, 0.35, cv2.FILLED)
+    canvas *= 1 - cv2.blur(shadow, (9, 9))[..., None]
+    inside, part = _overlap(alpha.shape, corner, owner.shape)
+    canvas[inside] += (colour[part] - canvas[inside]) * alpha[part][..., None]
+    owner[inside][alpha[part] >= 0.5] = index
+
+
+# ------------------------------------------------------------------------------------- the data set
+
+
+def make_toy(out: Path, n_train: int = 400, n_val: int = 160, seed: int = 0, force: bool = False) -> Path:
+    """Render the data set into the folder `out` and return it; the same arguments give the same bytes.
+
+    A finished data set of the same renderer, seed and counts is left as it is. The folder appears under its
+    name only when everything in it is written.
+
+    Args:
+        n_train, n_val: pictures per split, 1 to 99,999. From 20 on, every class is in the split.
+        seed: 0 to 99,999. Picture i of a split depends on the seed, the split and i alone.
+        force: render again, and replace another `toy` data set that stands at `out`.
+
+    Raises:
+        LlafsError: if an argument is out of range, or if `out` holds something else than what would be made
+            (with `force`: something that is no `toy` data set).
+    """
+    out, counts = Path(out), {"train": n_train, "val": n_val}
+    for name, value, low in (("n_train", n_train, 1), ("n_val", n_val, 1), ("seed", seed, 0)):
+        if not low <= value <= MAX:
+            raise LlafsError(f"{name} must be from {low} to {MAX:,}, not {value!r}.")
+    info = _info(counts, seed)
+    if not force and _is_finished(out, info, counts):
+        return out
+    _refuse_to_overwrite(out, info, force)
+
+    target = out.resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as workshop:
+        fresh = Path(workshop) / "new"
+        with tqdm(total=n_train + n_val, desc="drawing toy", unit="picture") as progress:
+            for split in SPLITS:
+                _write_split(fresh, split, counts[split], seed, info, progress)
+        _swap(fresh, target, Path(workshop) / "old")
+    return out
+
+
+def _info(counts: dict[str, int], seed: int) -> dict:
+    return {
+        "description": "toy: drawn scenes in COCO format for language-guided few-shot segmentation",
+        "version": str(RENDERER_VERSION),
+        "renderer_version": RENDERER_VERSION,
+        "seed": int(seed),
+        "n_train": int(counts["train"]),
+        "n_val": int(counts["val"]),
+    }
+
+
+def _annotation_file(root: Path, split: str) -> Path:
+    return root / "annotations" / f"instances_{split}.json"
+
+
+def _read_info(root: Path) -> list[dict]:
+    """The `info` of both annotation files; empty where there is no readable `toy` data set."""
+    try:
+        infos = [json.loads(_annotation_file(root, split).read_text())["info"] for split in SPLITS]
+        return infos if all("renderer_version" in info for info in infos) else []
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def _is_finished(out: Path, info: dict, counts: dict[str, int]) -> bool:
+    pictures = {split: len(list((out / split).glob("*.jpg"))) for split in SPLITS}
+    return pictures == counts and _read_info(out) == [info, info]
+
+
+def _refuse_to_overwrite(out: Path, info: dict, force: bool) -> None:
+    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
+        return
+    found = _read_info(out) if out.is_dir() else []
+    if not found:
+        raise LlafsError(f"{out} is no toy data set, so it is not replaced: choose another folder.")
+    if not force:
+        raise LlafsError(
+            f"{out} holds another or an incomplete toy data set (made as {_summary(found[0])}, not as "
+            f"{_summary(info)}): choose another folder, or replace it with --force."
+        )
+
+
+def _summary(info: dict) -> str:
+    return ", ".join(f"{key} {info.get(key)}" for key in ("n_train", "n_val", "seed", "renderer_version"))
+
+
+def _write_split(root: Path, split: str, count: int, seed: int, info: dict, progress: tqdm) -> None:
+    folder, file = root / split, _annotation_file(root, split)
+    folder.mkdir(parents=True)
+    file.parent.mkdir(exist_ok=True)
+    images, annotations = [], []
+    for index in range(count):
+        rng = np.random.default_rng([seed, SPLITS.index(split), index])
+        image, objects = draw_scene(rng, TOY_CLASSES[index % len(TOY_CLASSES)])
+        image_id = SPLITS.index(split) * (MAX + 1) + index + 1
+        name, (height, width) = f"{image_id:012d}.jpg", image.shape[:2]
+        jpeg = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])[1]
+        (folder / name).write_bytes(jpeg.tobytes())
+        images.append({"id": image_id, "file_name": name, "width": width, "height": height})
+        annotations += [_annotation(image_id * 10 + i, image_id, *item) for i, item in enumerate(objects)]
+        progress.update()
+    content = {"info": info, "licenses": [], "images": images, "annotations": annotations}
+    file.write_text(json.dumps(content | {"categories": _categories()}))
+
+
+def _annotation(annotation_id: int, image_id: int, class_name: str, mask: np.ndarray) -> dict:
+    """COCO's record of one object: box [x, y, width, height] and area in px, the mask as compressed RLE."""
+    code = rle.encode(np.asfortranarray(mask, np.uint8))
+    return {
+        "id": annotation_id,
+        "image_id": image_id,
+        "category_id": COCO_IDS[class_name],
+        "bbox": rle.toBbox(code).tolist(),
+        "area": int(rle.area(code)),
+        "iscrowd": 0,
+        "segmentation": {"size": list(mask.shape), "counts": code["counts"].decode("ascii")},
+    }
+
+
+def _categories() -> list[dict]:
+    family = {name: group for group, names in COCO_SUPERCATEGORIES.items() for name in names}
+    return [
+        {"supercategory": family[name], "id": COCO_IDS[name], "name": name}
+        for name in sorted(TOY_CLASSES, key=COCO_IDS.__getitem__)
+    ]
+
+
+def _swap(fresh: Path, target: Path, aside: Path) -> None:
+    """Put `fresh` under the name `target`; what stood there goes to `aside`, and comes back if that fails."""
+    if target.exists():
+        target.rename(aside)
+    try:
+        fresh.rename(target)
+    except BaseException:
+        if aside.exists():
+            aside.rename(target)
+        raise

@@ -1,0 +1,130 @@
+"""The values that flow through the method, in the order in which it makes them. Print any of them.
+
+Fold → Episode → RelatedClasses → Support → Prediction
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One of the four splits of a data set's classes, with the pictures that show each class.
+
+    A picture is listed under a class when at least 2,048 of its label pixels belong to it (spec §3.3).
+    """
+
+    dataset: str
+    index: int
+    base: tuple[str, ...]
+    novel: tuple[str, ...]
+    train_images: Mapping[str, tuple[int, ...]] = field(repr=False)  # class → picture ids, training split
+    test_images: Mapping[str, tuple[int, ...]] = field(repr=False)  # class → picture ids, validation split
+
+    def __str__(self) -> str:
+        def count(images: Mapping[str, tuple[int, ...]], classes: tuple[str, ...]) -> str:
+            ids = [i for c in classes for i in images[c]]
+            return f"{len(ids)} (picture, class) pairs in {len(set(ids))} pictures"
+
+        return (
+            f"{self.dataset}, fold {self.index}\n"
+            f"  {len(self.base)} base classes : {', '.join(self.base)}\n"
+            f"  {len(self.novel)} novel classes: {', '.join(self.novel)}\n"
+            f"  train on base : {count(self.train_images, self.base)}\n"
+            f"  test on novel : {count(self.test_images, self.novel)}"
+        )
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One question to the model: where is `class_name` in picture `query_id`?
+
+    `support_ids` are training pictures that show the same class: what a *few-shot* model may look at, and what the
+    `true` policy uses. The zero-annotation policies never read them.
+    """
+
+    class_name: str
+    query_id: int
+    support_ids: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class RelatedClass:
+    """A class that looks like the one asked about; `score` in [0, 1] says how much."""
+
+    name: str
+    score: float
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class RelatedClasses:
+    """The answer to "what looks like this class?", ranked, with where it came from.
+
+    `source` is "recorded" (a stored answer), "live" (an API answered now), or the name of a documented fallback
+    ("itself": the class is a base class and needs no stand-in). `provenance` says who gave the answer; `raw` is the
+    answer as given; `dropped` holds what was removed and why.
+    """
+
+    query_class: str
+    ranked: tuple[RelatedClass, ...]
+    source: str
+    provenance: str
+    raw: str = field(default="", repr=False)
+    dropped: tuple[str, ...] = ()
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(r.name for r in self.ranked)
+
+    @property
+    def scores(self) -> dict[str, float]:
+        return {r.name: r.score for r in self.ranked}
+
+    def restrict_to(self, allowed: Iterable[str]) -> RelatedClasses:
+        """Keep only `allowed` classes (a fold's base classes); what goes is noted in `dropped`."""
+        allowed = set(allowed)
+        gone = tuple(f"{r.name}: not a base class" for r in self.ranked if r.name not in allowed)
+        kept = tuple(r for r in self.ranked if r.name in allowed)
+        return replace(self, ranked=kept, dropped=self.dropped + gone)
+
+    def __str__(self) -> str:
+        listed = ", ".join(f"{r.name} {r.score:.2f}" for r in self.ranked) or "nothing"
+        return f"{self.query_class} looks like: {listed}  [{self.source}]"
+
+
+@dataclass(frozen=True)
+class Support:
+    """An annotated picture that the model may look at: `image` [H, W, 3] uint8 RGB, `mask` [H, W] bool.
+
+    `class_name` is the class that the mask shows, which need not be the class asked for; `score` ≥ 0 is how well the
+    policy thinks it fits.
+    """
+
+    image_id: int
+    class_name: str
+    score: float
+    image: np.ndarray = field(repr=False)
+    mask: np.ndarray = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """A segmented query: `probability` [H, W] float32 in [0, 1] and `mask` [H, W] bool, at the picture's own size."""
+
+    class_name: str
+    mask: np.ndarray = field(repr=False)
+    probability: np.ndarray = field(repr=False)
+    supports: tuple[Support, ...] = field(repr=False, default=())
+    related: RelatedClasses | None = None
+
+    def __str__(self) -> str:
+        by_class: dict[str, int] = {}
+        for s in self.supports:
+            by_class[s.class_name] = by_class.get(s.class_name, 0) + 1
+        supports = ", ".join(f"{n} × {c}" for c, n in by_class.items())
+        return f"{self.class_name}: {self.mask.mean():.1%} of the picture, segmented with {supports or 'no supports'}"

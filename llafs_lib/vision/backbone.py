@@ -1,0 +1,236 @@
+"""Frozen feature extractors, and the taps that few-shot segmentation reads from them.
+
+A tap is the output of one residual unit *before* its last non-linearity (HSNet, spec §1.1). Taps come in three groups,
+at strides 8, 16 and 32. Batch normalisation always runs in evaluation mode and no gradient enters a backbone once it
+is frozen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+
+from llafs_lib.errors import LlafsError
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class BackboneError(LlafsError):
+    """An unknown backbone, or weights that are missing or do not fit."""
+
+
+class SmallNet(nn.Module):
+    """A residual network of 0.6 M parameters, small enough to be trained from scratch on `toy` in a minute or two.
+
+    Two residual units at each of the strides 4, 8, 16 and 32; the last three pairs are the taps.
+    """
+
+    widths = (32, 48, 64, 96)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 32, 3, 2, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU())
+        units, channels = [], 32
+        for width in self.widths:
+            units += [ResidualUnit(channels, width, stride=2), ResidualUnit(width, width, stride=1)]
+            channels = width
+        self.units = nn.ModuleList(units)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        x, taps = self.stem(x), []
+        for unit in self.units:
+            taps.append(unit(x))
+            x = F.relu(taps[-1])
+        return taps[2:]  # stride 4 is not used
+
+
+class ResidualUnit(nn.Module):
+    """Two 3×3 convolutions and a shortcut; returns the sum before its ReLU."""
+
+    def __init__(self, channels: int, width: int, stride: int):
+        super().__init__()
+        self.branch = nn.Sequential(
+            nn.Conv2d(channels, width, 3, stride, 1, bias=False),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 3, 1, 1, bias=False),
+            nn.BatchNorm2d(width),
+        )
+        self.shortcut = nn.Identity()
+        if stride != 1 or channels != width:
+            self.shortcut = nn.Sequential(nn.Conv2d(channels, width, 1, stride, bias=False), nn.BatchNorm2d(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.branch(x) + self.shortcut(x)
+
+
+def _resnet_taps(net: nn.Module, x: Tensor) -> list[Tensor]:
+    x = net.maxpool(net.relu(net.bn1(net.conv1(x))))
+    taps = []
+    for stage in (net.layer1, net.layer2, net.layer3, net.layer4):
+        for block in stage:
+            taps.append(_residual_sum(block, x))
+            x = F.relu(taps[-1])
+    return taps[len(net.layer1) :]  # layer1 is not used
+
+
+def _residual_sum(block: nn.Module, x: Tensor) -> Tensor:
+    """A torchvision residual block without its last ReLU."""
+    y = F.relu(block.bn1(block.conv1(x)))
+    y = block.bn2(block.conv2(y))
+    if hasattr(block, "conv3"):  # bottleneck
+        y = block.bn3(block.conv3(F.relu(y)))
+    return y + (x if block.downsample is None else block.downsample(x))
+
+
+def _mobilenet_taps(net: nn.Module, x: Tensor) -> list[Tensor]:
+    # Inverted residuals end in a linear projection: their outputs have no non-linearity to be taken before.
+    taps = []
+    for index, layer in enumerate(net.features[:18]):
+        x = layer(x)
+        if index >= 4:
+            taps.append(x)
+    return taps
+
+
+def _vgg_taps(net: nn.Module, x: Tensor) -> list[Tensor]:
+    taps = []
+    for index, layer in enumerate(net.features):
+        # torchvision's ReLUs work in place and would overwrite a tap
+        x = F.relu(x) if isinstance(layer, nn.ReLU) else layer(x)
+        if index in (17, 19, 21, 24, 26, 28, 30):
+            taps.append(x)
+    return taps
+
+
+@dataclass(frozen=True)
+class _Recipe:
+    build: Callable[[], nn.Module]
+    taps: Callable[[nn.Module, Tensor], list[Tensor]]
+    levels: tuple[int, int, int]  # taps at stride 8, 16, 32
+    weights: str | None = None  # torchvision's enum for its ImageNet weights
+
+
+_RECIPES: dict[str, _Recipe] = {
+    "small": _Recipe(SmallNet, SmallNet.__call__, (2, 2, 2)),
+    "mobilenet_v2": _Recipe(
+        torchvision.models.mobilenet_v2, _mobilenet_taps, (3, 7, 4), "MobileNet_V2_Weights.IMAGENET1K_V2"
+    ),
+    "resnet18": _Recipe(torchvision.models.resnet18, _resnet_taps, (2, 2, 2), "ResNet18_Weights.IMAGENET1K_V1"),
+    "resnet50": _Recipe(torchvision.models.resnet50, _resnet_taps, (4, 6, 3), "ResNet50_Weights.IMAGENET1K_V1"),
+    "resnet101": _Recipe(torchvision.models.resnet101, _resnet_taps, (4, 23, 3), "ResNet101_Weights.IMAGENET1K_V1"),
+    "vgg16": _Recipe(torchvision.models.vgg16, _vgg_taps, (3, 3, 1), "VGG16_Weights.IMAGENET1K_V1"),
+}
+BACKBONES: tuple[str, ...] = tuple(_RECIPES)
+
+# How a weights file in the weights folder may be called: torchvision's own names, or ours.
+_WEIGHT_FILES = "{name}-*.pth"
+
+
+class Backbone(nn.Module):
+    """A feature extractor: picture → taps.
+
+    Args:
+        name: one of `BACKBONES`. Its parameters are random until `load_backbone` or training fills them.
+
+    Attributes:
+        levels: how many taps there are at strides 8, 16 and 32.
+
+    Raises:
+        BackboneError: unknown name.
+    """
+
+    def __init__(self, name: str):
+        super().__init__()
+        if name not in _RECIPES:
+            raise BackboneError(f"unknown backbone {name!r}: choose one of {', '.join(BACKBONES)}.")
+        self.name, self.levels = name, _RECIPES[name].levels
+        self.net = _RECIPES[name].build()
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """x [B, 3, H, W] standardised → taps, shallow to deep, each [B, C, h, w]."""
+        return _RECIPES[self.name].taps(self.net, x)
+
+    def freeze(self) -> Backbone:
+        """No gradients, batch normalisation in evaluation mode, for good."""
+        return self.requires_grad_(False).eval()
+
+    def train(self, mode: bool = True) -> Backbone:
+        frozen = not any(p.requires_grad for p in self.parameters())
+        return super().train(mode and not frozen)
+
+
+def load_backbone(name: str, weights_folder: str | Path = "data/weights") -> Backbone:
+    """A frozen ImageNet backbone: from a file `<name>-*.pth` in `weights_folder`, else from torchvision's download.
+
+    Raises:
+        BackboneError: unknown name, a file that does not fit, or no file and no network.
+    """
+    backbone = Backbone(name)
+    files = sorted(Path(weights_folder).glob(_WEIGHT_FILES.format(name=name)))
+    backbone.net.load_state_dict(_read_state(files[0], backbone) if files else _download_state(name, weights_folder))
+    return backbone.freeze()
+
+
+def _read_state(file: Path, backbone: Backbone) -> dict[str, Tensor]:
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True)
+        torch.nn.Module.load_state_dict(backbone.net, state)
+    except Exception as error:  # torch raises half a dozen types for a truncated or foreign file
+        raise BackboneError(f"{file} does not hold {backbone.name} weights: {str(error).splitlines()[0]}") from error
+    return state
+
+
+def _download_state(name: str, folder: str | Path) -> dict[str, Tensor]:
+    enum = _RECIPES[name].weights
+    if enum is None:
+        raise BackboneError(f"backbone {name!r} has no pretrained weights: notebook 02 trains it from scratch.")
+    try:
+        return torchvision.models.get_weight(enum).get_state_dict(progress=True, check_hash=True)
+    except (OSError, RuntimeError) as error:
+        raise BackboneError(
+            f"no file {_WEIGHT_FILES.format(name=name)} in {folder}, and torchvision could not download its own "
+            f"({error}). Put the weights there and set LLAFS_DATA to the folder that holds weights/."
+        ) from error
+
+
+@torch.inference_mode()
+def encode(backbone: Backbone, inputs: Tensor) -> list[Tensor]:
+    """The taps of one standardised picture: inputs [3, H, W] → a list of [C, h, w] on the CPU or the GPU."""
+    device = next(backbone.parameters()).device
+    return [tap[0] for tap in backbone(inputs[None].to(device))]
+
+
+def to_input(image: np.ndarray, size: int) -> Tensor:
+    """Squash a picture to a square and standardise it with ImageNet's mean and deviation (spec §1.9).
+
+    Args:
+        image: [H, W, 3] uint8 RGB.
+        size: side of the square in pixels; the aspect ratio is not kept, as in HSNet.
+
+    Returns: [3, size, size] float32.
+    """
+    shrinks = image.shape[0] * image.shape[1] > size * size
+    square = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
+    x = torch.from_numpy(square).permute(2, 0, 1).float() / 255  # [size, size, 3] → [3, size, size]
+    return (x - torch.tensor(IMAGENET_MEAN)[:, None, None]) / torch.tensor(IMAGENET_STD)[:, None, None]
+
+
+def to_mask(mask: np.ndarray, size: int) -> Tensor:
+    """Squash a mask or label map [H, W] to [size, size] int64 by nearest neighbour (spec §1.9)."""
+    square = cv2.resize(mask.astype(np.uint8), (size, size), interpolation=cv2.INTER_NEAREST)
+    return torch.from_numpy(square).long()
+
+
+def parameter_count(modules: Sequence[nn.Module]) -> int:
+    """How many numbers the modules learn or hold."""
+    return sum(p.numel() for m in modules for p in m.parameters())

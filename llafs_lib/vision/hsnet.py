@@ -1,0 +1,226 @@
+"""HSNet: hypercorrelation squeeze (Min, Kang and Cho, ICCV 2021; spec §1).
+
+Every tap of the query is compared with the same tap of the support at every pair of positions. The learner squeezes the
+resulting 4-D correlations to a 2-D map, with 4-D convolutions that look at the query plane and the support plane
+separately. Only the learner is trained; 2.6 M parameters.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from llafs_lib.errors import LlafsError
+from llafs_lib.vision.backbone import Backbone
+
+EPS = 1e-5
+
+
+class CheckpointError(LlafsError):
+    """A checkpoint that cannot be read or does not fit."""
+
+
+def hypercorrelation(
+    query: Sequence[Tensor], support: Sequence[Tensor], mask: Tensor, levels: tuple[int, int, int]
+) -> list[Tensor]:
+    """Clamped cosine similarity of every query position with every masked support position (spec §1.2, §1.3).
+
+    Args:
+        query, support: taps, shallow to deep, each [B, C, h, w].
+        mask: the support's foreground, [B, H, W], 0 or 1.
+        levels: how many taps belong to strides 8, 16 and 32.
+
+    Returns: three tensors [B, taps, hq, wq, hs, ws] in [0, 1], deepest first. Where the mask is empty they are 0.
+    """
+    maps = [_correlate(q, _mask_feature(s, mask)) for q, s in zip(query, support, strict=True)]
+    shallow, middle, _ = levels
+    groups = maps[:shallow], maps[shallow : shallow + middle], maps[shallow + middle :]
+    return [torch.stack(group, dim=1) for group in reversed(groups)]
+
+
+def _mask_feature(feature: Tensor, mask: Tensor) -> Tensor:
+    small = F.interpolate(mask[:, None].float(), feature.shape[-2:], mode="bilinear", align_corners=True)
+    return feature * small  # soft at the border: the small mask is not thresholded
+
+
+def _correlate(query: Tensor, support: Tensor) -> Tensor:
+    q, s = _unit_columns(query), _unit_columns(support)  # [B, C, hq·wq], [B, C, hs·ws]
+    cosine = torch.bmm(q.transpose(1, 2), s).clamp(min=0)  # [B, hq·wq, hs·ws]
+    return cosine.view(len(q), *query.shape[-2:], *support.shape[-2:])  # [B, hq, wq, hs, ws]
+
+
+def _unit_columns(feature: Tensor) -> Tensor:
+    flat = feature.flatten(2)  # [B, C, h, w] → [B, C, h·w]
+    return flat / (flat.norm(dim=1, keepdim=True) + EPS)
+
+
+class CenterPivotConv4d(nn.Module):
+    """A 4-D convolution kept only where one of its two planes sits at its centre: two 2-D convolutions (spec §1.4)."""
+
+    def __init__(self, c_in: int, c_out: int, kernel: int, stride: int):
+        super().__init__()
+        self.stride = stride
+        self.conv1 = nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2)  # query plane
+        self.conv2 = nn.Conv2d(c_in, c_out, kernel, stride, kernel // 2)  # support plane
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, C, hq, wq, hs, ws] → [B, C', hq, wq, ⌈hs/stride⌉, ⌈ws/stride⌉]."""
+        return self._over_query(x) + self._over_support(x)
+
+    def _over_query(self, x: Tensor) -> Tensor:
+        x = x[..., :: self.stride, :: self.stride]
+        b, c, hq, wq, hs, ws = x.shape
+        y = self.conv1(x.permute(0, 4, 5, 1, 2, 3).reshape(b * hs * ws, c, hq, wq))
+        return y.view(b, hs, ws, -1, hq, wq).permute(0, 3, 4, 5, 1, 2)  # → [B, C', hq, wq, hs, ws]
+
+    def _over_support(self, x: Tensor) -> Tensor:
+        b, c, hq, wq, hs, ws = x.shape
+        y = self.conv2(x.permute(0, 2, 3, 1, 4, 5).reshape(b * hq * wq, c, hs, ws))
+        return y.view(b, hq, wq, *y.shape[1:]).permute(0, 3, 1, 2, 4, 5)  # → [B, C', hq, wq, hs', ws']
+
+
+class HSNetLearner(nn.Module):
+    """Correlation pyramid → two logits per position (spec §1.5–1.8). Parameter names are the official ones.
+
+    Args:
+        channels: taps per pyramid level, deepest first: (3, 6, 4) for ResNet-50.
+    """
+
+    def __init__(self, channels: tuple[int, int, int]):
+        super().__init__()
+        deep, middle, shallow = channels
+        self.channels = channels
+        self.encoder_layer4 = _squeeze(deep, (16, 64, 128), (3, 3, 3), (2, 2, 2))
+        self.encoder_layer3 = _squeeze(middle, (16, 64, 128), (5, 3, 3), (4, 2, 2))
+        self.encoder_layer2 = _squeeze(shallow, (16, 64, 128), (5, 5, 3), (4, 4, 2))
+        self.encoder_layer4to3 = _squeeze(128, (128, 128, 128), (3, 3, 3), (1, 1, 1))
+        self.encoder_layer3to2 = _squeeze(128, (128, 128, 128), (3, 3, 3), (1, 1, 1))
+        self.decoder1 = nn.Sequential(
+            nn.Conv2d(128, 128, 3, padding=1), nn.ReLU(), nn.Conv2d(128, 64, 3, padding=1), nn.ReLU()
+        )
+        self.decoder2 = nn.Sequential(nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 2, 3, padding=1))
+
+    def forward(self, pyramid: Sequence[Tensor]) -> Tensor:
+        """pyramid: three [B, taps, hq, wq, hs, ws], deepest first → logits [B, 2, 2·hq, 2·wq] of the finest level."""
+        deep, middle, shallow = pyramid
+        x = self._mix(self.encoder_layer4(deep), self.encoder_layer3(middle), self.encoder_layer4to3)
+        x = self._mix(x, self.encoder_layer2(shallow), self.encoder_layer3to2)
+        x = self.decoder1(x.mean(dim=(-2, -1)))  # [B, 128, hq, wq] → [B, 64, hq, wq]
+        height, width = x.shape[-2:]
+        return self.decoder2(_resize(x, (2 * height, 2 * width)))
+
+    @staticmethod
+    def _mix(coarse: Tensor, fine: Tensor, block: nn.Module) -> Tensor:
+        """Bring the coarse level to the fine level's *query* grid, add, squeeze."""
+        if coarse.shape[-2:] != fine.shape[-2:]:
+            fine_cells, coarse_cells = tuple(fine.shape[-2:]), tuple(coarse.shape[-2:])
+            raise LlafsError(
+                f"support grids of two levels end at {coarse_cells} and {fine_cells} cells and cannot be added: "
+                "use pictures of at least 97 px a side."
+            )
+        b, c, hq, wq, hs, ws = coarse.shape
+        flat = coarse.permute(0, 4, 5, 1, 2, 3).reshape(b * hs * ws, c, hq, wq)
+        flat = _resize(flat, fine.shape[2:4])
+        wide = flat.view(b, hs, ws, c, *fine.shape[2:4]).permute(0, 3, 4, 5, 1, 2)
+        return block(wide + fine)
+
+
+def _squeeze(c_in: int, widths: Sequence[int], kernels: Sequence[int], strides: Sequence[int]) -> nn.Sequential:
+    """Three times: centre-pivot convolution, group normalisation (4 groups), ReLU."""
+    layers: list[nn.Module] = []
+    for width, kernel, stride in zip(widths, kernels, strides, strict=True):
+        layers += [CenterPivotConv4d(c_in, width, kernel, stride), nn.GroupNorm(4, width), nn.ReLU()]
+        c_in = width
+    return nn.Sequential(*layers)
+
+
+def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
+    return F.interpolate(x, tuple(size), mode="bilinear", align_corners=True)
+
+
+class HSNet(nn.Module):
+    """Backbone and learner together.
+
+    Args:
+        backbone: frozen; decides the number of correlation maps.
+        weights: a file written by `save`.
+    """
+
+    def __init__(self, backbone: Backbone, weights: str | Path | None = None):
+        super().__init__()
+        self.backbone = backbone
+        self.learner = HSNetLearner(tuple(reversed(backbone.levels)))
+        if weights is not None:
+            self.load_state_dict(_read(weights)[0])
+
+    def forward(self, query: Tensor, supports: Tensor, masks: Tensor) -> Tensor:
+        """Segment each query once per support.
+
+        Args:
+            query: [B, 3, H, W]; supports: [B, K, 3, H, W]; masks: [B, K, H, W], 0 or 1.
+
+        Returns: logits [B, K, 2, H, W], channel 1 is foreground.
+        """
+        if not supports.shape[1]:
+            raise LlafsError("K = 0: HSNet needs at least one support per query.")
+        query_taps = self.backbone(query)
+        shots = [
+            self.match(query_taps, self.backbone(supports[:, k]), masks[:, k], query.shape[-2:])
+            for k in range(supports.shape[1])
+        ]
+        return torch.stack(shots, dim=1)
+
+    def match(self, query: Sequence[Tensor], support: Sequence[Tensor], mask: Tensor, size: tuple[int, int]) -> Tensor:
+        """As `forward` for one support whose taps are known: → logits [B, 2, *size]."""
+        pyramid = hypercorrelation(query, support, mask, self.backbone.levels)
+        return _resize(self.learner(pyramid), size)
+
+    def save(self, path: str | Path, **facts: str | int | float) -> None:
+        """Write learner *and* backbone to one safetensors file; `facts` travel in its header."""
+        header = {"backbone": self.backbone.name, **facts}
+        save_file({k: v.contiguous() for k, v in self.state_dict().items()}, path, {"llafs": json.dumps(header)})
+
+    @classmethod
+    def load(cls, path: str | Path) -> tuple[HSNet, dict]:
+        """Read a file written by `save`: the model, ready for inference, and its header.
+
+        Raises:
+            CheckpointError: not such a file.
+        """
+        state, header = _read(path)
+        model = cls(Backbone(header["backbone"]))
+        try:
+            model.load_state_dict(state)
+        except RuntimeError as error:
+            raise CheckpointError(f"{path} does not fit {header['backbone']}: {error}") from error
+        model.backbone.freeze()
+        return model.eval(), header
+
+
+def _read(path: str | Path) -> tuple[dict[str, Tensor], dict]:
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {})["llafs"])
+            return {name: file.get_tensor(name) for name in file.keys()}, header
+    except (OSError, SafetensorError, KeyError, ValueError) as error:
+        raise CheckpointError(f"{path} is not an HSNet checkpoint of this library ({error}).") from error
+
+
+def vote(logits: Tensor) -> Tensor:
+    """K-shot voting (spec §1.10): each support votes per pixel; foreground from half of the *picture's* highest count.
+
+    Args:
+        logits: [B, K, 2, H, W].
+
+    Returns: [B, H, W] bool. With K = 1 this is the plain argmax; without a single vote everything is background.
+    """
+    votes = (logits[:, :, 1] > logits[:, :, 0]).sum(dim=1)  # [B, K, H, W] → [B, H, W]
+    highest = votes.amax(dim=(-2, -1), keepdim=True).clamp(min=1)
+    return votes / highest >= 0.5

@@ -1,0 +1,245 @@
+"""Training: one visible loop for the small backbone and for HSNet's learner.
+
+An interrupted run goes on after its last finished epoch and ends with the same weights: each epoch has its own seed, so
+model and optimiser are all the state there is.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm.auto import tqdm
+
+from llafs_lib.errors import LlafsError
+from llafs_lib.records import Episode
+from llafs_lib.vision.backbone import Backbone, encode, to_input
+from llafs_lib.vision.hsnet import hypercorrelation
+from llafs_lib.vision.losses import cross_entropy
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How long and how to train. `episodes` is the number of draws per epoch; `decay` anneals the rate to 0."""
+
+    size: int
+    epochs: int
+    episodes: int
+    batch: int
+    rate: float = 1e-3
+    decay: bool = True
+    backbone_epochs: int = 0  # only where the backbone is trained from scratch
+
+
+# budget → data set → recipe. `tiny` proves that everything runs; `small` is for two CPU cores; `full` is the paper's
+# (spec §1.9: Adam at 1e-3, constant; one epoch of COCO-20i fold 0 is 62,040 draws; training was stopped by hand).
+RECIPES: dict[str, dict[str, Recipe]] = {
+    "tiny": {
+        "toy": Recipe(size=129, epochs=2, episodes=40, batch=4, backbone_epochs=2),
+        "coco-mini": Recipe(size=129, epochs=2, episodes=40, batch=4),
+    },
+    "small": {
+        "toy": Recipe(size=161, epochs=10, episodes=200, batch=4, backbone_epochs=12),
+        "coco-mini": Recipe(size=256, epochs=10, episodes=300, batch=4),
+        "coco-20i": Recipe(size=256, epochs=20, episodes=1000, batch=8),
+    },
+    "full": {"coco-20i": Recipe(size=400, epochs=350, episodes=62040, batch=40, decay=False)},
+}
+
+
+def recipe_for(budget: str, dataset: str) -> Recipe:
+    """The preset for a budget on a data set.
+
+    Raises:
+        LlafsError: there is none.
+    """
+    if dataset not in RECIPES.get(budget, {}):
+        known = ", ".join(f"{b} ({', '.join(RECIPES[b])})" for b in RECIPES)
+        raise LlafsError(f"no recipe for budget={budget!r} on dataset={dataset!r}: there are {known}.")
+    return RECIPES[budget][dataset]
+
+
+Batch = Sequence[Tensor]
+
+
+def fit(
+    model: nn.Module,
+    loss_of: Callable[[nn.Module, Batch], Tensor],
+    samples_of: Callable[[int], Dataset],
+    recipe: Recipe,
+    epochs: int,
+    checkpoint: Path,
+    seed: int,
+    facts: Mapping[str, str | int | float] | None = None,
+) -> list[float]:
+    """Train `model` in place with Adam; return the mean loss of each epoch.
+
+    Args:
+        loss_of: (model, batch) → scalar loss.
+        samples_of: epoch number → the samples of that epoch; must depend on nothing else.
+        checkpoint: written at the end of every epoch. If it is there already and was made with the same recipe, seed and
+            `facts`, training goes on from it.
+    """
+    key = json.dumps([asdict(recipe), epochs, seed, dict(facts or {})], sort_keys=True)
+    accelerator = Accelerator()
+    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=recipe.rate)
+    history = _resume(checkpoint, key, model, optimizer)
+    model.to(accelerator.device)
+    prepared, optimizer = accelerator.prepare(model, optimizer)
+    for epoch in range(len(history), epochs):
+        order = torch.Generator().manual_seed(seed * 100_003 + epoch)
+        torch.manual_seed(seed * 100_003 + epoch)
+        loader = DataLoader(samples_of(epoch), recipe.batch, shuffle=True, generator=order, drop_last=True)
+        loader = accelerator.prepare(loader)
+        prepared.train()
+        losses = []
+        bar = tqdm(loader, desc=f"epoch {epoch + 1}/{epochs}", leave=False, disable=not accelerator.is_main_process)
+        for step, batch in enumerate(bar):
+            _set_rate(optimizer, recipe, (epoch + step / len(loader)) / epochs)
+            loss = loss_of(prepared, batch)
+            accelerator.backward(loss)
+            optimizer.step()
+            optimizer.zero_grad()
+            losses.append(accelerator.gather(loss.detach()).mean().item())
+            bar.set_postfix(loss=f"{np.mean(losses[-20:]):.3f}")
+        history.append(float(np.mean(losses)))
+        if accelerator.is_main_process:
+            _save(checkpoint, key, model, optimizer, history)
+    accelerator.wait_for_everyone()
+    model.eval()
+    return history
+
+
+def _set_rate(optimizer: torch.optim.Optimizer, recipe: Recipe, progress: float) -> None:
+    for group in optimizer.param_groups:
+        group["lr"] = recipe.rate * (0.5 * (1 + math.cos(math.pi * progress)) if recipe.decay else 1)
+
+
+def _save(path: Path, key: str, model: nn.Module, optimizer: torch.optim.Optimizer, history: list[float]) -> None:
+    tensors = {f"model.{name}": value.contiguous() for name, value in model.state_dict().items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": value.contiguous() for name, value in state.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{os.getpid()}.partial.{path.name}")
+    save_file(tensors, partial, {"key": key, "history": json.dumps(history)})
+    os.replace(partial, path)
+
+
+def _resume(path: Path, key: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> list[float]:
+    """Load the last finished epoch, if there is one of the same run; return its losses."""
+    if not path.is_file():
+        return []
+    with safe_open(path, framework="pt") as file:
+        if file.metadata()["key"] != key:
+            return []
+        tensors = {name: file.get_tensor(name) for name in file.keys()}
+        history = json.loads(file.metadata()["history"])
+    model.load_state_dict({n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")})
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, field = name.split(".")
+            state.setdefault(int(index), {})[field] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    print(f"resumed after epoch {len(history)} from {path.as_posix()}")
+    return history
+
+
+class PixelLabels(Dataset):
+    """Pictures with base-class label maps, mirrored at random, to train a backbone from scratch.
+
+    Args:
+        inputs: [N, 3, S, S] standardised; labels: [N, S, S] int64 with `IGNORE` where nothing is taught.
+    """
+
+    def __init__(self, inputs: Tensor, labels: Tensor, seed: int):
+        self.inputs, self.labels = inputs, labels
+        self.mirrored = torch.rand(len(inputs), generator=torch.Generator().manual_seed(seed)) < 0.5
+
+    def __len__(self) -> int:
+        return len(self.inputs)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        x, y = self.inputs[index], self.labels[index]
+        return (x.flip(-1), y.flip(-1)) if self.mirrored[index] else (x, y)
+
+
+class PixelClassifier(nn.Module):
+    """A backbone with a 1×1 classifier on each stride: its features learn to tell the base classes apart."""
+
+    def __init__(self, backbone: Backbone, n_classes: int):
+        super().__init__()
+        self.backbone = backbone
+        self.heads = nn.ModuleList(nn.LazyConv2d(n_classes, 1) for _ in backbone.levels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, 3, S, S] → logits [B, classes, S/8, S/8]: the strides' logits, added up."""
+        taps = self.backbone(x)
+        last = [taps[sum(self.backbone.levels[: i + 1]) - 1] for i in range(3)]
+        logits = [head(torch.relu(tap)) for head, tap in zip(self.heads, last, strict=True)]
+        size = logits[0].shape[-2:]
+        return sum(nn.functional.interpolate(x, size, mode="bilinear", align_corners=True) for x in logits)
+
+
+def pixel_loss(model: nn.Module, batch: Batch) -> Tensor:
+    """Cross-entropy of a `PixelClassifier` on (inputs, labels)."""
+    inputs, labels = batch
+    return cross_entropy(model(inputs), labels)
+
+
+class EpisodeFeatures(Dataset):
+    """One-shot episodes, read from features that are computed once: a frozen backbone never changes its mind.
+
+    Args:
+        episodes: what to ask.
+        features: picture id → taps.
+        mask_of: (picture id, class) → mask [S, S] int64.
+    """
+
+    def __init__(
+        self,
+        episodes: Sequence[Episode],
+        features: Mapping[int, list[Tensor]],
+        mask_of: Callable[[int, str], Tensor],
+    ):
+        self.episodes, self.features, self.mask_of = episodes, features, mask_of
+
+    def __len__(self) -> int:
+        return len(self.episodes)
+
+    def __getitem__(self, index: int) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
+        e = self.episodes[index]
+        (support,) = e.support_ids
+        masks = self.mask_of(support, e.class_name), self.mask_of(e.query_id, e.class_name)
+        return self.features[e.query_id], self.features[support], *masks
+
+
+def hsnet_loss(levels: tuple[int, int, int]) -> Callable[[nn.Module, Batch], Tensor]:
+    """Cross-entropy of an `HSNetLearner` on (query taps, support taps, support mask, query mask)."""
+
+    def loss(learner: nn.Module, batch: Batch) -> Tensor:
+        query, support, support_mask, query_mask = batch
+        with torch.no_grad():
+            pyramid = hypercorrelation(query, support, support_mask, levels)
+        return cross_entropy(learner(pyramid), query_mask)
+
+    return loss
+
+
+def encode_all(
+    backbone: Backbone, image_ids: Sequence[int], read: Callable[[int], np.ndarray], size: int
+) -> dict[int, list[Tensor]]:
+    """The taps of many pictures, with a bar. `read` gives [H, W, 3] uint8."""
+    bar = tqdm(image_ids, desc="features", unit="picture", leave=False)
+    return {i: encode(backbone, to_input(read(i), size)) for i in bar}
