@@ -13,6 +13,7 @@ import importlib.metadata
 import json
 import os
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -57,8 +58,24 @@ class RunFolder:
     """
 
     def __init__(self, runs: str | Path, dataset: str, fold: int):
+        self.dataset, self.fold = dataset, fold
         self.path = Path(runs) / dataset / f"fold{fold}"
         self._opened = time.perf_counter()
+
+    @classmethod
+    def at(cls, path: str | Path) -> RunFolder:
+        """Open a run folder by its path, such as `runs/toy/fold0`.
+
+        Raises:
+            MissingArtifactError: there is no such folder, or its name does not say which fold it is.
+        """
+        path = Path(path)
+        fold = path.name.removeprefix("fold")
+        if not path.is_dir() or not fold.isdigit():
+            raise MissingArtifactError(
+                f"{path} is not a run folder such as runs/toy/fold0: make one with `make tutorial` (or `llafs tutorial`)."
+            )
+        return cls(path.parent.parent, path.parent.name, int(fold))
 
     def __repr__(self) -> str:
         return f"RunFolder({self.path.as_posix()!r})"
@@ -125,6 +142,7 @@ class RunFolder:
             "packages": package_versions(),
             "git_commit": git_commit(),
             "seconds_since_notebook_start": round(time.perf_counter() - self._opened, 1),
+            "peak_rss_mb": peak_rss_mb(),
             "sha256": file_hash(written),
         }
 
@@ -140,6 +158,18 @@ def file_hash(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def peak_rss_mb() -> int:
+    """The most memory that this process has held so far, in MB."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset // 2**20
+    unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit // 2**20
 
 
 @functools.cache

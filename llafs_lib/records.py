@@ -114,17 +114,22 @@ class Support:
 
 @dataclass(frozen=True)
 class Prediction:
-    """A segmented query: `probability` [H, W] float32 in [0, 1] and `mask` [H, W] bool, at the picture's own size."""
+    """A segmented query: `probability` [H, W] float32 in [0, 1] and `mask` [H, W] bool, at the picture's own size.
+
+    `notes` holds every fallback that was taken on the way; empty when all went as planned.
+    """
 
     class_name: str
     mask: np.ndarray = field(repr=False)
     probability: np.ndarray = field(repr=False)
     supports: tuple[Support, ...] = field(repr=False, default=())
     related: RelatedClasses | None = None
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         by_class: dict[str, int] = {}
         for s in self.supports:
             by_class[s.class_name] = by_class.get(s.class_name, 0) + 1
         supports = ", ".join(f"{n} × {c}" for c, n in by_class.items())
-        return f"{self.class_name}: {self.mask.mean():.1%} of the picture, segmented with {supports or 'no supports'}"
+        notes = "".join(f"\n  note: {n}" for n in self.notes)
+        return f"{self.class_name}: {self.mask.mean():.1%} of the picture, segmented with {supports or 'no supports'}{notes}"

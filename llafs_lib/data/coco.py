@@ -19,9 +19,9 @@ import numpy as np
 from PIL import Image, ImageOps
 from pycocotools import mask as coco_rle
 from pycocotools.coco import COCO
-from tqdm.auto import tqdm
 
 from llafs_lib.errors import LlafsError
+from llafs_lib.progress import track
 
 MIN_PIXELS = 2 * 32 * 32  # an object class counts in a picture from 2,048 label pixels on (spec §3.3)
 
@@ -52,6 +52,11 @@ class CocoSplit:
         self._index = {by_name[name]: i for i, name in enumerate(classes)}
         self.image_ids: tuple[int, ...] = tuple(sorted(self._coco.imgs))
 
+    @property
+    def categories(self) -> list[dict]:
+        """The file's categories: id, name, supercategory."""
+        return list(self._coco.cats.values())
+
     def __len__(self) -> int:
         return len(self.image_ids)
 
@@ -71,14 +76,18 @@ class CocoSplit:
         if pixels.shape[:2] != self.size(image_id):
             raise DataError(
                 f"{self.folder / self._info(image_id)['file_name']} is {pixels.shape[1]}×{pixels.shape[0]} px, but "
-                f"{self.annotations.name} says {self.size(image_id)[::-1]}: picture and annotations do not belong together."
+                f"{self.annotations.name} says {self.size(image_id)[::-1]}: they do not belong together."
             )
         return pixels
+
+    def annotations_of(self, image_id: int) -> list[dict]:
+        """The picture's annotations as the file has them, in file order, crowds included."""
+        return self._coco.imgToAnns.get(image_id, [])
 
     def label_map(self, image_id: int) -> np.ndarray:
         """Which class each pixel belongs to, [H, W] uint8: 0 background, class index + 1 otherwise."""
         canvas = np.zeros(self.size(image_id), np.uint8)
-        for annotation in self._coco.imgToAnns.get(image_id, []):
+        for annotation in self.annotations_of(image_id):
             index = self._index.get(annotation["category_id"])
             if index is not None and not annotation.get("iscrowd", 0):
                 _paint(canvas, annotation["segmentation"], index + 1)
@@ -91,7 +100,7 @@ class CocoSplit:
     def images_by_class(self, min_pixels: int = MIN_PIXELS) -> Mapping[str, tuple[int, ...]]:
         """For each class the ids of the pictures that show at least `min_pixels` of it. Paints every label map."""
         found: dict[str, list[int]] = {c: [] for c in self.classes}
-        for image_id in tqdm(self.image_ids, desc=f"label maps, {self.folder.name}", unit="picture", leave=False):
+        for image_id in track(self.image_ids, f"label maps, {self.folder.name}", "picture"):
             counts = np.bincount(self.label_map(image_id).ravel(), minlength=len(self.classes) + 1)
             for index in np.flatnonzero(counts[1:] >= min_pixels):
                 found[self.classes[index]].append(image_id)
@@ -124,8 +133,8 @@ def _open_annotations(images: Path, annotations: Path) -> COCO:
     for path, kind in ((annotations, "annotation file"), (images, "picture folder")):
         if not path.exists():
             raise DataError(
-                f"the {kind} {path} does not exist. LLAFS_DATA names the folder that holds coco/ in the official layout "
-                "(coco/train2017, coco/val2017, coco/annotations); its default is ./data."
+                f"the {kind} {path} does not exist. LLAFS_DATA names the folder that holds coco/ in the "
+                "official layout (coco/train2017, coco/val2017, coco/annotations); its default is ./data."
             )
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress

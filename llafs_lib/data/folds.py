@@ -45,14 +45,26 @@ def open_dataset(name: str) -> DataSet:
     """
     if name not in DATASETS:
         raise DataError(f"unknown dataset {name!r}: choose one of {', '.join(DATASETS)}.")
-    classes = DATASETS[name]
     if name == "toy":
-        root, train, val = make_toy(TOY_FOLDER), "train", "val"
+        make_toy(TOY_FOLDER)
+    classes, (train, val) = DATASETS[name], annotation_files(name)
+    return DataSet(name, classes, _open_split(train, classes), _open_split(val, classes))
+
+
+def annotation_files(name: str) -> tuple[Path, Path]:
+    """Where the annotations of a data set's two splits are expected, training first."""
+    if name == "toy":
+        folder, splits = TOY_FOLDER, ("train", "val")
     else:
         year = "2014" if name == "coco-20i" else "2017"
-        root, train, val = data_root() / "coco", f"train{year}", f"val{year}"
-    splits = (CocoSplit(root / s, root / f"annotations/instances_{s}.json", classes) for s in (train, val))
-    return DataSet(name, classes, *splits)
+        folder, splits = data_root() / "coco", (f"train{year}", f"val{year}")
+    train, val = (folder / "annotations" / f"instances_{split}.json" for split in splits)
+    return train, val
+
+
+def _open_split(annotations: Path, classes: tuple[str, ...]) -> CocoSplit:
+    split = annotations.stem.removeprefix("instances_")
+    return CocoSplit(annotations.parent.parent / split, annotations, classes)
 
 
 def make_fold(dataset: DataSet, index: int) -> Fold:

@@ -17,7 +17,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 from pycocotools import mask as rle
-from tqdm.auto import tqdm
 
 from llafs_lib.classes import COCO_IDS, COCO_SUPERCATEGORIES, TOY_CLASSES
 from llafs_lib.data.toy_backgrounds import draw_background
@@ -25,6 +24,7 @@ from llafs_lib.data.toy_indoors import INDOORS
 from llafs_lib.data.toy_outdoors import OUTDOORS
 from llafs_lib.data.toy_sketch import Sketch, finish, shrink
 from llafs_lib.errors import LlafsError
+from llafs_lib.progress import track
 
 RENDERER_VERSION = 1  # raise it when pictures change: old data sets are told from new by it
 
@@ -207,9 +207,8 @@ def make_toy(out: Path, n_train: int = 400, n_val: int = 160, seed: int = 0, for
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as workshop:
         fresh = Path(workshop) / "new"
-        with tqdm(total=n_train + n_val, desc="drawing toy", unit="picture") as progress:
-            for split in SPLITS:
-                _write_split(fresh, split, counts[split], seed, info, progress)
+        for split in SPLITS:
+            _write_split(fresh, split, counts[split], seed, info)
         _swap(fresh, target, Path(workshop) / "old")
     return out
 
@@ -260,12 +259,12 @@ def _summary(info: dict) -> str:
     return ", ".join(f"{key} {info.get(key)}" for key in ("n_train", "n_val", "seed", "renderer_version"))
 
 
-def _write_split(root: Path, split: str, count: int, seed: int, info: dict, progress: tqdm) -> None:
+def _write_split(root: Path, split: str, count: int, seed: int, info: dict) -> None:
     folder, file = root / split, _annotation_file(root, split)
     folder.mkdir(parents=True)
     file.parent.mkdir(exist_ok=True)
     images, annotations = [], []
-    for index in range(count):
+    for index in track(range(count), f"drawing toy/{split}", "picture"):
         rng = np.random.default_rng([seed, SPLITS.index(split), index])
         image, objects = draw_scene(rng, TOY_CLASSES[index % len(TOY_CLASSES)])
         image_id = SPLITS.index(split) * (MAX + 1) + index + 1
@@ -274,7 +273,6 @@ def _write_split(root: Path, split: str, count: int, seed: int, info: dict, prog
         (folder / name).write_bytes(jpeg.tobytes())
         images.append({"id": image_id, "file_name": name, "width": width, "height": height})
         annotations += [_annotation(image_id * 10 + i, image_id, *item) for i, item in enumerate(objects)]
-        progress.update()
     content = {"info": info, "licenses": [], "images": images, "annotations": annotations}
     file.write_text(json.dumps(content | {"categories": _categories()}))
 

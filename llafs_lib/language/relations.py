@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 
+from llafs_lib.artifacts import RunFolder, write_json
 from llafs_lib.classes import COCO_CLASSES, find_class, normalise
 from llafs_lib.errors import LlafsError
 from llafs_lib.language.parsing import parse_related
 from llafs_lib.language.prompts import CONSTRAINED, OPEN, Prompt, check_class_name
 from llafs_lib.language.replay import DEFAULT_CACHE, ReplayMiss, find, save
-from llafs_lib.records import RelatedClasses
+from llafs_lib.records import RelatedClass, RelatedClasses
 
 MODES = ("auto", "replay")
 
@@ -78,3 +82,23 @@ def relation_matrix(classes: tuple[str, ...]) -> np.ndarray:
         scores = related_classes(name, COCO_CLASSES, mode="replay", cache=None, prompt=OPEN).scores
         matrix[i] = [scores.get(column, 0.0) for column in columns]
     return matrix
+
+
+def save_related(run: RunFolder, related: Mapping[str, RelatedClasses], fold: int) -> None:
+    """Write `related_classes.json`: novel class → its related base classes, with raw answer and provenance."""
+    with run.writing("related_classes.json", {"dataset": run.dataset, "fold": fold}) as path:
+        write_json(path, {name: asdict(answer) for name, answer in related.items()})
+
+
+def load_related(run: RunFolder) -> dict[str, RelatedClasses]:
+    """Read `related_classes.json`."""
+    stored = json.loads(run.require("related_classes.json").read_text(encoding="utf-8"))
+    return {
+        name: RelatedClasses(
+            **(
+                entry
+                | {"ranked": tuple(RelatedClass(**r) for r in entry["ranked"]), "dropped": tuple(entry["dropped"])}
+            )
+        )
+        for name, entry in stored.items()
+    }

@@ -11,9 +11,9 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from llafs_lib.errors import LlafsError
+from llafs_lib.progress import track
 
 
 class BankError(LlafsError):
@@ -109,7 +109,7 @@ def build_bank(
         features: image → taps.
     """
     rows = []
-    for image_id, name in tqdm(pairs, desc="support bank", unit="pair", leave=False):
+    for image_id, name in track(pairs, "support bank", "pair"):
         image, mask = read(image_id, name)
         taps = features(image)
         rows.append((embed(taps, mask), embed(taps), mask.mean()))

@@ -46,7 +46,7 @@ def hypercorrelation(
 
 
 def _mask_feature(feature: Tensor, mask: Tensor) -> Tensor:
-    small = F.interpolate(mask[:, None].float(), feature.shape[-2:], mode="bilinear", align_corners=True)
+    small = F.interpolate(mask[:, None].to(feature.dtype), feature.shape[-2:], mode="bilinear", align_corners=True)
     return feature * small  # soft at the border: the small mask is not thresholded
 
 
@@ -82,8 +82,20 @@ class CenterPivotConv4d(nn.Module):
 
     def _over_support(self, x: Tensor) -> Tensor:
         b, c, hq, wq, hs, ws = x.shape
-        y = self.conv2(x.permute(0, 2, 3, 1, 4, 5).reshape(b * hq * wq, c, hs, ws))
+        weight, padding = _trim(self.conv2.weight, (hs, ws))
+        flat = x.permute(0, 2, 3, 1, 4, 5).reshape(b * hq * wq, c, hs, ws)
+        y = F.conv2d(flat, weight, self.conv2.bias, self.stride, padding)
         return y.view(b, hq, wq, *y.shape[1:]).permute(0, 3, 1, 2, 4, 5)  # → [B, C', hq, wq, hs', ws']
+
+
+def _trim(weight: Tensor, plane: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
+    """Drop the rows and columns of a kernel that only ever meet padding, as on the 1×1 support planes of small pictures.
+
+    The result is the same; the 3×3 kernels there become 1×1 and cost a ninth.
+    """
+    padding = tuple(min(k // 2, n - 1) for k, n in zip(weight.shape[-2:], plane, strict=True))
+    cut = [k // 2 - p for k, p in zip(weight.shape[-2:], padding, strict=True)]
+    return weight[..., cut[0] : weight.shape[-2] - cut[0], cut[1] : weight.shape[-1] - cut[1]], padding
 
 
 class HSNetLearner(nn.Module):
@@ -120,10 +132,9 @@ class HSNetLearner(nn.Module):
     def _mix(coarse: Tensor, fine: Tensor, block: nn.Module) -> Tensor:
         """Bring the coarse level to the fine level's *query* grid, add, squeeze."""
         if coarse.shape[-2:] != fine.shape[-2:]:
-            fine_cells, coarse_cells = tuple(fine.shape[-2:]), tuple(coarse.shape[-2:])
             raise LlafsError(
-                f"support grids of two levels end at {coarse_cells} and {fine_cells} cells and cannot be added: "
-                "use pictures of at least 97 px a side."
+                f"the support grids of two levels end at {tuple(coarse.shape[-2:])} and {tuple(fine.shape[-2:])} "
+                "cells and cannot be added: use supports whose sides are multiples of 32 px."
             )
         b, c, hq, wq, hs, ws = coarse.shape
         flat = coarse.permute(0, 4, 5, 1, 2, 3).reshape(b * hs * ws, c, hq, wq)

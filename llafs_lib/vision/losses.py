@@ -15,6 +15,26 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
         logits: [B, C, h, w], resized to the labels' size first (bilinear, corners aligned).
         labels: [B, H, W] int64 in 0…C-1, or `IGNORE`.
     """
-    if logits.shape[-2:] != labels.shape[-2:]:
-        logits = F.interpolate(logits, labels.shape[-2:], mode="bilinear", align_corners=True)
-    return F.cross_entropy(logits, labels, ignore_index=IGNORE)
+    return F.cross_entropy(_at_size_of(labels, logits), labels, ignore_index=IGNORE)
+
+
+def dice(logits: Tensor, labels: Tensor) -> Tensor:
+    """1 − the mean over the batch of the soft Dice coefficient of the foreground, in [0, 1].
+
+    Dice looks at the overlap alone, so a model cannot please it by calling everything background, which on small objects
+    is what cross-entropy rewards first. It is the source document's addition; HSNet was published without.
+
+    Args:
+        logits: [B, 2, h, w], channel 1 foreground; labels: [B, H, W] in {0, 1, IGNORE}.
+    """
+    probability = _at_size_of(labels, logits).softmax(dim=1)[:, 1]  # [B, 2, H, W] → [B, H, W]
+    seen = labels != IGNORE
+    truth, probability = (labels == 1).float(), probability * seen
+    overlap, total = (probability * truth).sum((1, 2)), probability.sum((1, 2)) + truth.sum((1, 2))
+    return (1 - (2 * overlap + 1) / (total + 1)).mean()  # + 1: an empty mask found empty is a full match
+
+
+def _at_size_of(labels: Tensor, logits: Tensor) -> Tensor:
+    if logits.shape[-2:] == labels.shape[-2:]:
+        return logits
+    return F.interpolate(logits, labels.shape[-2:], mode="bilinear", align_corners=True)

@@ -20,13 +20,13 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from tqdm.auto import tqdm
 
 from llafs_lib.errors import LlafsError
+from llafs_lib.progress import track
 from llafs_lib.records import Episode
 from llafs_lib.vision.backbone import Backbone, encode, to_input
 from llafs_lib.vision.hsnet import hypercorrelation
-from llafs_lib.vision.losses import cross_entropy
+from llafs_lib.vision.losses import cross_entropy, dice
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class Recipe:
     batch: int
     rate: float = 1e-3
     decay: bool = True
+    dice: float = 1.0  # weight of the Dice loss beside cross-entropy
     backbone_epochs: int = 0  # only where the backbone is trained from scratch
 
 
@@ -54,7 +55,7 @@ RECIPES: dict[str, dict[str, Recipe]] = {
         "coco-mini": Recipe(size=256, epochs=10, episodes=300, batch=4),
         "coco-20i": Recipe(size=256, epochs=20, episodes=1000, batch=8),
     },
-    "full": {"coco-20i": Recipe(size=400, epochs=350, episodes=62040, batch=40, decay=False)},
+    "full": {"coco-20i": Recipe(size=400, epochs=350, episodes=62040, batch=40, decay=False, dice=0.0)},
 }
 
 
@@ -104,15 +105,13 @@ def fit(
         loader = accelerator.prepare(loader)
         prepared.train()
         losses = []
-        bar = tqdm(loader, desc=f"epoch {epoch + 1}/{epochs}", leave=False, disable=not accelerator.is_main_process)
-        for step, batch in enumerate(bar):
+        for step, batch in enumerate(track(loader, f"epoch {epoch + 1}/{epochs}", "step")):
             _set_rate(optimizer, recipe, (epoch + step / len(loader)) / epochs)
             loss = loss_of(prepared, batch)
             accelerator.backward(loss)
             optimizer.step()
             optimizer.zero_grad()
             losses.append(accelerator.gather(loss.detach()).mean().item())
-            bar.set_postfix(loss=f"{np.mean(losses[-20:]):.3f}")
         history.append(float(np.mean(losses)))
         if accelerator.is_main_process:
             _save(checkpoint, key, model, optimizer, history)
@@ -225,14 +224,15 @@ class EpisodeFeatures(Dataset):
         return self.features[e.query_id], self.features[support], *masks
 
 
-def hsnet_loss(levels: tuple[int, int, int]) -> Callable[[nn.Module, Batch], Tensor]:
-    """Cross-entropy of an `HSNetLearner` on (query taps, support taps, support mask, query mask)."""
+def hsnet_loss(levels: tuple[int, int, int], dice_weight: float) -> Callable[[nn.Module, Batch], Tensor]:
+    """Cross-entropy + `dice_weight` × Dice of an `HSNetLearner` on (query taps, support taps, support mask, query mask)."""
 
     def loss(learner: nn.Module, batch: Batch) -> Tensor:
         query, support, support_mask, query_mask = batch
         with torch.no_grad():
             pyramid = hypercorrelation(query, support, support_mask, levels)
-        return cross_entropy(learner(pyramid), query_mask)
+        logits = learner(pyramid)
+        return cross_entropy(logits, query_mask) + dice_weight * dice(logits, query_mask)
 
     return loss
 
@@ -241,5 +241,4 @@ def encode_all(
     backbone: Backbone, image_ids: Sequence[int], read: Callable[[int], np.ndarray], size: int
 ) -> dict[int, list[Tensor]]:
     """The taps of many pictures, with a bar. `read` gives [H, W, 3] uint8."""
-    bar = tqdm(image_ids, desc="features", unit="picture", leave=False)
-    return {i: encode(backbone, to_input(read(i), size)) for i in bar}
+    return {i: encode(backbone, to_input(read(i), size)) for i in track(image_ids, "features", "picture")}

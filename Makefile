@@ -1,0 +1,45 @@
+# Two commands: `make tutorial` and `make test`. They need Python >= 3.11 and make; all else goes into .venv.
+#
+#   make tutorial                                        the five notebooks on drawn scenes, minutes on two cores
+#   make tutorial DATASET=coco-mini FOLD=2 SHOTS=1       the same on photographs; LLAFS_DATA says where they lie
+#   make test                                            the whole test suite
+#   make lab                                             JupyterLab on the notebooks
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+# What may be written behind `make tutorial`, each a notebook parameter (see `llafs tutorial --help`).
+PARAMETERS := DATASET FOLD SHOTS SEED BACKBONE BUDGET QUERIES LLM RUNS ONLY
+flags := $(foreach p,$(PARAMETERS),$(if $(filter command,$(origin $p)),--$(shell echo $p | tr A-Z a-z) "$($p)"))
+given := $(foreach word,$(filter-out $(firstword $(MAKEOVERRIDES))_,$(MAKEOVERRIDES)),$(firstword $(subst =, ,$(word))))
+unknown := $(filter-out $(PARAMETERS) PYTHON VENV,$(foreach word,$(given),$(if $(filter command,$(origin $(word))),$(word))))
+
+.PHONY: tutorial test lab notebooks lint clean
+
+tutorial: $(VENV)/.installed
+	$(if $(unknown),$(error unknown parameter $(unknown): choose among $(PARAMETERS)))
+	@$(BIN)/llafs tutorial $(flags)
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest $(TESTS)
+
+lab: $(VENV)/.installed
+	$(BIN)/jupyter lab notebooks
+
+# Execute the committed notebooks in place, so that their outputs are current.
+notebooks: $(VENV)/.installed
+	$(BIN)/llafs refresh
+
+lint: $(VENV)/.installed
+	$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+# Installed again only when the list of dependencies has changed.
+$(VENV)/.installed: pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 …")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[notebooks,dev]"
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,96 @@
+"""The command `llafs`: thin, every subcommand is one library call."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from llafs_lib.artifacts import NOTEBOOKS
+from llafs_lib.classes import DATASETS
+from llafs_lib.errors import LlafsError
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand. Returns 0; 2 if the arguments or the data are at fault, with one message on stderr."""
+    arguments = _parser().parse_args(argv)
+    try:
+        arguments.command(arguments)
+    except LlafsError as error:
+        print(f"llafs: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="llafs", description="Language-guided few-shot segmentation.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    _add_tutorial(commands.add_parser("tutorial", help="run notebooks 01 to 05 and print the results table"))
+    _add_segment(commands.add_parser("segment", help="find a class in a picture with a finished run"))
+    refresh = commands.add_parser("refresh", help="execute the committed notebooks in place (for maintainers)")
+    refresh.set_defaults(command=_refresh)
+    return parser
+
+
+def _add_tutorial(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Run the notebooks in order; what is unchanged since the last run is reused."
+    parser.add_argument("--dataset", default="toy", help=f"one of {', '.join(DATASETS)} (default: %(default)s)")
+    parser.add_argument("--fold", type=int, default=0, help="0 to 3 (default: %(default)s)")
+    parser.add_argument("--shots", type=int, default=5, help="supports per query (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of training, episodes and draws (default: %(default)s)")
+    parser.add_argument("--backbone", default="auto", help="small, mobilenet_v2, resnet50 … (default: by data set)")
+    parser.add_argument("--budget", default="small", help="tiny, small or full training (default: %(default)s)")
+    parser.add_argument("--queries", type=int, default=100, help="at most; 0 asks all (default: %(default)s)")
+    parser.add_argument("--llm", default="", help="model to ask where no answer is recorded (default: ask none)")
+    parser.add_argument("--runs", default="runs", help="folder of all runs (default: %(default)s)")
+    parser.add_argument(
+        "--only", action="append", default=[], choices=[n[:2] for n in NOTEBOOKS], help="just this notebook, now"
+    )
+    parser.set_defaults(command=_tutorial)
+
+
+def _tutorial(arguments: argparse.Namespace) -> None:
+    from llafs_lib.evaluation.report import text_report
+    from llafs_lib.tutorial import Settings, run_tutorial
+
+    chosen = {k: v for k, v in vars(arguments).items() if k not in ("command", "only")}
+    settings = Settings(**chosen)
+    results = run_tutorial(settings, arguments.only)
+    if results is not None:
+        print(f"\n{text_report(results)}\n\nreport: {settings.run.path / 'report.html'}")
+
+
+def _add_segment(parser: argparse.ArgumentParser) -> None:
+    parser.description = "Segment a class that needs no annotation: related base classes stand in for it."
+    parser.add_argument("picture", type=Path, help="a picture file")
+    parser.add_argument("class_name", metavar="CLASS", help='what to look for, such as "giraffe"')
+    parser.add_argument("--run", type=Path, default=Path("runs/toy/fold0"), help="run folder (default: %(default)s)")
+    parser.add_argument("-o", "--output", type=Path, default=Path("segmented.png"), help="(default: %(default)s)")
+    parser.add_argument("--shots", type=int, default=5, help="supports to use (default: %(default)s)")
+    parser.add_argument("--llm", default=None, help="model to ask about a class that has no recorded answer")
+    parser.set_defaults(command=_segment)
+
+
+def _segment(arguments: argparse.Namespace) -> None:
+    if not arguments.output.parent.is_dir():
+        raise LlafsError(f"the folder {arguments.output.parent} for the output does not exist.")
+    from llafs_lib.data.coco import read_rgb
+    from llafs_lib.pipeline import LLaFS
+    from llafs_lib.plots import prediction_row
+
+    image = read_rgb(arguments.picture)
+    model = LLaFS.from_run(arguments.run, llm=arguments.llm)
+    prediction = model.segment(image, arguments.class_name, shots=arguments.shots)
+    prediction_row(image, prediction).savefig(arguments.output, dpi=110, bbox_inches="tight")
+    print(f"{prediction.related}\n{prediction}\nwritten: {arguments.output}")
+
+
+def _refresh(arguments: argparse.Namespace) -> None:
+    from llafs_lib.tutorial import refresh_committed
+
+    refresh_committed()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,173 @@
+"""Every figure of the series. Each function returns a matplotlib figure; colours are told apart by the colour-blind."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from llafs_lib.evaluation.report import ARM_LABELS
+from llafs_lib.records import Prediction, RelatedClasses, Support
+
+plt.rcParams["figure.dpi"] = 80  # a notebook with its figures stays well below 2 MB
+
+# Okabe and Ito's palette
+TRUTH, SUPPORT, PREDICTION, NEUTRAL = "#009E73", "#E69F00", "#0072B2", "#999999"
+ARM_COLOURS = {"everything": NEUTRAL, "random": "#E69F00", "llm": "#0072B2", "true": "#009E73"}
+
+
+def draw_mask(
+    ax: Axes, image: np.ndarray, mask: np.ndarray | None = None, colour: str = TRUTH, title: str = ""
+) -> None:
+    """Show a picture [H, W, 3] with a mask [H, W] as a tint and an outline."""
+    ax.imshow(image)
+    if mask is not None and mask.any():
+        rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+        ax.imshow(np.dstack([np.broadcast_to(rgb, (*mask.shape, 3)), 0.35 * mask]))
+        if not mask.all():
+            ax.contour(mask, levels=[0.5], colors=[colour], linewidths=1.5)
+    ax.set_title(title, fontsize=9)
+    ax.axis("off")
+
+
+def picture_grid(
+    cells: Sequence[tuple[np.ndarray, np.ndarray | None, str, str]], columns: int, cell: float = 2.2
+) -> Figure:
+    """A grid of (image, mask or None, colour, title)."""
+    rows = -(-len(cells) // columns)
+    figure, axes = plt.subplots(rows, columns, figsize=(cell * columns, cell * rows), squeeze=False)
+    for ax in axes.flat:
+        ax.axis("off")
+    for ax, (image, mask, colour, title) in zip(axes.flat, cells, strict=False):
+        draw_mask(ax, image, mask, colour, title)
+    return _finish(figure)
+
+
+def class_counts(counts: Mapping[str, int], novel: Sequence[str], title: str) -> Figure:
+    """How many pictures each class has; novel classes in their own colour."""
+    figure, ax = plt.subplots(figsize=(max(6, 0.22 * len(counts)), 3))
+    colours = [SUPPORT if c in novel else PREDICTION for c in counts]
+    ax.bar(range(len(counts)), list(counts.values()), color=colours)
+    ax.set_xticks(range(len(counts)), list(counts), rotation=90, fontsize=8)
+    ax.set_ylabel("pictures")
+    if novel:
+        handles = [plt.Rectangle((0, 0), 1, 1, color=c) for c in (PREDICTION, SUPPORT)]
+        ax.legend(handles, ["base", "novel"], frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
+    ax.set_title(title, fontsize=10, loc="left")
+    ax.spines[["top", "right"]].set_visible(False)
+    return _finish(figure)
+
+
+def episode(
+    query: tuple[np.ndarray, np.ndarray], supports: Sequence[tuple[np.ndarray, np.ndarray]], name: str
+) -> Figure:
+    """One episode: the supports with their masks, then the query with the mask that is to be found."""
+    cells = [(image, mask, SUPPORT, f"support: {name}") for image, mask in supports]
+    return picture_grid([*cells, (*query, TRUTH, f"query: {name} (truth)")], len(cells) + 1)
+
+
+def loss_curve(histories: Mapping[str, Sequence[float]]) -> Figure:
+    """Mean training loss per epoch, one panel per model."""
+    figure, axes = plt.subplots(1, len(histories), figsize=(4.5 * len(histories), 2.8), squeeze=False)
+    for ax, (name, losses) in zip(axes.flat, histories.items(), strict=True):
+        ax.plot(range(1, len(losses) + 1), losses, marker="o", color=PREDICTION)
+        ax.set(xlabel="epoch", ylabel="mean loss", title=name)
+        ax.spines[["top", "right"]].set_visible(False)
+    return _finish(figure)
+
+
+def related_bars(related: RelatedClasses) -> Figure:
+    """The related classes of one answer and their scores."""
+    figure, ax = plt.subplots(figsize=(5, 0.35 * max(len(related.ranked), 1) + 0.8))
+    ax.barh(related.names, [r.score for r in related.ranked], color=PREDICTION)
+    ax.invert_yaxis()
+    ax.set(xlim=(0, 1), xlabel="relation", title=f"looks like a {related.query_class}")
+    ax.spines[["top", "right"]].set_visible(False)
+    return _finish(figure)
+
+
+def relation_heatmap(matrix: np.ndarray, rows: Sequence[str], columns: Sequence[str]) -> Figure:
+    """[rows, columns] relation scores in [0, 1]: asked class down, answered class across."""
+    figure, ax = plt.subplots(figsize=(0.28 * len(columns) + 2.2, 0.28 * len(rows) + 1.8))
+    shown = ax.imshow(matrix, cmap="cividis", vmin=0, vmax=1, aspect="auto")
+    ax.set_xticks(range(len(columns)), columns, rotation=90, fontsize=8)
+    ax.set_yticks(range(len(rows)), rows, fontsize=8)
+    ax.set(xlabel="base class in the answer", ylabel="novel class asked about")
+    figure.colorbar(shown, ax=ax, label="relation", shrink=0.8)
+    return _finish(figure)
+
+
+def supports_row(query: np.ndarray, supports: Sequence[Support], class_name: str) -> Figure:
+    """A query beside the supports that were chosen for it, with their scores."""
+    cells = [(s.image, s.mask, SUPPORT, f"{s.class_name}\nscore {s.score:.2f}") for s in supports]
+    return picture_grid([(query, None, TRUTH, f"query:\nwhere is the {class_name}?"), *cells], len(cells) + 1)
+
+
+def prediction_row(image: np.ndarray, prediction: Prediction, truth: np.ndarray | None = None) -> Figure:
+    """Query, supports, heat map, mask and, where it is known, the truth."""
+    shots = len(prediction.supports)
+    figure, axes = plt.subplots(1, shots + 3 + (truth is not None), figsize=(2.2 * (shots + 4), 2.6))
+    draw_mask(axes[0], image, title=f"where is the {prediction.class_name}?")
+    for ax, s in zip(axes[1:], prediction.supports, strict=False):
+        draw_mask(ax, s.image, s.mask, SUPPORT, f"support: {s.class_name}")
+    axes[shots + 1].imshow(prediction.probability, cmap="cividis", vmin=0, vmax=1)
+    axes[shots + 1].set_title("probability", fontsize=9)
+    axes[shots + 1].axis("off")
+    draw_mask(axes[shots + 2], image, prediction.mask, PREDICTION, "mask")
+    if truth is not None:
+        draw_mask(axes[shots + 3], image, truth, TRUTH, "truth")
+    return _finish(figure)
+
+
+def intervals(results: Mapping[str, Any]) -> Figure:
+    """mIoU of every arm with its interval, and the paired differences with theirs."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 2.6))
+    arms = [a for a in ARM_LABELS if a in results["arms"]]
+    _forest(left, [ARM_LABELS[a] for a in arms], [results["arms"][a]["miou"] for a in arms],
+            [results["arms"][a]["ci95"] for a in arms], [ARM_COLOURS[a] for a in arms])  # fmt: skip
+    left.set(xlabel="mIoU, novel classes (%)", xlim=(0, None))
+    paired = results["paired"]
+    _forest(right, list(paired), [p["diff"] for p in paired.values()], [p["ci95"] for p in paired.values()],
+            [PREDICTION] * len(paired))  # fmt: skip
+    right.axvline(0, color=NEUTRAL, linewidth=1)
+    right.set(xlabel="paired difference (points)")
+    return _finish(figure)
+
+
+def _forest(
+    ax: Axes, labels: Sequence[str], values: Sequence[float], spans: Sequence[Sequence[float]], colours: Sequence[str]
+) -> None:
+    for y, (value, (low, high), colour) in enumerate(zip(values, spans, colours, strict=True)):
+        ax.plot([low, high], [y, y], color=colour, linewidth=3, alpha=0.6)
+        ax.plot(value, y, "o", color=colour)
+    ax.set_yticks(range(len(labels)), labels)
+    ax.set_ylim(len(labels) - 0.5, -0.5)
+    ax.spines[["top", "right"]].set_visible(False)
+
+
+def per_class(results: Mapping[str, Any]) -> Figure:
+    """IoU of each novel class under each arm."""
+    arms = [a for a in ARM_LABELS if a in results["arms"]]
+    names = list(results["arms"][arms[0]]["per_class"])
+    figure, ax = plt.subplots(figsize=(max(6, 0.7 * len(names)), 3))
+    width = 0.8 / len(arms)
+    for i, arm in enumerate(arms):
+        x = np.arange(len(names)) + (i - (len(arms) - 1) / 2) * width
+        ax.bar(
+            x, list(results["arms"][arm]["per_class"].values()), width, color=ARM_COLOURS[arm], label=ARM_LABELS[arm]
+        )
+    ax.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=8)
+    ax.set_ylabel("IoU (%)")
+    ax.legend(frameon=False, fontsize=8, ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
+    ax.spines[["top", "right"]].set_visible(False)
+    return _finish(figure)
+
+
+def _finish(figure: Figure) -> Figure:
+    figure.tight_layout()
+    plt.close(figure)  # a notebook shows the returned figure once, not twice
+    return figure

@@ -1,0 +1,36 @@
+"""Progress of anything that takes more than two seconds: a bar to watch, or lines for a transcript.
+
+`LLAFS_PROGRESS` chooses: `bar` (the default; a widget in Jupyter), `lines` (one every few seconds, for runs whose output
+is read in a terminal or a log) or `none`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator, Sized
+from typing import TypeVar
+
+from tqdm.auto import tqdm
+
+T = TypeVar("T")
+SECONDS_BETWEEN_LINES = 5.0
+
+
+def track(items: Iterable[T], desc: str, unit: str) -> Iterator[T]:
+    """Iterate over `items` and show how far it is; `desc` says what is done, `unit` what the bar counts."""
+    style = os.environ.get("LLAFS_PROGRESS", "bar")
+    if style == "lines":
+        return _with_lines(items, desc)
+    return iter(tqdm(items, desc=desc, unit=unit, leave=False, disable=style == "none"))
+
+
+def _with_lines(items: Iterable[T], desc: str) -> Iterator[T]:
+    total = len(items) if isinstance(items, Sized) else "?"
+    started = last = time.monotonic()
+    for done, item in enumerate(items):
+        now = time.monotonic()
+        if now - last >= SECONDS_BETWEEN_LINES:
+            print(f"{desc}: {done} of {total}, {now - started:.0f} s", flush=True)
+            last = now
+        yield item

@@ -1,0 +1,56 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+
+from llafs_lib.evaluation.metrics import class_ious, count, fb_iou, miou
+
+MASKS = arrays(bool, (5, 7))
+
+
+def test_hand_computed():
+    truth, guess = np.zeros((2, 4), bool), np.zeros((2, 4), bool)
+    truth[0], guess[:, 0] = True, True  # 4 true, 2 guessed, 1 shared
+    c = count(guess, truth)
+    assert (c.inter, c.union, c.inter_bg, c.union_bg) == (1, 5, 3, 7)
+    assert c.iou == pytest.approx(20)
+    assert fb_iou([c]) == pytest.approx(50 * (1 / 5 + 3 / 7))
+
+
+def test_a_class_is_a_ratio_of_sums_not_a_mean_of_ratios():
+    large, small = np.ones((10, 10), bool), np.zeros((10, 10), bool)
+    small[0, 0] = True
+    hit, miss = count(large, large, "a"), count(~small, small, "a")
+    assert class_ious([hit, miss])["a"] == pytest.approx(100 * 100 / 200)
+    assert miou([hit, miss, count(large, large, "b")]) == pytest.approx(75)
+
+
+@given(MASKS, MASKS)
+def test_bounds_and_symmetry(a, b):
+    c, d = count(a, b), count(b, a)
+    assert 0 <= c.iou <= 100 and 0 <= fb_iou([c]) <= 100
+    assert (c.inter, c.union, c.inter_bg, c.union_bg) == (d.inter, d.union, d.inter_bg, d.union_bg)
+    # background counts are the foreground counts of the complements
+    e = count(~a, ~b)
+    assert (c.inter_bg, c.union_bg) == (e.inter, e.union)
+
+
+@given(st.lists(st.tuples(MASKS, MASKS, st.sampled_from("abc")), min_size=1, max_size=8), st.randoms())
+def test_order_does_not_matter(cases, random):
+    counts = [count(a, b, name) for a, b, name in cases]
+    before = miou(counts), fb_iou(counts)
+    random.shuffle(counts)
+    assert (miou(counts), fb_iou(counts)) == pytest.approx(before)
+
+
+@given(MASKS)
+def test_best_and_trivial_values(truth):
+    assert miou([count(truth, truth)]) == (100 if truth.any() else 0)
+    everything = count(np.ones_like(truth), truth)
+    assert miou([everything]) == pytest.approx(100 * truth.mean())
+
+
+def test_sizes_must_agree():
+    with pytest.raises(ValueError, match="same size"):
+        count(np.ones((2, 2), bool), np.ones((2, 3), bool))

@@ -1,0 +1,57 @@
+"""The functions that the notebooks write out by hand, loaded from the notebooks, against the library's."""
+
+import ast
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from llafs_lib.tutorial import project_root
+from llafs_lib.vision.hsnet import CenterPivotConv4d, hypercorrelation
+
+
+def functions_of(name: str) -> dict:
+    """Every function that a notebook defines, in a namespace with its imports."""
+    book = json.loads((project_root() / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))
+    namespace: dict = {}
+    for cell in book["cells"]:
+        if cell["cell_type"] == "code":
+            for node in ast.parse("".join(cell["source"])).body:
+                if isinstance(node, ast.Import | ast.ImportFrom | ast.FunctionDef):
+                    exec(compile(ast.Module([node], []), name, "exec"), namespace)
+    return namespace
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_correlation(seed):
+    torch.manual_seed(seed)
+    q, s, mask = torch.randn(6, 9, 9), torch.randn(6, 9, 9), (torch.rand(70, 70) > 0.7).long()
+    by_hand = functions_of("02_backbone_training")["correlate_by_hand"](q, s, mask)
+    library = hypercorrelation([q[None]] * 3, [s[None]] * 3, mask[None], (1, 1, 1))[0][0, 0]
+    torch.testing.assert_close(by_hand, library, atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_center_pivot_convolution():
+    layer, x = CenterPivotConv4d(3, 4, 3, 1), torch.randn(3, 4, 5, 3, 2)
+    by_hand = functions_of("02_backbone_training")["center_pivot_by_hand"](x, layer)
+    torch.testing.assert_close(by_hand, layer(x[None])[0], atol=1e-5, rtol=0)
+
+
+def test_masked_average():
+    from llafs_lib.retrieval.bank import embed
+
+    feature, mask = torch.randn(5, 4, 6), np.random.default_rng(0).random((40, 50)) > 0.6
+    by_hand = functions_of("04_retrieval_scoring")["masked_average_by_hand"](feature, mask)
+    np.testing.assert_allclose(by_hand, embed([feature], mask), atol=1e-5)
+
+
+def test_choosing_classes():
+    from llafs_lib.classes import COCO_CLASSES
+    from llafs_lib.language.parsing import parse_related
+
+    answer = ["Zebras", "horse", "okapi", "giraffe", "horse", "sofa"]
+    kept, dropped = functions_of("03_llm_prompting")["choose_by_hand"](answer, "giraffe", COCO_CLASSES)
+    library, why = parse_related(json.dumps(answer), "giraffe", COCO_CLASSES)
+    assert kept == [r.name for r in library] and len(dropped) == len(why)

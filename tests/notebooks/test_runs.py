@@ -1,0 +1,119 @@
+"""The notebooks for real, on the tiny budget: killed, resumed, reused, and refusing what does not fit."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from llafs_lib.artifacts import RunFolder
+from llafs_lib.tutorial import project_root
+
+pytestmark = pytest.mark.slow
+
+
+def command(runs, *more):
+    base = [sys.executable, "-m", "llafs_lib.cli", "tutorial", "--budget", "tiny", "--queries", "20"]
+    return [*base, "--runs", str(runs), *more]
+
+
+def tutorial(runs, *more):
+    done = subprocess.run(command(runs, *more), cwd=project_root(), capture_output=True, text=True, timeout=600)
+    return done.returncode, done.stdout, done.stderr
+
+
+def wait_for(condition, seconds):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "gave up waiting"
+        time.sleep(0.1)
+
+
+def kernels_of(pid):
+    children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True).stdout
+    return [int(line) for line in children.split()]
+
+
+def is_running(pid):
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
+@pytest.fixture(scope="module")
+def killed_run(tmp_path_factory):
+    """A run whose driver was killed with SIGKILL while notebook 02 was training HSNet."""
+    if os.name == "nt":
+        pytest.skip("no SIGKILL on Windows")
+    runs = tmp_path_factory.mktemp("runs")
+    folder = RunFolder(runs, "toy", 0)
+    driver = subprocess.Popen(command(runs), cwd=project_root(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for((folder.path / "checkpoints" / "hsnet.safetensors").is_file, 300)
+    kernels = kernels_of(driver.pid)
+    os.kill(driver.pid, signal.SIGKILL)
+    driver.wait()
+    wait_for(lambda: not any(is_running(k) for k in kernels), 60)  # a kernel notices that its parent is gone
+    return runs, folder, sorted(p.name for p in folder.path.iterdir())
+
+
+@pytest.fixture(scope="module")
+def finished_run(killed_run):
+    runs, folder, _ = killed_run
+    return runs, folder, tutorial(runs)
+
+
+def test_a_kill_leaves_nothing_half_written(killed_run):
+    _, folder, left = killed_run
+    assert folder.is_current("folds.json")
+    assert "hsnet.safetensors" not in left and not [name for name in left if "partial.hsnet" in name]
+
+
+def test_the_next_run_reuses_resumes_and_finishes(finished_run):
+    _, folder, (code, out, err) = finished_run
+    assert code == 0, err
+    assert "01_data_folds: reused" in out
+    assert "resumed after epoch" in out
+    for label in ("random base supports", "LLM base supports", "true supports", "predict everything", "report.html"):
+        assert label in out
+    results = json.loads((folder.path / "results.json").read_text())
+    assert {"everything", "random", "llm", "true"} <= set(results["arms"])
+    assert results["paired"]["llm-random"]["ci95"] and results["peak_rss_mb"] < 4096
+    assert len(list((folder.path / "notebooks").glob("0?_*[a-z].ipynb"))) == 5
+    assert not list((folder.path / "notebooks").glob("*.partial.ipynb"))
+
+
+def test_a_second_run_reuses_everything(finished_run):
+    runs, _, _ = finished_run
+    code, out, _ = tutorial(runs)
+    assert code == 0 and out.count("reused") == 5 and "LLM base supports" in out
+
+
+def test_a_notebook_whose_input_is_missing_names_the_one_to_run(finished_run):
+    runs, folder, _ = finished_run
+    model = folder.path / "hsnet.safetensors"
+    aside = model.rename(model.with_suffix(".aside"))
+    try:
+        code, _, err = tutorial(runs, "--only", "04")
+        assert code == 2 and "MissingArtifactError" in err and "run notebook 02_backbone_training" in err
+    finally:
+        aside.rename(model)
+
+
+def test_other_parameters_than_the_models_are_refused(finished_run):
+    runs, _, _ = finished_run
+    code, _, err = tutorial(runs, "--only", "04", "--seed", "5")
+    assert code == 2 and "seed=0, not seed=5" in err
+
+
+def test_papermill_with_an_unknown_parameter_fails(finished_run, tmp_path):
+    book = str(project_root() / "notebooks" / "01_data_folds.ipynb")
+    done = subprocess.run(
+        [sys.executable, "-m", "papermill", book, str(tmp_path / "o.ipynb"), "-p", "flod", "2", "-k", "python3"],
+        cwd=project_root(), capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode != 0 and "parameter='flod' is unknown" in done.stderr

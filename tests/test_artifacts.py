@@ -1,0 +1,82 @@
+import json
+
+import pytest
+
+from llafs_lib.artifacts import MADE_BY, MissingArtifactError, RunFolder, UnfitArtifactError
+
+
+@pytest.fixture
+def run(tmp_path):
+    return RunFolder(tmp_path, "toy", 0)
+
+
+def write(run, text="content", **parameters):
+    with run.writing("folds.json", parameters) as path:
+        path.write_text(text)
+
+
+def test_written_with_a_manifest(run):
+    write(run, seed=3)
+    assert run.require("folds.json", seed=3).read_text() == "content"
+    manifest = run.manifest("folds.json")
+    assert manifest["parameters"] == {"seed": 3}
+    assert {"packages", "git_commit", "sha256", "peak_rss_mb", "seconds_since_notebook_start"} <= set(manifest)
+
+
+@pytest.mark.parametrize("name", MADE_BY)
+def test_a_missing_artifact_names_the_notebook_to_run(run, name):
+    with pytest.raises(MissingArtifactError, match=f"run notebook {MADE_BY[name]}"):
+        run.require(name)
+
+
+def test_other_parameters_are_refused(run):
+    write(run, seed=3)
+    with pytest.raises(UnfitArtifactError, match="seed=3, not seed=4"):
+        run.require("folds.json", seed=4)
+    assert not run.is_current("folds.json", seed=4)
+
+
+def test_a_failing_write_leaves_nothing(run):
+    with pytest.raises(RuntimeError), run.writing("folds.json", {}) as path:
+        path.write_text("half")
+        raise RuntimeError
+    assert not list(run.path.iterdir())
+
+
+def test_a_failing_rewrite_keeps_the_old_one(run):
+    write(run)
+    with pytest.raises(RuntimeError), run.writing("folds.json", {}) as path:
+        path.write_text("half")
+        raise RuntimeError
+    assert run.require("folds.json").read_text() == "content"
+
+
+def test_a_cut_off_artifact_is_refused(run):
+    write(run)
+    (run.path / "folds.json").write_text("cont")
+    with pytest.raises(UnfitArtifactError, match="run notebook 01_data_folds"):
+        run.require("folds.json")
+
+
+def test_an_artifact_without_its_manifest_is_refused(run):
+    write(run)
+    (run.path / "folds.json.manifest.json").write_text("{")
+    with pytest.raises(UnfitArtifactError):
+        run.require("folds.json")
+
+
+def test_open_by_path(run):
+    write(run)
+    again = RunFolder.at(run.path)
+    assert (again.dataset, again.fold, again.path) == ("toy", 0, run.path)
+
+
+@pytest.mark.parametrize("name", ["nowhere/toy/fold0", "."])
+def test_not_a_run_folder(in_tmp, name):
+    with pytest.raises(MissingArtifactError, match="make tutorial"):
+        RunFolder.at(in_tmp / name)
+
+
+def test_manifest_is_readable_json(run):
+    write(run)
+    json.loads((run.path / "folds.json.manifest.json").read_text())

@@ -1,0 +1,127 @@
+"""The bridge, on an untrained model over drawn scenes: what goes in, what comes out, what is said on bad input."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from llafs_lib import LLaFS
+from llafs_lib.cli import main
+from llafs_lib.data import folds
+from llafs_lib.data.toy import make_toy
+from llafs_lib.errors import LlafsError
+from llafs_lib.language.replay import ReplayMiss
+from llafs_lib.pipeline import SupportReader
+from llafs_lib.retrieval.bank import SupportBank, build_bank
+from llafs_lib.tutorial import Settings
+from llafs_lib.vision.backbone import Backbone
+from llafs_lib.vision.hsnet import HSNet
+from llafs_lib.vision.segmenter import HSNetSegmenter
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A working directory with a small `toy` and a run folder on it."""
+    root = tmp_path_factory.mktemp("project")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(root)
+        patch.setattr(folds, "make_toy", lambda out: make_toy(out, n_train=40, n_val=20))
+        dataset, run = folds.open_dataset("toy"), Settings().run
+        fold = folds.make_fold(dataset, 0)
+        folds.save_fold(run, fold, dataset)
+        torch.manual_seed(0)
+        segmenter = HSNetSegmenter(HSNet(Backbone("small").freeze()), 97)
+        with run.writing("hsnet.safetensors", {}) as path:
+            segmenter.model.save(path, size=97)
+        pairs = sorted({(i, c) for c in fold.base for i in fold.train_images[c]})
+        with run.writing("support_bank.safetensors", {}) as path:
+            build_bank(pairs, fold.base, SupportReader(dataset.train), segmenter.features).save(path)
+        yield root, patch, run, fold
+
+
+@pytest.fixture
+def model(project):
+    return LLaFS.from_run(project[2].path)
+
+
+def test_a_picture_and_a_word_make_a_mask(project, model, tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (70, 90, 3), np.uint8)
+    Image.fromarray(image).save(tmp_path / "photo.png")
+    found = model.segment(tmp_path / "photo.png", "Giraffe", shots=3)
+    assert found.mask.shape == found.probability.shape == (70, 90) and found.mask.dtype == bool
+    assert found.related.names[:2] == ("zebra", "horse") and found.related.source == "recorded"
+    assert len(found.supports) == 3 and {s.class_name for s in found.supports} <= {"zebra", "horse", "cow"}
+    assert not found.notes
+    again = model.segment(image, "giraffe", shots=3)
+    assert np.array_equal(again.probability, found.probability)
+
+
+def test_a_base_class_is_its_own_support(model):
+    related = model.related("zebra")
+    assert related.source == "itself" and related.names == ("zebra",)
+
+
+def test_no_related_base_class_is_noted(model):
+    found = model.segment(np.zeros((64, 64, 3), np.uint8), "toothbrush")  # looks like nothing that `toy` has
+    assert found.notes == ("no related base class has a support: random base supports were used instead",)
+    assert len(found.supports) == 5 and "note:" in str(found)
+
+
+def test_a_class_nobody_was_asked_about(model):
+    with pytest.raises(ReplayMiss, match="okapi"):
+        model.segment(np.zeros((64, 64, 3), np.uint8), "okapi")
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 400)])
+def test_odd_sizes(model, size):
+    assert model.segment(np.zeros((*size, 3), np.uint8), "giraffe", shots=1).mask.shape == size
+
+
+@pytest.mark.parametrize("picture", [np.zeros((9, 9), np.uint8), np.zeros((9, 9, 3)), np.zeros((9, 9, 4), np.uint8)])
+def test_not_a_picture(model, picture):
+    with pytest.raises(LlafsError, match="uint8 RGB"):
+        model.segment(picture, "giraffe")
+
+
+def test_a_missing_bank_names_the_notebook(project):
+    _, _, run, _ = project
+    bank = SupportBank.load(run.require("support_bank.safetensors"))
+    (run.path / "support_bank.safetensors").unlink()
+    with pytest.raises(LlafsError, match="run notebook 04_retrieval_scoring"):
+        LLaFS.from_run(run.path)
+    with run.writing("support_bank.safetensors", {}) as path:
+        bank.save(path)
+
+
+def test_the_command(project, tmp_path, capsys):
+    Image.new("RGB", (64, 48), "tan").save(tmp_path / "photo.jpg")
+    run, out = str(project[2].path), tmp_path / "out.png"
+    assert main(["segment", str(tmp_path / "photo.jpg"), "giraffe", "--run", run, "-o", str(out), "--shots", "2"]) == 0
+    assert "giraffe looks like: zebra 0.70" in capsys.readouterr().out
+    with Image.open(out) as drawn:
+        assert drawn.width > 300
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["nothing.jpg", "giraffe"], "nothing.jpg does not exist"),
+        (["photo.jpg", "giraffe", "--run", "runs/toy/fold9"], "not a run folder"),
+        (["photo.jpg", "giraffe", "-o", "no/such/folder/o.png"], "does not exist"),
+        (["photo.jpg", "giraffe", "--shots", "0"], "at least 1"),
+        (["photo.jpg", "gir\naffe"], "line break"),
+    ],
+)
+def test_the_commands_errors_are_one_line(project, capsys, arguments, message):
+    root, *_ = project
+    Image.new("RGB", (64, 48)).save(root / "photo.jpg")
+    assert main(["segment", *arguments]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("llafs: ") and message in error and len(error.splitlines()) == 1
+
+
+def test_the_manifest_of_a_run_is_json(project):
+    for manifest in project[2].path.glob("*.manifest.json"):
+        assert json.loads(manifest.read_text())["sha256"]

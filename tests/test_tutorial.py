@@ -1,0 +1,136 @@
+"""Parameters are refused before anything runs; what is unchanged is not run again."""
+
+import dataclasses
+import json
+
+import pytest
+
+from llafs_lib import tutorial
+from llafs_lib.artifacts import NOTEBOOKS
+from llafs_lib.cli import main
+from llafs_lib.tutorial import ParameterError, Settings, settings_from
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"dataset": "coco-min"}, "Did you mean 'coco-mini'"),
+        ({"fold": 4}, "0, 1, 2 or 3"),
+        ({"fold": "0"}, "whole number"),
+        ({"shots": 0}, "whole number from 1"),
+        ({"seed": -1}, "whole number from 0"),
+        ({"backbone": "resnet5"}, "Did you mean 'resnet50'"),
+        ({"dataset": "coco-mini", "backbone": "small"}, "ImageNet weights"),
+        ({"budget": "full"}, "no recipe for budget='full' on dataset='toy'"),
+    ],
+)
+def test_impossible_values(wrong, message):
+    with pytest.raises(ParameterError, match=message):
+        Settings(**wrong)
+
+
+def test_the_backbone_follows_the_data_set():
+    assert Settings().backbone == "small"
+    assert Settings(dataset="coco-mini").backbone == "mobilenet_v2"
+
+
+def test_a_notebook_refuses_an_injected_parameter_that_it_does_not_have():
+    namespace = {"dataset": "toy", "fold": 0, "In": ["", "# Parameters\nflod = 2\n"]}
+    with pytest.raises(ParameterError, match="'flod' is unknown.*Did you mean 'fold'"):
+        settings_from(namespace)
+    assert settings_from(namespace | {"In": ["", "# Parameters\nfold = 0\n"]}) == Settings()
+
+
+@pytest.mark.parametrize("arguments", [["--fold", "7"], ["--dataset", "imagenet"], ["--backbone", "vgg99"]])
+def test_the_command_refuses_before_anything_runs(arguments, capsys, monkeypatch):
+    monkeypatch.setattr(tutorial, "execute", lambda *a, **k: pytest.fail("a notebook was run"))
+    assert main(["tutorial", *arguments]) == 2
+    assert capsys.readouterr().err.startswith("llafs: ")
+
+
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_every_notebook_parameter_is_a_setting(name):
+    parameters = tutorial.notebook_parameters(tutorial.project_root() / "notebooks" / f"{name}.ipynb")
+    assert set(parameters) <= {f.name for f in dataclasses.fields(Settings)}
+
+
+@pytest.fixture
+def project(in_tmp, monkeypatch):
+    """Notebooks without cells, "executed" by writing their artifacts."""
+    books = in_tmp / "notebooks"
+    books.mkdir()
+    tagged = {"cell_type": "code", "metadata": {"tags": ["parameters"]}, "source": ["dataset = 'toy'\n", "fold = 0"]}
+    for name in NOTEBOOKS:
+        (books / f"{name}.ipynb").write_text(json.dumps({"cells": [tagged]}))
+    ran = []
+
+    def execute(source, output, parameters, progress="lines"):
+        ran.append(source.stem[:2])
+        output.write_text("executed")
+        for artifact in NOTEBOOKS[source.stem][1]:
+            with settings.run.writing(artifact, parameters) as path:
+                path.write_text(json.dumps({"made by": source.stem}))
+
+    settings = Settings()
+    monkeypatch.setattr(tutorial, "execute", execute)
+
+    def run(only=()):
+        ran.clear()
+        tutorial.run_tutorial(settings, only)
+        return "".join(ran)
+
+    return settings, run
+
+
+def test_a_second_run_reuses_everything(project, capsys):
+    _, run = project
+    assert run() == "0102030405"
+    capsys.readouterr()
+    assert run() == ""
+    assert capsys.readouterr().out.count("reused") == 5
+
+
+def test_a_missing_artifact_is_made_again_and_the_reason_is_given(project, capsys):
+    settings, run = project
+    run()
+    (settings.run.path / "hsnet.safetensors").unlink()
+    assert run() == "02", "made again, byte for byte: what depends on it still stands"
+    assert "hsnet.safetensors is missing" in capsys.readouterr().out
+
+
+def test_a_changed_artifact_runs_what_reads_it(project):
+    settings, run = project
+    run()
+    with settings.run.writing("related_classes.json", {}) as path:
+        path.write_text("{}")
+    assert run() == "03", "the notebook that made it puts it back"
+
+
+def test_a_changed_notebook_is_run(project):
+    _, run = project
+    run()
+    book = tutorial.project_root() / "notebooks" / "04_retrieval_scoring.ipynb"
+    content = json.loads(book.read_text())
+    content["cells"].append({"cell_type": "code", "metadata": {}, "source": ["1 + 1"]})
+    book.write_text(json.dumps(content))
+    assert run() == "04"
+
+
+def test_only_runs_one_whatever_its_state(project):
+    _, run = project
+    run()
+    assert run(only=["03"]) == "03"
+
+
+def test_a_failing_notebook_leaves_no_final_output(project, monkeypatch):
+    settings, run = project
+
+    def fail(source, output, parameters, progress="lines"):
+        output.write_text("half")
+        raise tutorial.LlafsError("cell 3: ValueError")
+
+    monkeypatch.setattr(tutorial, "execute", fail)
+    with pytest.raises(tutorial.LlafsError):
+        run()
+    left = {p.name for p in (settings.run.path / "notebooks").iterdir()}
+    assert left == {"01_data_folds.partial.ipynb"}

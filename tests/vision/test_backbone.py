@@ -1,0 +1,84 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from llafs_lib.vision.backbone import Backbone, BackboneError, load_backbone, to_input, to_mask
+
+SMALL_INPUT = torch.rand(1, 3, 96, 128, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("name", ["small", "mobilenet_v2", "resnet18", "resnet50", "vgg16"])
+@torch.no_grad()
+def test_taps_come_at_strides_8_16_32(name):
+    backbone = Backbone(name).freeze()
+    taps = backbone(SMALL_INPUT)
+    strides = [8] * backbone.levels[0] + [16] * backbone.levels[1] + [32] * backbone.levels[2]
+    assert [t.shape[-2:] for t in taps] == [(96 // s, 128 // s) for s in strides]
+
+
+@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
+@torch.no_grad()
+def test_resnet_taps_lead_to_torchvisions_own_answer(name):
+    backbone = Backbone(name).freeze()
+    last = F.relu(backbone(SMALL_INPUT)[-1])
+    torch.testing.assert_close(backbone.net.fc(last.mean(dim=(2, 3))), backbone.net(SMALL_INPUT))
+
+
+@torch.no_grad()
+def test_vgg_and_mobilenet_taps_lead_to_torchvisions_own_features():
+    vgg = Backbone("vgg16").freeze()
+    torch.testing.assert_close(vgg(SMALL_INPUT)[-1], vgg.net.features(SMALL_INPUT))
+    assert all((tap < 0).any() for tap in vgg(SMALL_INPUT)[:-1]), "convolution taps are taken before the ReLU"
+    mobilenet = Backbone("mobilenet_v2").freeze()
+    last = mobilenet.net.features[18](mobilenet(SMALL_INPUT)[-1])
+    torch.testing.assert_close(last, mobilenet.net.features(SMALL_INPUT))
+
+
+def test_frozen_stays_frozen():
+    backbone = Backbone("small").freeze()
+    backbone.train()
+    assert not any(m.training for m in backbone.modules() if isinstance(m, nn.BatchNorm2d))
+    assert not any(p.requires_grad for p in backbone.parameters())
+
+
+def test_unknown_backbone():
+    with pytest.raises(BackboneError, match="choose one of small"):
+        Backbone("resnet51")
+
+
+def test_real_imagenet_weights(photographs):
+    backbone = load_backbone("mobilenet_v2", photographs / "weights")
+    assert len(backbone(SMALL_INPUT)) == sum(backbone.levels) == 14
+
+
+def test_a_weights_file_that_does_not_fit(tmp_path):
+    torch.save({"conv.weight": torch.zeros(1)}, tmp_path / "resnet18-mine.pth")
+    with pytest.raises(BackboneError, match="does not hold resnet18 weights"):
+        load_backbone("resnet18", tmp_path)
+
+
+def test_a_truncated_weights_file(tmp_path):
+    torch.save(Backbone("small").net.state_dict(), tmp_path / "small-mine.pth")
+    data = (tmp_path / "small-mine.pth").read_bytes()
+    (tmp_path / "small-mine.pth").write_bytes(data[: len(data) // 2])
+    with pytest.raises(BackboneError, match="small-mine.pth"):
+        load_backbone("small", tmp_path)
+
+
+def test_the_small_backbone_has_no_download(tmp_path):
+    with pytest.raises(BackboneError, match="notebook 02 trains it"):
+        load_backbone("small", tmp_path)
+
+
+def test_inputs_are_standardised():
+    import numpy as np
+
+    grey = np.full((30, 50, 3), 127, np.uint8)
+    x = to_input(grey, 16)
+    assert x.shape == (3, 16, 16)
+    torch.testing.assert_close(
+        x[:, 0, 0], (127 / 255 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
+    )
+    mask = to_mask(np.arange(1500).reshape(30, 50) % 7 == 0, 16)
+    assert mask.shape == (16, 16) and set(mask.unique().tolist()) <= {0, 1}

@@ -1,0 +1,168 @@
+"""Parity with the specification: reference tensors, golden values, and the plain form of each trick."""
+
+import json
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llafs_lib.errors import LlafsError
+from llafs_lib.vision.backbone import Backbone
+from llafs_lib.vision.hsnet import CenterPivotConv4d, CheckpointError, HSNet, HSNetLearner, hypercorrelation, vote
+
+RESNET50 = (4, 6, 3)  # taps per level, shallow to deep
+
+
+@pytest.mark.parametrize(
+    ("channels", "parameters"), [((1, 3, 3), 2_570_018), ((3, 6, 4), 2_573_794), ((3, 23, 4), 2_587_394)]
+)
+def test_parameter_counts(channels, parameters):
+    assert sum(p.numel() for p in HSNetLearner(channels).parameters()) == parameters
+
+
+@torch.no_grad()
+def test_reference_tensors(reference):
+    case = torch.load(reference / "hsnet_resnet50_129px.pt")
+    pyramid = hypercorrelation(case["query_feats"], case["support_feats"], case["support_mask"], RESNET50)
+    torch.testing.assert_close(pyramid[0], case["pyramid_l4"], atol=1e-5, rtol=0)
+    torch.testing.assert_close(pyramid[1], case["pyramid_l3"], atol=1e-5, rtol=0)
+    torch.testing.assert_close(pyramid[2].sum((-2, -1)), case["pyramid_l2_sum"], atol=1e-5, rtol=0)
+
+    learner = HSNetLearner((3, 6, 4)).eval()
+    learner.load_state_dict({k.split("hpn_learner.")[-1]: v for k, v in case["learner_state"].items()})
+    logits = learner(pyramid)
+    torch.testing.assert_close(logits, case["logit"], atol=1e-5, rtol=0)
+    large = F.interpolate(logits, (129, 129), mode="bilinear", align_corners=True)
+    torch.testing.assert_close(large, case["logit_fullres"], atol=1e-5, rtol=0)
+
+
+def golden_parameter(name, value):
+    """The deterministic fill of spec §8."""
+    h = sum(map(ord, name)) % 97
+    i = torch.arange(value.numel(), dtype=torch.float64)
+    x = torch.sin(12.9898 * i + 78.233 * h) * 43758.5453
+    v = (x - x.floor() - 0.5).view(value.shape)
+    if value.dim() == 4:
+        fan_in = value[0].numel()
+        return v * 12**0.5 * (2 / fan_in) ** 0.5
+    return 1 + 0.1 * v if name.endswith("weight") else 0.1 * v
+
+
+def golden_feature(shape, identity):
+    i = torch.arange(torch.Size(shape).numel(), dtype=torch.float64)
+    return torch.sin(0.013 * identity + 0.37 * i + 0.001 * (i % 101) ** 2).view(shape)
+
+
+@torch.no_grad()
+def test_golden_values_in_float64(reference):
+    golden = json.loads((reference / "golden.json").read_text())["hs"]
+    shapes = [(1, 16, 50, 50)] * 4 + [(1, 24, 25, 25)] * 6 + [(1, 32, 13, 13)] * 3
+    query = [golden_feature(s, j + 1) for j, s in enumerate(shapes)]
+    support = [golden_feature(s, j + 101) for j, s in enumerate(shapes)]
+    mask = torch.zeros(1, 400, 400, dtype=torch.float64)
+    mask[:, 60:310, 120:380] = 1
+    learner = HSNetLearner((3, 6, 4)).double()
+    learner.load_state_dict({k: golden_parameter(k, v) for k, v in learner.state_dict().items()})
+
+    pyramid = hypercorrelation(query, support, mask, RESNET50)
+    for level, total in zip(pyramid, golden["corr_sums"], strict=True):
+        assert level.sum().item() == pytest.approx(total, rel=1e-9)
+    logits = learner(pyramid)
+    assert logits.sum().item() == pytest.approx(golden["sum"], abs=1e-9, rel=1e-9)
+    for index, value in golden["samples"].items():
+        assert logits[tuple(json.loads(f"[{index.strip('()')}]"))].item() == pytest.approx(value, abs=1e-9)
+    large = F.interpolate(logits, (400, 400), mode="bilinear", align_corners=True)
+    assert int((large[:, 1] > large[:, 0]).sum()) == golden["fg_pixels_after_400up"][0]
+    assert F.cross_entropy(large, mask.long()).item() == pytest.approx(golden["CE_vs_mask"], abs=1e-9)
+
+
+def test_reference_voting(reference):
+    case = torch.load(reference / "hsnet_voting_5shot.pt")
+    assert torch.equal(vote(case["shot_logits"].transpose(0, 1)).long(), case["mask"].long())
+
+
+def test_vote_example_of_the_specification():
+    votes = torch.tensor([0, 1, 2, 3])  # of five shots; the picture's maximum is 3
+    logits = torch.zeros(1, 5, 2, 1, 4)
+    for pixel, n in enumerate(votes):
+        logits[0, :n, 1, 0, pixel] = 1.0
+        logits[0, n:, 0, 0, pixel] = 1.0
+    assert vote(logits)[0, 0].tolist() == [False, False, True, True]
+
+
+def test_no_votes_is_all_background():
+    logits = torch.zeros(1, 3, 2, 4, 4)
+    logits[:, :, 0] = 1
+    assert not vote(logits).any()
+
+
+def untrimmed(layer, x):
+    """Spec §1.4 word by word."""
+    s, pad = layer.stride, layer.conv1.kernel_size[0] // 2
+    b, c, hq, wq, hs, ws = x.shape
+    a = x[..., ::s, ::s]
+    h2, w2 = a.shape[-2:]
+    a = a.permute(0, 4, 5, 1, 2, 3).reshape(-1, c, hq, wq)
+    a = F.conv2d(a, layer.conv1.weight, layer.conv1.bias, 1, pad).view(b, h2, w2, -1, hq, wq).permute(0, 3, 4, 5, 1, 2)
+    o = x.permute(0, 2, 3, 1, 4, 5).reshape(-1, c, hs, ws)
+    o = F.conv2d(o, layer.conv2.weight, layer.conv2.bias, s, pad)
+    return a + o.view(b, hq, wq, -1, *o.shape[-2:]).permute(0, 3, 1, 2, 4, 5)
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(1, 7), st.integers(1, 7), st.sampled_from([3, 5]), st.sampled_from([1, 2, 4]))
+def test_trimmed_kernels_change_nothing(hs, ws, kernel, stride):
+    layer, x = CenterPivotConv4d(2, 4, kernel, stride), torch.rand(1, 2, 5, 3, hs, ws)
+    torch.testing.assert_close(layer(x), untrimmed(layer, x), atol=1e-5, rtol=0)
+
+
+def test_empty_mask_gives_zero_correlation():
+    taps = [torch.rand(1, 4, n, n) for n in (8, 4, 2)]
+    pyramid = hypercorrelation(taps, taps, torch.zeros(1, 64, 64), (1, 1, 1))
+    assert all(not level.any() for level in pyramid)
+
+
+@torch.no_grad()
+def test_one_model_takes_many_sizes_and_a_batch_equals_a_loop():
+    model = HSNet(Backbone("small").freeze()).eval()
+    for height, width in ((160, 160), (129, 161), (97, 97)):
+        query, supports = torch.rand(2, 3, height, width), torch.rand(2, 3, 3, height, width)
+        masks = (torch.rand(2, 3, height, width) > 0.5).float()
+        logits = model(query, supports, masks)
+        assert logits.shape == (2, 3, 2, height, width)
+        alone = model(query[1:], supports[1:, 2:], masks[1:, 2:])
+        torch.testing.assert_close(logits[1, 2], alone[0, 0], atol=1e-5, rtol=0)
+
+
+def test_no_supports():
+    model = HSNet(Backbone("small").freeze())
+    with pytest.raises(LlafsError, match="K = 0"):
+        model(torch.rand(1, 3, 97, 97), torch.rand(1, 0, 3, 97, 97), torch.rand(1, 0, 97, 97))
+
+
+def test_save_and_load(tmp_path):
+    model = HSNet(Backbone("small").freeze())
+    model.save(tmp_path / "m.safetensors", size=97)
+    loaded, header = HSNet.load(tmp_path / "m.safetensors")
+    assert header == {"backbone": "small", "size": 97}
+    assert all(
+        torch.equal(a, b) for a, b in zip(model.state_dict().values(), loaded.state_dict().values(), strict=True)
+    )
+    assert not loaded.training and not any(p.requires_grad for p in loaded.backbone.parameters())
+
+
+@pytest.mark.parametrize("content", [b"", b"no checkpoint", b"\x10\0\0\0\0\0\0\0{}"])
+def test_foreign_checkpoint(tmp_path, content):
+    (tmp_path / "m.safetensors").write_bytes(content)
+    with pytest.raises(CheckpointError, match="not an HSNet checkpoint"):
+        HSNet.load(tmp_path / "m.safetensors")
+
+
+def test_truncated_checkpoint(tmp_path):
+    path = tmp_path / "m.safetensors"
+    HSNet(Backbone("small").freeze()).save(path, size=97)
+    path.write_bytes(path.read_bytes()[:-100])
+    with pytest.raises(CheckpointError):
+        HSNet.load(path)

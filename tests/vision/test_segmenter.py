@@ -1,0 +1,75 @@
+import numpy as np
+import pytest
+import torch
+
+from llafs_lib.errors import LlafsError
+from llafs_lib.records import Support
+from llafs_lib.vision.backbone import Backbone
+from llafs_lib.vision.hsnet import HSNet
+from llafs_lib.vision.segmenter import FeatureCache, HSNetSegmenter
+
+rng = np.random.default_rng(0)
+
+
+def picture(height=60, width=80):
+    return rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def support(name="zebra"):
+    image = picture()
+    mask = np.zeros(image.shape[:2], bool)
+    mask[10:40, 20:60] = True
+    return Support(1, name, 1.0, image, mask)
+
+
+@pytest.fixture(scope="module")
+def segmenter():
+    torch.manual_seed(0)
+    return HSNetSegmenter(HSNet(Backbone("small").freeze()), size=97)
+
+
+@pytest.mark.parametrize("shots", [1, 3])
+def test_a_prediction_has_the_pictures_size(segmenter, shots):
+    found = segmenter.segment(picture(50, 70), [support() for _ in range(shots)], "giraffe")
+    assert found.mask.shape == found.probability.shape == (50, 70)
+    assert found.mask.dtype == bool and 0 <= found.probability.min() <= found.probability.max() <= 1
+    assert "giraffe" in str(found) and f"{shots} × zebra" in str(found)
+
+
+def test_equal_to_the_model_itself(segmenter):
+    from llafs_lib.vision.backbone import to_input, to_mask
+    from llafs_lib.vision.hsnet import vote
+
+    query, supports = picture(97, 97), [support(), support()]
+    found = segmenter.segment(query, supports)
+    with torch.no_grad():
+        logits = segmenter.model(
+            to_input(query, 97)[None],
+            torch.stack([to_input(s.image, 97) for s in supports])[None],
+            torch.stack([to_mask(s.mask, 97) for s in supports])[None],
+        )
+    assert np.array_equal(found.mask, vote(logits)[0].numpy())
+    np.testing.assert_allclose(found.probability, logits[0].softmax(1)[:, 1].mean(0).numpy(), atol=1e-5)
+
+
+def test_no_supports(segmenter):
+    with pytest.raises(LlafsError, match="no support for giraffe"):
+        segmenter.segment(picture(), [], "giraffe")
+
+
+def test_an_empty_mask_is_segmented_without_failing(segmenter):
+    empty = support()
+    found = segmenter.segment(picture(), [Support(1, "zebra", 1.0, empty.image, np.zeros_like(empty.mask))])
+    assert np.isfinite(found.probability).all()
+
+
+def test_the_cache_finds_pictures_by_their_pixels_and_stays_small():
+    cache = FeatureCache(Backbone("small").freeze(), 97, limit_mb=1)
+    image = picture()
+    assert cache(image) is cache(image.copy())
+    changed = image.copy()
+    changed[0, 0, 0] ^= 1
+    assert cache(changed) is not cache(image)
+    for _ in range(40):
+        cache(picture())
+    assert cache._bytes <= 2**20 and len(cache._taps) < 40
