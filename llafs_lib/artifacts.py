@@ -73,7 +73,7 @@ class RunFolder:
         fold = path.name.removeprefix("fold")
         if not path.is_dir() or not fold.isdigit():
             raise MissingArtifactError(
-                f"{path} is not a run folder such as runs/toy/fold0: make one with `make tutorial` (or `llafs tutorial`)."
+                f"{path} is not a run folder such as runs/toy/fold0: make one with `make tutorial`."
             )
         return cls(path.parent.parent, path.parent.name, int(fold))
 

@@ -27,7 +27,7 @@ NOT_A_QUERY_ID = -1  # a picture of one's own belongs to no data set
 
 
 class SupportReader:
-    """(picture id, class) → (image [H, W, 3] uint8, mask [H, W] bool) of one split; the last pictures stay in memory."""
+    """(picture id, class) → (image [H, W, 3] uint8, mask [H, W] bool); the pictures read last stay in memory."""
 
     def __init__(self, split: CocoSplit, keep: int = 256):
         self.split = split

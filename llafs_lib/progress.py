@@ -1,7 +1,7 @@
 """Progress of anything that takes more than two seconds: a bar to watch, or lines for a transcript.
 
-`LLAFS_PROGRESS` chooses: `bar` (the default; a widget in Jupyter), `lines` (one every few seconds, for runs whose output
-is read in a terminal or a log) or `none`.
+`LLAFS_PROGRESS` chooses: `bar` (the default; a widget in Jupyter), `lines` (one every few seconds, for runs whose
+output is read in a terminal or a log) or `none`.
 """
 
 from __future__ import annotations

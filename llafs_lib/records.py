@@ -132,4 +132,5 @@ class Prediction:
             by_class[s.class_name] = by_class.get(s.class_name, 0) + 1
         supports = ", ".join(f"{n} × {c}" for c, n in by_class.items())
         notes = "".join(f"\n  note: {n}" for n in self.notes)
-        return f"{self.class_name}: {self.mask.mean():.1%} of the picture, segmented with {supports or 'no supports'}{notes}"
+        share = f"{self.mask.mean():.1%} of the picture"
+        return f"{self.class_name}: {share}, segmented with {supports or 'no supports'}{notes}"

@@ -23,6 +23,7 @@ from llafs_lib.classes import DATASETS, novel_classes
 from llafs_lib.errors import LlafsError
 
 _WIDGET = "application/vnd.jupyter.widget-view+json"
+_WIDGET_STANDS_FOR = "(interactive: a menu and its figure appear here in a running notebook)"
 CELL_TIMEOUT = 4 * 3600  # seconds; a cell that takes longer has hung
 
 
@@ -274,9 +275,7 @@ def refresh_committed() -> None:
                 part["metadata"].pop(key, None)
             for output in part.get("outputs", []):
                 if _WIDGET in output.get("data", {}):
-                    output["data"] = {
-                        "text/plain": ["(interactive: a menu and its figure appear here in a running notebook)"]
-                    }
+                    output["data"] = {"text/plain": [_WIDGET_STANDS_FOR]}
         notebook["metadata"]["language_info"].pop("version", None)
         partial.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         os.replace(partial, path)

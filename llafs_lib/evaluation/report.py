@@ -119,8 +119,8 @@ def html_report(results: Mapping[str, Any], figures: Mapping[str, Figure]) -> st
         f"<h1>{html.escape(results['dataset'])}, fold {results['fold']}, {results['shots']} shots</h1>",
         f"<p>{html.escape(verdict(results))}</p>",
         arms_table(results).to_html(border=0),
-        "<p>mIoU and FB-IoU in percent at the pictures' own size; intervals from 2,000 bootstrap resamples of the query "
-        "pictures. Zero-annotation arms are shown only base classes.</p>",
+        "<p>mIoU and FB-IoU in percent at the pictures' own size; intervals from 2,000 bootstrap resamples of the "
+        "query pictures. Zero-annotation arms are shown only base classes.</p>",
         paired_table(results).to_html(border=0),
         *(f"<figure>{_embedded(f, c)}<figcaption>{html.escape(c)}</figcaption></figure>" for c, f in figures.items()),
         f"<p>{html.escape(facts)}; {results['n_queries']} queries.</p>",

@@ -1,7 +1,7 @@
 """Which supports to show the model: one signature, many policies, all seeded.
 
-A policy never returns the query picture. `random` and `llm` choose among *base* classes only: they need no annotation of
-the class that is asked for. `true` is the few-shot reference: annotated pictures of that very class.
+A policy never returns the query picture. `random` and `llm` choose among *base* classes only: they need no annotation
+of the class that is asked for. `true` is the few-shot reference: annotated pictures of that very class.
 """
 
 from __future__ import annotations

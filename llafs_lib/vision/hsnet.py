@@ -89,7 +89,7 @@ class CenterPivotConv4d(nn.Module):
 
 
 def _trim(weight: Tensor, plane: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
-    """Drop the rows and columns of a kernel that only ever meet padding, as on the 1×1 support planes of small pictures.
+    """Drop the rows and columns of a kernel that only ever meet padding, as on small pictures' 1×1 support planes.
 
     The result is the same; the 3×3 kernels there become 1×1 and cost a ninth.
     """

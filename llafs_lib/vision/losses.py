@@ -21,8 +21,8 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 def dice(logits: Tensor, labels: Tensor) -> Tensor:
     """1 − the mean over the batch of the soft Dice coefficient of the foreground, in [0, 1].
 
-    Dice looks at the overlap alone, so a model cannot please it by calling everything background, which on small objects
-    is what cross-entropy rewards first. It is the source document's addition; HSNet was published without.
+    Dice looks at the overlap alone, so a model cannot please it by calling everything background, which on small
+    objects is what cross-entropy rewards first. It is the source document's addition; HSNet was published without.
 
     Args:
         logits: [B, 2, h, w], channel 1 foreground; labels: [B, H, W] in {0, 1, IGNORE}.

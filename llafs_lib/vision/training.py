@@ -89,8 +89,8 @@ def fit(
     Args:
         loss_of: (model, batch) → scalar loss.
         samples_of: epoch number → the samples of that epoch; must depend on nothing else.
-        checkpoint: written at the end of every epoch. If it is there already and was made with the same recipe, seed and
-            `facts`, training goes on from it.
+        checkpoint: written at the end of every epoch. If it is there already and was made with the same recipe, seed
+            and `facts`, training goes on from it.
     """
     key = json.dumps([asdict(recipe), epochs, seed, dict(facts or {})], sort_keys=True)
     accelerator = Accelerator()
@@ -225,7 +225,10 @@ class EpisodeFeatures(Dataset):
 
 
 def hsnet_loss(levels: tuple[int, int, int], dice_weight: float) -> Callable[[nn.Module, Batch], Tensor]:
-    """Cross-entropy + `dice_weight` × Dice of an `HSNetLearner` on (query taps, support taps, support mask, query mask)."""
+    """Cross-entropy + `dice_weight` × Dice of an `HSNetLearner`.
+
+    Its batches are (query taps, support taps, support mask, query mask), as `EpisodeFeatures` gives them.
+    """
 
     def loss(learner: nn.Module, batch: Batch) -> Tensor:
         query, support, support_mask, query_mask = batch
