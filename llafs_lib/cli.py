@@ -41,7 +41,7 @@ def _add_tutorial(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of training, episodes and draws (default: %(default)s)")
     parser.add_argument("--backbone", default="auto", help="small, mobilenet_v2, resnet50 … (default: by data set)")
     parser.add_argument("--budget", default="small", help="tiny, small or full training (default: %(default)s)")
-    parser.add_argument("--queries", type=int, default=100, help="at most; 0 asks all (default: %(default)s)")
+    parser.add_argument("--queries", type=int, default=150, help="at most; 0 asks all (default: %(default)s)")
     parser.add_argument("--llm", default="", help="model to ask where no answer is recorded (default: ask none)")
     parser.add_argument("--runs", default="runs", help="folder of all runs (default: %(default)s)")
     parser.add_argument(

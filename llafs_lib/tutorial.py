@@ -45,7 +45,7 @@ class Settings:
     seed: int = 0
     backbone: str = "auto"  # "small" for toy, "mobilenet_v2" for photographs
     budget: str = "small"  # "tiny", "small" or "full": see llafs_lib.vision.training.RECIPES
-    queries: int = 100  # at most this many questions in notebook 05; 0 asks all there are
+    queries: int = 150  # at most this many questions in notebook 05; 0 asks all there are
     llm: str = ""  # model to ask where no answer is recorded; "" asks none
     runs: str = "runs"
 

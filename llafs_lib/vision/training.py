@@ -52,8 +52,8 @@ RECIPES: dict[str, dict[str, Recipe]] = {
     },
     "small": {
         "toy": Recipe(size=161, epochs=10, episodes=200, batch=4, backbone_epochs=12),
-        "coco-mini": Recipe(size=256, epochs=10, episodes=300, batch=4),
-        "coco-20i": Recipe(size=256, epochs=20, episodes=1000, batch=8),
+        "coco-mini": Recipe(size=225, epochs=12, episodes=500, batch=4, rate=5e-4),
+        "coco-20i": Recipe(size=225, epochs=20, episodes=1000, batch=8, rate=5e-4),
     },
     "full": {"coco-20i": Recipe(size=400, epochs=350, episodes=62040, batch=40, decay=False, dice=0.0)},
 }

@@ -1,0 +1,43 @@
+import matplotlib.pyplot as plt
+
+from llafs_lib.errors import LlafsError
+from llafs_lib.widgets import browse
+
+PNG = b"\x89PNG"
+
+
+def draw(class_name, policy):
+    if class_name == "nothing":
+        return "no picture of <nothing>"
+    if class_name == "broken":
+        raise LlafsError("a clear message")
+    figure, ax = plt.subplots()
+    ax.set_title(f"{class_name}, {policy}")
+    plt.close(figure)
+    return figure
+
+
+def parts(box):
+    (first, second), note, view = box.children[0].children, box.children[1], box.children[2]
+    return first, second, note, view
+
+
+def test_the_figure_follows_the_menus():
+    name, policy, note, view = parts(browse(draw, class_name=["zebra", "horse"], policy=["llm", "true"]))
+    assert name.description == "class name" and bytes(view.value).startswith(PNG)
+    before = bytes(view.value)
+    name.value = "horse"
+    assert bytes(view.value).startswith(PNG) and bytes(view.value) != before
+    before = bytes(view.value)
+    policy.value = "true"
+    assert bytes(view.value) != before and note.value == ""
+
+
+def test_words_take_the_figures_place():
+    name, _, note, view = parts(browse(draw, class_name=["zebra", "nothing", "broken"], policy=["llm"]))
+    name.value = "nothing"
+    assert note.value == "no picture of &lt;nothing&gt;" and not bytes(view.value)
+    name.value = "broken"
+    assert note.value == "a clear message"
+    name.value = "zebra"
+    assert note.value == "" and bytes(view.value).startswith(PNG)
