@@ -11,14 +11,14 @@ BIN := $(VENV)/bin
 
 # What may be written behind `make tutorial`, each a notebook parameter (see `llafs tutorial --help`).
 PARAMETERS := DATASET FOLD SHOTS SEED BACKBONE BUDGET QUERIES LLM RUNS ONLY
-flags := $(foreach p,$(PARAMETERS),$(if $(filter command,$(origin $p)),--$(shell echo $p | tr A-Z a-z) "$($p)"))
-given := $(foreach word,$(filter-out $(firstword $(MAKEOVERRIDES))_,$(MAKEOVERRIDES)),$(firstword $(subst =, ,$(word))))
-unknown := $(filter-out $(PARAMETERS) PYTHON VENV,$(foreach word,$(given),$(if $(filter command,$(origin $(word))),$(word))))
+flags = $(foreach p,$(PARAMETERS),$(if $($p),--$(shell echo $p | tr A-Z a-z) "$($p)"))
+given = $(foreach word,$(MAKEOVERRIDES),$(firstword $(subst =, ,$(word))))
+unknown = $(filter-out $(PARAMETERS) PYTHON VENV,$(foreach n,$(given),$(if $(filter command,$(origin $n)),$n)))
 
 .PHONY: tutorial test lab notebooks lint clean
 
 tutorial: $(VENV)/.installed
-	$(if $(unknown),$(error unknown parameter $(unknown): choose among $(PARAMETERS)))
+	$(if $(unknown),$(error unknown parameter $(unknown); there are $(PARAMETERS)))
 	@$(BIN)/llafs tutorial $(flags)
 
 test: $(VENV)/.installed

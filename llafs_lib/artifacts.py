@@ -160,6 +160,15 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+@functools.cache
+def library_digest() -> str:
+    """A short hash of the library's source and recorded answers: what was computed with another one may differ."""
+    root = Path(__file__).parent
+    files = sorted(p for p in root.rglob("*") if p.suffix in (".py", ".json"))
+    described = [f"{p.relative_to(root).as_posix()} {file_hash(p)}" for p in files]
+    return hashlib.sha256("\n".join(described).encode()).hexdigest()[:16]
+
+
 def peak_rss_mb() -> int:
     """The most memory that this process has held so far, in MB."""
     try:

@@ -18,7 +18,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from llafs_lib.artifacts import NOTEBOOKS, RunFolder, file_hash, write_json
+from llafs_lib.artifacts import NOTEBOOKS, RunFolder, file_hash, library_digest, write_json
 from llafs_lib.classes import DATASETS, novel_classes
 from llafs_lib.errors import LlafsError
 
@@ -138,7 +138,7 @@ def _cause(notebook: Path, settings: Settings, parameters: Mapping[str, Any]) ->
     cause = {
         "the notebook": _digest([(c["cell_type"], "".join(c["source"])) for c in cells]),
         "a parameter": _digest(sorted(parameters.items())),
-        "the library": _library_digest(),
+        "the library": library_digest(),
         "the data set": _digest([file_hash(p) if p.is_file() else "" for p in _annotation_files(settings)]),
     }
     return cause | {name: _hash_or_none(settings.run.path / name) for name in reads}
@@ -148,12 +148,6 @@ def _annotation_files(settings: Settings) -> tuple[Path, ...]:
     from llafs_lib.data.folds import annotation_files
 
     return annotation_files(settings.dataset)
-
-
-def _library_digest() -> str:
-    root = Path(__file__).parent
-    files = sorted(p for p in root.rglob("*") if p.suffix in (".py", ".json"))
-    return _digest([(p.relative_to(root).as_posix(), file_hash(p)) for p in files])
 
 
 def _digest(value: Any) -> str:
@@ -196,6 +190,7 @@ def run_tutorial(settings: Settings, only: Sequence[str] = ()) -> dict[str, Any]
         LlafsError: a notebook failed; the message quotes its error and says where its partial output lies.
     """
     root = project_root()
+    print(", ".join(f"{k} {v}" for k, v in dataclasses.asdict(settings).items() if v != ""), flush=True)
     books = [root / "notebooks" / f"{name}.ipynb" for name in NOTEBOOKS if not only or name[:2] in only]
     for book in books:
         parameters = {n: getattr(settings, n) for n in notebook_parameters(book)}

@@ -67,7 +67,7 @@ def evaluate(
         arms: name → arm. All arms of one query run after one another, so that its features are computed once.
         read_query: episode → (image [H, W, 3] uint8, truth [H, W] bool).
         log: one JSON line per (query, arm). Lines of an earlier, interrupted run are kept if its `key` was the same.
-        key: everything that decides the answers (model, supports, shots, seed), as one string.
+        key: everything that decides the answers (library, model, supports, shots, seed), as one string.
 
     Returns: arm → counts, in the order of `episodes`.
     """

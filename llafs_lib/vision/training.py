@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from llafs_lib.artifacts import library_digest
 from llafs_lib.errors import LlafsError
 from llafs_lib.progress import track
 from llafs_lib.records import Episode
@@ -89,10 +90,10 @@ def fit(
     Args:
         loss_of: (model, batch) → scalar loss.
         samples_of: epoch number → the samples of that epoch; must depend on nothing else.
-        checkpoint: written at the end of every epoch. If it is there already and was made with the same recipe, seed
-            and `facts`, training goes on from it.
+        checkpoint: written at the end of every epoch. If it is there already and was made with the same recipe, seed,
+            `facts` and library, training goes on from it.
     """
-    key = json.dumps([asdict(recipe), epochs, seed, dict(facts or {})], sort_keys=True)
+    key = json.dumps([asdict(recipe), epochs, seed, dict(facts or {}), library_digest()], sort_keys=True)
     accelerator = Accelerator()
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=recipe.rate)
     history = _resume(checkpoint, key, model, optimizer)

@@ -84,3 +84,10 @@ def test_ignored_pixels_do_not_count():
     changed[:, :, 0] = 9
     for loss in (cross_entropy, dice):
         assert loss(logits, labels) == loss(changed, labels)
+
+
+def test_a_checkpoint_of_another_library_is_not_resumed(tmp_path, monkeypatch, capsys):
+    train(tmp_path / "a.safetensors")
+    monkeypatch.setattr("llafs_lib.vision.training.library_digest", lambda: "changed")
+    train(tmp_path / "a.safetensors")
+    assert "resumed" not in capsys.readouterr().out
