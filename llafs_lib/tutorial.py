@@ -141,15 +141,15 @@ def _cause(notebook: Path, settings: Settings, parameters: Mapping[str, Any]) ->
         "the notebook": _digest([(c["cell_type"], "".join(c["source"])) for c in cells]),
         "a parameter": _digest(sorted(parameters.items())),
         "the library": library_digest(),
-        "the data set": _digest([file_hash(p) if p.is_file() else "" for p in _annotation_files(settings)]),
+        "the data set": _data_digest(settings),
     }
     return cause | {name: _hash_or_none(settings.run.path / name) for name in reads}
 
 
-def _annotation_files(settings: Settings) -> tuple[Path, ...]:
+def _data_digest(settings: Settings) -> str:
     from llafs_lib.data.folds import annotation_files
 
-    return annotation_files(settings.dataset)
+    return _digest([_hash_or_none(path) for path in annotation_files(settings.dataset)])
 
 
 def _digest(value: Any) -> str:
@@ -217,12 +217,13 @@ def _execute(notebook: Path, settings: Settings, parameters: Mapping[str, Any]) 
     output.parent.mkdir(parents=True, exist_ok=True)
     stamp = _stamp_path(notebook, settings)
     stamp.unlink(missing_ok=True)
+    cause = _cause(notebook, settings, parameters)  # before the run: what is edited meanwhile is not in it
     execute(notebook, partial, parameters)
     os.replace(partial, output)
     _, makes = NOTEBOOKS[notebook.stem]
     made = {name: _hash_or_none(settings.run.path / name) for name in makes}
-    # The cause is taken after the run: notebook 01 draws `toy` if it was not there.
-    write_json(stamp, {"cause": _cause(notebook, settings, parameters), "made": made})
+    cause["the data set"] = _data_digest(settings)  # notebook 01 draws `toy` if it was not there
+    write_json(stamp, {"cause": cause, "made": made})
 
 
 def execute(source: Path, output: Path, parameters: Mapping[str, Any] | None, progress: str = "lines") -> None:

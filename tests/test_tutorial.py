@@ -151,3 +151,24 @@ def test_a_tidied_notebook_keeps_its_figures_and_loses_the_rest():
     assert tidy["metadata"] == {"language_info": {}} and tidy["cells"][0]["metadata"] == {"tags": ["parameters"]}
     assert base64.b64decode(figure["data"]["image/png"]).startswith(b"\x89PNG")
     assert menu["data"] == {"text/plain": ["(interactive: a menu and its figure appear here in a running notebook)"]}
+
+
+def test_a_notebook_edited_while_it_runs_is_run_again(project, monkeypatch):
+    _, run = project
+    run()
+    book = tutorial.project_root() / "notebooks" / "03_llm_prompting.ipynb"
+    execute = tutorial.execute
+
+    def edit(content):
+        book.write_text(json.dumps({"cells": [*json.loads(book.read_text())["cells"], content]}))
+
+    def execute_and_edit(source, output, parameters, progress="lines"):
+        execute(source, output, parameters)
+        edit({"cell_type": "code", "metadata": {}, "source": ["2"]})
+
+    edit({"cell_type": "code", "metadata": {}, "source": ["1"]})
+    monkeypatch.setattr(tutorial, "execute", execute_and_edit)
+    assert run() == "03"
+    monkeypatch.setattr(tutorial, "execute", execute)
+    assert run() == "03"
+    assert run() == ""
