@@ -118,14 +118,6 @@ class RunFolder:
                 raise UnfitArtifactError(f"{path} was made with {key}={made!r}, not {key}={value!r}: {again}.")
         return path
 
-    def is_current(self, name: str, **expected: Any) -> bool:
-        """Whether `require` would succeed."""
-        try:
-            self.require(name, **expected)
-        except LlafsError:
-            return False
-        return True
-
     def manifest(self, name: str) -> dict[str, Any]:
         """The manifest of an artifact; empty when there is none or it cannot be read."""
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 import unicodedata
+from collections.abc import Iterable
 
 from llafs_lib.errors import LlafsError
 
@@ -97,10 +98,6 @@ ALIASES: dict[str, str] = {
 }
 
 
-class UnknownClassError(LlafsError):
-    """A name that is no class of the vocabulary it was looked up in."""
-
-
 def normalise(name: str) -> str:
     """Fold case, Unicode form, underscores, hyphens and runs of white space: `" Cell-Phone "` → `"cell phone"`."""
     text = unicodedata.normalize("NFKC", name).casefold()
@@ -121,14 +118,10 @@ def find_class(name: str, vocabulary: tuple[str, ...]) -> str | None:
     return None
 
 
-def resolve_class(name: str, vocabulary: tuple[str, ...]) -> str:
-    """As `find_class`, but an unknown name raises `UnknownClassError` with the closest names."""
-    found = find_class(name, vocabulary)
-    if found is None:
-        close = difflib.get_close_matches(normalise(name), vocabulary, n=3, cutoff=0.5)
-        hint = f"Did you mean {' or '.join(map(repr, close))}?" if close else f"Known: {', '.join(vocabulary)}."
-        raise UnknownClassError(f"{name!r} is not one of the {len(vocabulary)} classes. {hint}")
-    return found
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`" Did you mean 'giraffe'?"` for "girafe"; empty if nothing known is close."""
+    close = difflib.get_close_matches(normalise(name), list(known), n=1, cutoff=0.7)
+    return f" Did you mean {close[0]!r}?" if close else ""
 
 
 def novel_classes(classes: tuple[str, ...], fold: int) -> tuple[str, ...]:

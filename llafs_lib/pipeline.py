@@ -20,7 +20,7 @@ from llafs_lib.language.parsing import ParseError
 from llafs_lib.language.relations import related_classes
 from llafs_lib.records import Episode, Fold, Prediction, RelatedClass, RelatedClasses
 from llafs_lib.retrieval.bank import SupportBank, embed
-from llafs_lib.retrieval.policies import Request, load_supports, select_supports
+from llafs_lib.retrieval.policies import Request, has_related_support, load_supports, select_supports
 from llafs_lib.vision.segmenter import HSNetSegmenter
 
 NOT_A_QUERY_ID = -1  # a picture of one's own belongs to no data set
@@ -112,7 +112,7 @@ class LLaFS:
             related = self.related(class_name)
         except ParseError as error:
             related = RelatedClasses(class_name, (), "fallback", str(error))
-        if not any(len(self.bank.rows_of(name)) for name in related.names):
+        if not has_related_support(self.bank, related):
             notes.append("no related base class has a support: random base supports were used instead")
         known_as = find_class(class_name, self.vocabulary) or normalise(class_name)  # "Giraffe" draws as "giraffe" does
         request = Request(Episode(known_as, NOT_A_QUERY_ID, ()), related, embed(self.segmenter.features(image)))

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import base64
 import dataclasses
-import difflib
 import hashlib
 import io
 import json
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from llafs_lib.artifacts import NOTEBOOKS, RunFolder, file_hash, library_digest, write_json
-from llafs_lib.classes import DATASETS, novel_classes
+from llafs_lib.classes import DATASETS, did_you_mean, novel_classes
 from llafs_lib.errors import LlafsError
 
 _WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -84,8 +83,7 @@ class Settings:
 
 def _one_of(name: str, value: Any, known: Iterable[str]) -> None:
     if value not in known:
-        close = difflib.get_close_matches(str(value), list(known), n=1)
-        hint = f" Did you mean {close[0]!r}?" if close else ""
+        hint = did_you_mean(str(value), known)
         raise ParameterError(f"{name}={value!r} is unknown: choose one of {', '.join(known)}.{hint}")
 
 
@@ -120,9 +118,9 @@ def settings_from(namespace: Mapping[str, Any]) -> Settings:
 def project_root() -> Path:
     """The folder that holds `notebooks/`: the working directory, or the library's checkout."""
     for root in (Path.cwd(), Path(__file__).resolve().parent.parent):
-        if (root / "notebooks").is_dir():
+        if (root / "notebooks" / f"{next(iter(NOTEBOOKS))}.ipynb").is_file():
             return root
-    raise LlafsError("no notebooks/ here: run this in a checkout of the project.")
+    raise LlafsError("the notebooks are not here: run this in a checkout of the project.")
 
 
 def notebook_parameters(notebook: Path) -> list[str]:

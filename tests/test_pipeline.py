@@ -74,6 +74,11 @@ def test_a_class_nobody_was_asked_about(model):
         model.segment(np.zeros((64, 64, 3), np.uint8), "okapi")
 
 
+def test_a_misspelt_class_gets_a_suggestion(model):
+    with pytest.raises(ReplayMiss, match="Did you mean 'giraffe'"):
+        model.segment(np.zeros((64, 64, 3), np.uint8), "girafe")
+
+
 @pytest.mark.parametrize("size", [(1, 1), (3, 400)])
 def test_odd_sizes(model, size):
     assert model.segment(np.zeros((*size, 3), np.uint8), "giraffe", shots=1).mask.shape == size

@@ -17,7 +17,7 @@ from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 
-from llafs_lib.classes import normalise
+from llafs_lib.classes import COCO_CLASSES, did_you_mean, normalise
 from llafs_lib.errors import LlafsError
 
 SCHEMA_VERSION = 1
@@ -32,8 +32,9 @@ class ReplayMiss(LlafsError):
     """No recorded answer for a class, and no model was to be asked."""
 
     def __init__(self, class_name: str) -> None:
+        hint = did_you_mean(class_name, COCO_CLASSES)
         super().__init__(
-            f"No recorded answer exists for {class_name!r}. To ask a model, set OPENAI_API_KEY (or "
+            f"No recorded answer exists for {class_name!r}.{hint} To ask a model, set OPENAI_API_KEY (or "
             f'OPENAI_BASE_URL for a local server) and use mode="auto" with model="<the name of a model>".'
         )
 

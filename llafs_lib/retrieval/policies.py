@@ -94,6 +94,11 @@ def llm_supports(bank: SupportBank, request: Request, k: int, rng: np.random.Gen
     return [_choice(bank, row, scores.total[row]) for name, n in taken.items() for row in queues[name][:n]]
 
 
+def has_related_support(bank: SupportBank, related: RelatedClasses) -> bool:
+    """Whether `llm` has anything to choose from; if not, it falls back to random base supports."""
+    return any(len(bank.rows_of(name)) for name in related.names)
+
+
 def share_out(weights: dict[str, float], available: dict[str, int], k: int) -> dict[str, int]:
     """Share `k` places out in proportion to `weights` (d'Hondt's method), no class getting more than is available."""
     taken = dict.fromkeys(weights, 0)

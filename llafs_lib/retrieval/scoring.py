@@ -32,15 +32,6 @@ def quality_term(bank: SupportBank) -> np.ndarray:
     return np.minimum(bank.area / GOOD_AREA, 1.0)
 
 
-def typicality_term(bank: SupportBank) -> np.ndarray:
-    """How much each row's foreground looks like its class's average, [N] in [0, 1]."""
-    typical = np.empty(len(bank))
-    for index in np.unique(bank.class_index):
-        rows = np.flatnonzero(bank.class_index == index)
-        typical[rows] = (1 + bank.foreground[rows] @ bank.foreground[rows].mean(axis=0)) / 2
-    return typical
-
-
 @dataclass(frozen=True)
 class Exponents:
     """How much each term counts; 0 switches it off."""

@@ -85,7 +85,9 @@ def fit(
     seed: int,
     facts: Mapping[str, str | int | float] | None = None,
 ) -> list[float]:
-    """Train `model` in place with Adam; return the mean loss of each epoch.
+    """Train `model` in place with Adam, on a GPU if there is one; return the mean loss of each epoch.
+
+    The model comes back to the device that it was on, so that it still fits what it was built with.
 
     Args:
         loss_of: (model, batch) → scalar loss.
@@ -97,6 +99,7 @@ def fit(
     accelerator = Accelerator()
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=recipe.rate)
     history = _resume(checkpoint, key, model, optimizer)
+    home = next(model.parameters()).device
     model.to(accelerator.device)
     prepared, optimizer = accelerator.prepare(model, optimizer)
     for epoch in range(len(history), epochs):
@@ -117,7 +120,7 @@ def fit(
         if accelerator.is_main_process:
             _save(checkpoint, key, model, optimizer, history)
     accelerator.wait_for_everyone()
-    model.eval()
+    model.to(home).eval()
     return history
 
 
