@@ -10,8 +10,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 # What may be written behind `make tutorial`, each a notebook parameter (see `llafs tutorial --help`).
-PARAMETERS := DATASET FOLD SHOTS SEED BACKBONE BUDGET QUERIES LLM RUNS ONLY
-flags = $(foreach p,$(PARAMETERS),$(if $($p),--$(shell echo $p | tr A-Z a-z) "$($p)"))
+PARAMETERS := DATASET FOLD SHOTS SEED BACKBONE BUDGET QUERIES NOVEL_IN_TRAIN HOLD_OUT LLM RUNS ONLY
+flags = $(foreach p,$(PARAMETERS),$(if $($p),--$(shell echo $p | tr A-Z_ a-z-) "$($p)"))
 given = $(foreach word,$(MAKEOVERRIDES),$(firstword $(subst =, ,$(word))))
 unknown = $(filter-out $(PARAMETERS) PYTHON VENV,$(foreach n,$(given),$(if $(filter command,$(origin $n)),$n)))
 

@@ -33,7 +33,7 @@ NOTEBOOKS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ),
     "05_full_evaluation": (
         ("folds.json", "hsnet.safetensors", "related_classes.json", "support_bank.safetensors"),
-        ("results.json", "report.html"),
+        ("episodes.csv", "results.json", "report.html"),
     ),
 }
 MADE_BY: dict[str, str] = {name: book for book, (_, made) in NOTEBOOKS.items() for name in made}

@@ -1,7 +1,7 @@
 """Class names, aliases, super-categories and fold membership: facts, no I/O.
 
 Sources: the 80 COCO categories and their super-categories as in the official annotation files; the PASCAL VOC order;
-COCO-20i folds as HSNet, RePRI and PFENet (`use_split_coco`) define them: index modulo 4.
+the folds as spec §3.1 collects them from the papers' code.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import unicodedata
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from llafs_lib.errors import LlafsError
 
@@ -57,7 +58,31 @@ TOY_FAMILIES: dict[str, tuple[str, str, str, str]] = {
 }
 TOY_CLASSES: tuple[str, ...] = tuple(name for family in TOY_FAMILIES.values() for name in family)
 
-DATASETS: dict[str, tuple[str, ...]] = {"toy": TOY_CLASSES, "coco-mini": COCO_CLASSES, "coco-20i": COCO_CLASSES}
+
+@dataclass(frozen=True)
+class Benchmark:
+    """A data set's classes, and how its four folds take them.
+
+    `interleaved`: fold *f* holds the classes whose index modulo 4 is *f*. `blocks`: it holds the *f*-th quarter of the
+    list. Numbers of the one cannot be compared with numbers of the other.
+    """
+
+    classes: tuple[str, ...]
+    folds: str = "interleaved"
+
+
+DATASETS: dict[str, Benchmark] = {
+    "toy": Benchmark(TOY_CLASSES),
+    "coco-mini": Benchmark(COCO_CLASSES),
+    # COCO-20i as HSNet, RePRI and PFENet (`use_split_coco`) define it, on the release that they use, and on 2017's,
+    # whose validation pictures are others.
+    "coco-20i": Benchmark(COCO_CLASSES),
+    "coco-20i-2017": Benchmark(COCO_CLASSES),
+    # The other benchmark that some call COCO-20i (PANet's setting: 20 classes in a row). Never mix the two.
+    "coco-blocks": Benchmark(COCO_CLASSES, "blocks"),
+    "coco-blocks-2017": Benchmark(COCO_CLASSES, "blocks"),
+    "pascal-5i": Benchmark(PASCAL_CLASSES, "blocks"),
+}
 
 # What people (and language models) also call the COCO classes.
 ALIASES: dict[str, str] = {
@@ -124,18 +149,31 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" Did you mean {close[0]!r}?" if close else ""
 
 
-def novel_classes(classes: tuple[str, ...], fold: int) -> tuple[str, ...]:
-    """The novel classes of a fold: every class whose index modulo 4 is `fold` (spec §3.1; HSNet's COCO-20i).
+def novel_classes(dataset: str, fold: int) -> tuple[str, ...]:
+    """The novel classes of a fold of a data set: a quarter of its classes (spec §3.1).
 
     Raises:
-        LlafsError: if `fold` is not 0, 1, 2 or 3.
+        LlafsError: `fold` is not 0, 1, 2 or 3.
     """
     if fold not in range(N_FOLDS):
         raise LlafsError(f"fold must be 0, 1, 2 or 3, not {fold!r}")
-    return classes[fold::N_FOLDS]
+    benchmark = DATASETS[dataset]
+    if benchmark.folds == "interleaved":
+        return benchmark.classes[fold::N_FOLDS]
+    size = len(benchmark.classes) // N_FOLDS
+    return benchmark.classes[fold * size : (fold + 1) * size]
 
 
-def base_classes(classes: tuple[str, ...], fold: int) -> tuple[str, ...]:
+def base_classes(dataset: str, fold: int) -> tuple[str, ...]:
     """The classes of a fold that may be seen in training: all that are not novel."""
-    novel = set(novel_classes(classes, fold))
-    return tuple(c for c in classes if c not in novel)
+    novel = set(novel_classes(dataset, fold))
+    return tuple(c for c in DATASETS[dataset].classes if c not in novel)
+
+
+def validation_classes(dataset: str, fold: int) -> tuple[str, ...]:
+    """Base classes to choose a model on, held out of its training: 5 of COCO's 60, 2 of PASCAL's and `toy`'s 15.
+
+    The field chooses its checkpoints on the very classes that it reports (spec §6.1). To choose on classes that are
+    neither trained on nor reported, every fourth of the next fold's novel classes is set aside.
+    """
+    return novel_classes(dataset, (fold + 1) % N_FOLDS)[::4]

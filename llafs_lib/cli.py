@@ -42,12 +42,24 @@ def _add_tutorial(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--backbone", default="auto", help="small, mobilenet_v2, resnet50 … (default: by data set)")
     parser.add_argument("--budget", default="small", help="tiny, small or full training (default: %(default)s)")
     parser.add_argument("--queries", type=int, default=150, help="at most; 0 asks all (default: %(default)s)")
+    parser.add_argument(
+        "--novel-in-train", default="background", help="novel objects in training: background, ignore or drop"
+    )
+    parser.add_argument(
+        "--hold-out", type=_yes_or_no, default=True, metavar="yes|no", help="base classes to choose a model on"
+    )
     parser.add_argument("--llm", default="", help="model to ask where no answer is recorded (default: ask none)")
     parser.add_argument("--runs", default="runs", help="folder of all runs (default: %(default)s)")
     parser.add_argument(
         "--only", action="append", default=[], choices=[n[:2] for n in NOTEBOOKS], help="just this notebook, now"
     )
     parser.set_defaults(command=_tutorial)
+
+
+def _yes_or_no(text: str) -> bool:
+    if text not in ("yes", "no"):
+        raise argparse.ArgumentTypeError(f"say yes or no, not {text!r}")
+    return text == "yes"
 
 
 def _tutorial(arguments: argparse.Namespace) -> None:
@@ -75,7 +87,7 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
 def _segment(arguments: argparse.Namespace) -> None:
     if not arguments.output.parent.is_dir():
         raise LlafsError(f"the folder {arguments.output.parent} for the output does not exist.")
-    from llafs_lib.data.coco import read_rgb
+    from llafs_lib.data.splits import read_rgb
     from llafs_lib.pipeline import LLaFS
     from llafs_lib.plots import prediction_row
 

@@ -13,11 +13,10 @@ import numpy as np
 
 from llafs_lib.artifacts import RunFolder
 from llafs_lib.classes import find_class, normalise
-from llafs_lib.data.coco import CocoSplit, read_rgb
 from llafs_lib.data.folds import load_fold, open_dataset
+from llafs_lib.data.splits import Split, read_rgb
 from llafs_lib.errors import LlafsError
-from llafs_lib.language.parsing import ParseError
-from llafs_lib.language.relations import related_classes
+from llafs_lib.language.relations import related_base_classes
 from llafs_lib.records import Episode, Fold, Prediction, RelatedClass, RelatedClasses
 from llafs_lib.retrieval.bank import SupportBank, embed
 from llafs_lib.retrieval.policies import Request, has_related_support, load_supports, select_supports
@@ -29,7 +28,7 @@ NOT_A_QUERY_ID = -1  # a picture of one's own belongs to no data set
 class SupportReader:
     """(picture id, class) → (image [H, W, 3] uint8, mask [H, W] bool); the pictures read last stay in memory."""
 
-    def __init__(self, split: CocoSplit, keep: int = 256):
+    def __init__(self, split: Split, keep: int = 256):
         self.split = split
         self._load = functools.lru_cache(keep)(lambda image_id: (split.image(image_id), split.label_map(image_id)))
 
@@ -87,8 +86,7 @@ class LLaFS:
         base = find_class(class_name, self.fold.base)
         if base is not None:
             return RelatedClasses(class_name, (RelatedClass(base, 1.0),), "itself", "a base class is its own support")
-        answer = related_classes(class_name, self.vocabulary, model=self.llm)
-        return answer.restrict_to(self.fold.base)
+        return related_base_classes(class_name, self.vocabulary, self.fold.base, model=self.llm)
 
     def segment(self, picture: str | Path | np.ndarray, class_name: str, shots: int = 5) -> Prediction:
         """Find `class_name` in a picture.
@@ -108,10 +106,7 @@ class LLaFS:
         if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
             raise LlafsError(f"a picture must be [H, W, 3] uint8 RGB, not {list(image.shape)} {image.dtype}.")
         notes = []
-        try:
-            related = self.related(class_name)
-        except ParseError as error:
-            related = RelatedClasses(class_name, (), "fallback", str(error))
+        related = self.related(class_name)
         if not has_related_support(self.bank, related):
             notes.append("no related base class has a support: random base supports were used instead")
         known_as = find_class(class_name, self.vocabulary) or normalise(class_name)  # "Giraffe" draws as "giraffe" does

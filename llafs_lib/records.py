@@ -5,8 +5,10 @@ Fold → Episode → RelatedClasses → Support → Prediction
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 
@@ -16,6 +18,8 @@ class Fold:
     """One of the four splits of a data set's classes, with the pictures that show each class.
 
     A picture is listed under a class when at least 2,048 of its label pixels belong to it (spec §3.3).
+    `validation` are base classes that no model is trained on, so that one can be chosen on them; `novel_in_train` says
+    what happens to novel objects in training pictures (see `llafs_lib.data.folds.make_fold`).
     """
 
     dataset: str
@@ -24,17 +28,31 @@ class Fold:
     novel: tuple[str, ...]
     train_images: Mapping[str, tuple[int, ...]] = field(repr=False)  # class → picture ids, training split
     test_images: Mapping[str, tuple[int, ...]] = field(repr=False)  # class → picture ids, validation split
+    validation: tuple[str, ...] = ()
+    novel_in_train: str = "background"
+    fingerprint: str = ""  # of the data set
+
+    @property
+    def training(self) -> tuple[str, ...]:
+        """The base classes that a model may be trained on: those not held out."""
+        return tuple(c for c in self.base if c not in self.validation)
+
+    @property
+    def digest(self) -> str:
+        """A short hash of all of the above: what is made from this fold carries it."""
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
     def __str__(self) -> str:
         def count(images: Mapping[str, tuple[int, ...]], classes: tuple[str, ...]) -> str:
             ids = [i for c in classes for i in images[c]]
-            return f"{len(ids)} (picture, class) pairs in {len(set(ids))} pictures"
+            return f"{len(ids):,} (picture, class) pairs in {len(set(ids)):,} pictures"
 
         return (
             f"{self.dataset}, fold {self.index}\n"
             f"  {len(self.base)} base classes : {', '.join(self.base)}\n"
+            f"    of these held out for validation: {', '.join(self.validation) or 'none'}\n"
             f"  {len(self.novel)} novel classes: {', '.join(self.novel)}\n"
-            f"  train on base : {count(self.train_images, self.base)}\n"
+            f"  train on base : {count(self.train_images, self.training)}, novel objects: {self.novel_in_train}\n"
             f"  test on novel : {count(self.test_images, self.novel)}"
         )
 

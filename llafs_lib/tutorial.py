@@ -47,20 +47,26 @@ class Settings:
     backbone: str = "auto"  # "small" for toy, "mobilenet_v2" for photographs
     budget: str = "small"  # "tiny", "small" or "full": see llafs_lib.vision.training.RECIPES
     queries: int = 150  # at most this many questions in notebook 05; 0 asks all there are
+    novel_in_train: str = "background"  # "background", "ignore" or "drop": see llafs_lib.data.folds.make_fold
+    hold_out: bool = True  # keep some base classes out of training, to choose a model on
     llm: str = ""  # model to ask where no answer is recorded; "" asks none
     runs: str = "runs"
 
     def __post_init__(self) -> None:
+        from llafs_lib.data.folds import NOVEL_IN_TRAIN
         from llafs_lib.vision.backbone import BACKBONES
         from llafs_lib.vision.training import recipe_for
 
         _one_of("dataset", self.dataset, DATASETS)
+        _one_of("novel_in_train", self.novel_in_train, NOVEL_IN_TRAIN)
+        if not isinstance(self.hold_out, bool):
+            raise ParameterError(f"hold_out must be True or False, not {self.hold_out!r}.")
         for name, low in (("fold", 0), ("shots", 1), ("seed", 0), ("queries", 0)):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < low:
                 raise ParameterError(f"{name} must be a whole number from {low}, not {value!r}.")
         try:
-            novel_classes(DATASETS[self.dataset], self.fold)
+            novel_classes(self.dataset, self.fold)
             recipe_for(self.budget, self.dataset)
         except LlafsError as error:
             raise ParameterError(str(error)) from None
@@ -145,9 +151,9 @@ def _cause(notebook: Path, settings: Settings, parameters: Mapping[str, Any]) ->
 
 
 def _data_digest(settings: Settings) -> str:
-    from llafs_lib.data.folds import annotation_files
+    from llafs_lib.data.folds import source_files
 
-    return _digest([_hash_or_none(path) for path in annotation_files(settings.dataset)])
+    return _digest([_hash_or_none(path) for path in source_files(settings.dataset)])
 
 
 def _digest(value: Any) -> str:

@@ -1,13 +1,24 @@
 """Shared fixtures. What needs files that not everybody has skips with the reason."""
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+from llafs_lib.data import labels
+
 ROOT = Path(__file__).resolve().parent.parent
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache(tmp_path_factory) -> Iterator[Path]:
+    """Label maps that tests paint are cached outside the checkout."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(labels, "CACHE", tmp_path_factory.mktemp("cache"))
+        yield labels.CACHE
 
 
 @pytest.fixture(scope="session")

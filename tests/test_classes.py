@@ -10,15 +10,29 @@ from llafs_lib.errors import LlafsError
 VOCABULARIES = [classes.COCO_CLASSES, classes.PASCAL_CLASSES, classes.TOY_CLASSES]
 
 
-@pytest.mark.parametrize("vocabulary", VOCABULARIES)
-def test_folds_are_disjoint_and_exhaustive(vocabulary):
-    seen = []
+@pytest.mark.parametrize("dataset", classes.DATASETS)
+def test_folds_are_disjoint_and_exhaustive(dataset):
+    vocabulary, seen = classes.DATASETS[dataset].classes, []
     for fold in range(4):
-        novel, base = classes.novel_classes(vocabulary, fold), classes.base_classes(vocabulary, fold)
+        novel, base = classes.novel_classes(dataset, fold), classes.base_classes(dataset, fold)
         assert not set(novel) & set(base)
         assert set(novel) | set(base) == set(vocabulary)
         seen += novel
     assert sorted(seen) == sorted(vocabulary)
+
+
+@pytest.mark.parametrize("dataset", classes.DATASETS)
+def test_validation_classes_are_base_classes(dataset):
+    for fold in range(4):
+        held_out = classes.validation_classes(dataset, fold)
+        assert set(held_out) < set(classes.base_classes(dataset, fold))
+        assert len(held_out) == (5 if len(classes.DATASETS[dataset].classes) == 80 else 2)
+
+
+def test_the_two_benchmarks_that_share_a_name_differ():
+    assert classes.novel_classes("coco-20i", 0)[:3] == ("person", "airplane", "boat")
+    assert classes.novel_classes("coco-blocks", 0)[:3] == ("person", "bicycle", "car")
+    assert classes.novel_classes("pascal-5i", 1) == ("bus", "car", "cat", "chair", "cow")
 
 
 def test_coco_ids_names_and_folds_equal_the_official_lists(reference):
@@ -26,11 +40,17 @@ def test_coco_ids_names_and_folds_equal_the_official_lists(reference):
     assert list(classes.COCO_IDS.values()) == official["category_ids_by_index"]
     theirs = [classes.find_class(name, classes.COCO_CLASSES) for name in official["names_by_index"]]
     assert theirs == list(classes.COCO_CLASSES)
+    for fold, listed in official["folds"].items():
+        names = [classes.COCO_CLASSES[int(index)] for index in listed]
+        assert names == list(classes.novel_classes("coco-20i", int(fold)))
+        for index, facts in listed.items():
+            name = classes.COCO_CLASSES[int(index)]
+            assert classes.COCO_IDS[name] == facts["coco_id"] and classes.find_class(facts["name"], (name,)) == name
 
 
 def test_each_toy_family_has_one_novel_member_per_fold():
     for fold in range(4):
-        novel = classes.novel_classes(classes.TOY_CLASSES, fold)
+        novel = classes.novel_classes("toy", fold)
         assert [sum(c in family for c in novel) for family in classes.TOY_FAMILIES.values()] == [1] * 5
     assert set(classes.TOY_CLASSES) <= set(classes.COCO_CLASSES)
 
@@ -55,7 +75,7 @@ def test_unknown_name_suggests_the_closest():
 
 def test_impossible_fold():
     with pytest.raises(LlafsError, match="0, 1, 2 or 3"):
-        classes.novel_classes(classes.COCO_CLASSES, 4)
+        classes.novel_classes("coco-20i", 4)
 
 
 @given(st.text(max_size=40))

@@ -30,7 +30,7 @@ def project(tmp_path_factory):
         patch.setattr(folds, "make_toy", lambda out: make_toy(out, n_train=40, n_val=20))
         dataset, run = folds.open_dataset("toy"), Settings().run
         fold = folds.make_fold(dataset, 0)
-        folds.save_fold(run, fold, dataset)
+        folds.save_fold(run, fold)
         torch.manual_seed(0)
         segmenter = HSNetSegmenter(HSNet(Backbone("small").freeze()), 97)
         with run.writing("hsnet.safetensors", {}) as path:

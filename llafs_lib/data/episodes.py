@@ -2,66 +2,182 @@
 
 from __future__ import annotations
 
+import csv
+import itertools
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
-from llafs_lib.data.coco import DataError
+from llafs_lib.data.labels import DataError
 from llafs_lib.records import Episode, Fold
+
+PROTOCOLS = ("distinct", "hsnet", "hsnet-list")
+COLUMNS = ["class", "query", "supports"]
+
+Lists = Mapping[str, Sequence[int]]  # class → picture ids
+
+
+class EpisodeSampler:
+    """Draws episodes: a class, a query picture that shows it, support pictures that show it too.
+
+    Protocols:
+        distinct: classes are served in turn. Within a class the queries come in a random order, all of them once before
+            any of them again. The supports of an episode are different pictures, none of them the query.
+        hsnet: HSNet's COCO-20i stream, draw for draw (spec §3.6): numpy's legacy generator; class uniform, query
+            uniform, each support uniform among all but the query. Supports may repeat: that is how it was published.
+        hsnet-list: HSNet's PASCAL-5i order: episode n asks about entry n of the list of (picture, class) pairs, over
+            and over. The official list's order is not public knowledge; here it is by picture, then class.
+
+    Args:
+        queries: class → the pictures that may be asked about.
+        shots: supports per episode, at least 1.
+        supports: class → the pictures that may be shown; None means `queries`, which the hsnet protocols require.
+        seed: with the same lists, the same seed gives the same episodes on any machine, in any number of processes.
+
+    Attributes:
+        notes: one sentence per class that cannot be asked about, or not with as many supports as wished.
+
+    Raises:
+        DataError: unknown protocol, `shots` below 1, or no class with pictures enough.
+    """
+
+    def __init__(
+        self, queries: Lists, shots: int = 1, supports: Lists | None = None, protocol: str = "distinct", seed: int = 0
+    ):
+        if protocol not in PROTOCOLS:
+            raise DataError(f"protocol {protocol!r} is unknown: choose one of {', '.join(PROTOCOLS)}.")
+        if shots < 1:
+            raise DataError(f"an episode needs at least one support, not {shots}.")
+        if supports is not None and protocol != "distinct":
+            raise DataError(f"protocol {protocol!r} draws queries and supports from the same lists.")
+        self.shots, self.protocol, self.seed = shots, protocol, seed
+        self._queries, self._supports = queries, queries if supports is None else supports
+        notes = {name: self._shortage(name) for name in queries}
+        self.classes = tuple(name for name in queries if not notes[name].endswith("left out"))
+        self.notes = tuple(f"{name}: {note}" for name, note in notes.items() if note)
+        if not self.classes:
+            raise DataError(f"no episode can be drawn: {'; '.join(self.notes) or 'there is no class'}.")
+
+    def draw(self, count: int) -> list[Episode]:
+        """The first `count` episodes of the stream."""
+        return list(itertools.islice(self._stream(), count))
+
+    def each_query_once(self, limit: int | None = None) -> list[Episode]:
+        """Every (picture, class) pair once, classes in turn, so that a limit does not crowd out the rare ones.
+
+        Args:
+            limit: at most this many, the first of them; None gives all.
+        """
+        if self.protocol != "distinct":
+            raise DataError(f"protocol {self.protocol!r} is a stream without an end: use draw(count).")
+        columns = [itertools.islice(self._of_class(c), len(self._queries[c])) for c in self.classes]
+        rows = itertools.zip_longest(*columns)
+        episodes = (episode for row in rows for episode in row if episode is not None)
+        return list(itertools.islice(episodes, limit))
+
+    def _shortage(self, name: str) -> str:
+        """What a class lacks, "" if nothing."""
+        n, pool = len(self._queries[name]), set(self._supports[name])
+        shown = len(pool) - (len(pool & set(self._queries[name])) > 0)  # a query never supports itself
+        if not n or shown < 1:
+            return f"{n} pictures to ask about, {len(pool)} to show: left out"
+        if shown < self.shots and self.protocol == "distinct":
+            return f"{len(pool)} pictures to show, so fewer than {self.shots} supports"
+        return ""
+
+    def _stream(self) -> Iterator[Episode]:
+        if self.protocol == "distinct":
+            columns = [self._of_class(c) for c in self.classes]
+            return (next(column) for column in itertools.cycle(columns))
+        return self._hsnet()
+
+    def _of_class(self, name: str) -> Iterator[Episode]:
+        # A generator of its own, so that a class's episodes do not depend on which other classes there are.
+        rng = np.random.default_rng([self.seed, zlib.crc32(name.encode())])
+        pool = np.array(self._supports[name])
+        while True:
+            for query in rng.permutation(self._queries[name]).tolist():
+                others = pool[pool != query]
+                supports = rng.choice(others, min(self.shots, len(others)), replace=False)
+                yield Episode(name, query, tuple(supports.tolist()))
+
+    def _hsnet(self) -> Iterator[Episode]:
+        rng = np.random.RandomState(self.seed)
+
+        def one_of(items: Sequence) -> int | str:
+            # `replace=False` draws a whole permutation to take one of it: slow, and part of the stream.
+            return items[rng.choice(len(items), 1, replace=False)[0]]
+
+        entries = sorted((i, name) for name in self.classes for i in self._queries[name])
+        for n in itertools.count():
+            if self.protocol == "hsnet":
+                name = one_of(self.classes)
+                query = one_of(self._queries[name])
+            else:
+                query, name = entries[n % len(entries)]
+            supports = (one_of(self._queries[name]) for _ in itertools.count())
+            supports = itertools.islice((s for s in supports if s != query), self.shots)
+            yield Episode(name, query, tuple(supports))
 
 
 def test_episodes(fold: Fold, classes: Sequence[str], shots: int, limit: int | None, seed: int) -> list[Episode]:
     """Questions about validation pictures of `classes`, each with `shots` training pictures of the same class.
 
-    Every (picture, class) pair is asked at most once. With a `limit`, classes are served in turn, so that a rare class
-    is not crowded out; within a class the pictures are drawn without replacement. A class with fewer training
-    pictures than `shots` gets all it has; a class with none is left out.
+    Every (picture, class) pair is asked at most once. A class with fewer training pictures than `shots` gets all it
+    has; a class with none is left out, which `EpisodeSampler.notes` would say.
 
     Args:
-        limit: at most this many episodes; None asks about every pair.
-        seed: the same seed gives the same episodes, whatever `limit` is.
+        limit: at most this many episodes, classes in turn; None asks about every pair.
     """
-    rng = np.random.default_rng(seed)
-    queues = {}
-    for name in classes:
-        queries = rng.permutation(fold.test_images[name])
-        pool = fold.train_images[name]
-        if len(pool):
-            queues[name] = [_episode(rng, name, int(q), pool, shots) for q in queries]
-    episodes = list(_in_turn(queues))
-    return episodes if limit is None else episodes[:limit]
+    queries, supports = ({c: images[c] for c in classes} for images in (fold.test_images, fold.train_images))
+    return EpisodeSampler(queries, shots, supports, seed=seed).each_query_once(limit)
 
 
 test_episodes.__test__ = False  # its name is the field's; pytest must not collect it
 
 
 def training_episodes(fold: Fold, count: int, seed: int) -> list[Episode]:
-    """`count` one-shot episodes among training pictures of base classes: class uniform, then two distinct pictures.
+    """`count` one-shot episodes among training pictures of the classes trained on.
 
     Raises:
-        DataError: no base class has two training pictures.
+        DataError: none of these classes has two training pictures.
     """
-    usable = [c for c in fold.base if len(fold.train_images[c]) >= 2]
-    if not usable:
-        raise DataError(f"no base class of {fold.dataset} fold {fold.index} has two training pictures.")
-    rng = np.random.default_rng(seed)
+    return EpisodeSampler({c: fold.train_images[c] for c in fold.training}, seed=seed).draw(count)
+
+
+def save_episodes(path: Path, episodes: Sequence[Episode], **facts: str | int) -> None:
+    """Write episodes as CSV, so that a result can name them.
+
+    Args:
+        facts: what the list is (data set, fold, protocol, seed …), written as `# name: value` lines before the table.
+    """
+    with Path(path).open("w", encoding="utf-8", newline="") as file:
+        file.writelines(f"# {name}: {value}\n" for name, value in facts.items())
+        table = csv.writer(file, lineterminator="\n")
+        table.writerow(COLUMNS)
+        table.writerows([e.class_name, e.query_id, " ".join(map(str, e.support_ids))] for e in episodes)
+
+
+def load_episodes(path: Path) -> list[Episode]:
+    """Read what `save_episodes` wrote.
+
+    Raises:
+        DataError: missing, or not such a file; the message names the line.
+    """
+    try:
+        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"the episodes in {path} cannot be read ({error}).") from error
+    table = [(number, line) for number, line in enumerate(lines, start=1) if not line.startswith("#")]
+    if not table or table[0][1] != ",".join(COLUMNS):
+        raise DataError(f"{path} is not a list of episodes: its table must begin with {','.join(COLUMNS)}.")
     episodes = []
-    for _ in range(count):
-        name = usable[rng.integers(len(usable))]
-        query, support = rng.choice(fold.train_images[name], 2, replace=False)
-        episodes.append(Episode(name, int(query), (int(support),)))
+    for number, line in table[1:]:
+        try:
+            ((name, query, supports),) = csv.reader([line])
+            episodes.append(Episode(name, int(query), tuple(int(s) for s in supports.split())))
+        except ValueError:
+            raise DataError(f"{path}, line {number} is not an episode: {line!r}.") from None
     return episodes
-
-
-def _episode(rng: np.random.Generator, name: str, query: int, pool: Sequence[int], shots: int) -> Episode:
-    supports = rng.choice(pool, min(shots, len(pool)), replace=False)
-    return Episode(name, query, tuple(int(s) for s in supports))
-
-
-def _in_turn(queues: Mapping[str, list[Episode]]) -> Iterator[Episode]:
-    """One episode of each class, then a second of each, and so on."""
-    longest = max((len(q) for q in queues.values()), default=0)
-    for turn in range(longest):
-        for queue in queues.values():
-            if turn < len(queue):
-                yield queue[turn]

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass
+from hashlib import sha256
 from pathlib import Path
 
+import numpy as np
+
 from llafs_lib.artifacts import RunFolder, write_json
-from llafs_lib.classes import DATASETS, base_classes, novel_classes
-from llafs_lib.data.coco import CocoSplit, DataError
+from llafs_lib.classes import DATASETS, base_classes, novel_classes, validation_classes
+from llafs_lib.data.coco import CocoSplit
+from llafs_lib.data.labels import VOID, DataError
+from llafs_lib.data.pascal import VocSplit, list_files
+from llafs_lib.data.splits import Split
 from llafs_lib.data.toy import make_toy
 from llafs_lib.records import Fold
 
 TOY_FOLDER = Path("data/toy")  # drawn on first use, under the working directory
+NOVEL_IN_TRAIN = ("background", "ignore", "drop")
 
 
 @dataclass(frozen=True)
@@ -23,13 +29,13 @@ class DataSet:
 
     name: str
     classes: tuple[str, ...]
-    train: CocoSplit
-    val: CocoSplit
+    train: Split
+    val: Split
 
     @property
     def fingerprint(self) -> str:
-        """A short hash of what is annotated; it goes into every manifest made from this data set."""
-        return hashlib.sha256((self.train.fingerprint + self.val.fingerprint).encode()).hexdigest()[:16]
+        """A short hash of what is annotated; it goes into every fold made from this data set."""
+        return sha256((self.train.fingerprint + self.val.fingerprint).encode()).hexdigest()[:16]
 
 
 def data_root() -> Path:
@@ -47,48 +53,100 @@ def open_dataset(name: str) -> DataSet:
         raise DataError(f"unknown dataset {name!r}: choose one of {', '.join(DATASETS)}.")
     if name == "toy":
         make_toy(TOY_FOLDER)
-    classes, (train, val) = DATASETS[name], annotation_files(name)
-    return DataSet(name, classes, _open_split(train, classes), _open_split(val, classes))
+    classes = DATASETS[name].classes
+    if name == "pascal-5i":
+        return DataSet(
+            name, classes, VocSplit(data_root() / "pascal", "train"), VocSplit(data_root() / "pascal", "val")
+        )
+    train, val = (_coco_split(annotations, classes) for annotations in source_files(name))
+    return DataSet(name, classes, train, val)
 
 
-def annotation_files(name: str) -> tuple[Path, Path]:
-    """Where the annotations of a data set's two splits are expected, training first."""
+def source_files(name: str) -> tuple[Path, ...]:
+    """The annotation files of a data set, training first; of PASCAL the lists of pictures. They need not exist yet."""
+    if name == "pascal-5i":
+        return list_files(data_root() / "pascal")
     if name == "toy":
         folder, splits = TOY_FOLDER, ("train", "val")
     else:
-        year = "2014" if name == "coco-20i" else "2017"
+        year = "2014" if name in ("coco-20i", "coco-blocks") else "2017"
         folder, splits = data_root() / "coco", (f"train{year}", f"val{year}")
-    train, val = (folder / "annotations" / f"instances_{split}.json" for split in splits)
-    return train, val
+    return tuple(folder / "annotations" / f"instances_{split}.json" for split in splits)
 
 
-def _open_split(annotations: Path, classes: tuple[str, ...]) -> CocoSplit:
+def _coco_split(annotations: Path, classes: tuple[str, ...]) -> CocoSplit:
     split = annotations.stem.removeprefix("instances_")
     return CocoSplit(annotations.parent.parent / split, annotations, classes)
 
 
-def make_fold(dataset: DataSet, index: int) -> Fold:
+def make_fold(dataset: DataSet, index: int, novel_in_train: str = "background", hold_out: bool = True) -> Fold:
     """Split the classes of a data set and list the pictures of each class (spec §3.1–3.3).
 
     The novel classes' *training* pictures are listed too: a few-shot model is shown some of them as supports. No model
     here is trained on their masks.
 
+    Args:
+        novel_in_train: training pictures of base classes also show novel objects, 27 to 59% of them on COCO-20i. What
+            to do about it is worth points, and papers differ (spec §3.5): "background" keeps the pictures and calls
+            novel pixels background (HSNet, PFENet); "ignore" keeps the pictures and teaches nothing about these pixels
+            (RePRI); "drop" leaves out every picture with a novel pixel (BAM, HDMNet).
+        hold_out: set `validation_classes` aside, to choose a model on. False trains on all base classes, as HSNet does.
+
     Raises:
-        LlafsError: `index` is not 0…3.
+        LlafsError: `index` is not 0…3, or `novel_in_train` is none of the three.
+        DataError: a listed picture is missing or cut off; no picture is left to train on or to be asked about.
     """
-    return Fold(
+    if novel_in_train not in NOVEL_IN_TRAIN:
+        raise DataError(f"novel_in_train={novel_in_train!r} is unknown: choose one of {', '.join(NOVEL_IN_TRAIN)}.")
+    base, novel = base_classes(dataset.name, index), novel_classes(dataset.name, index)
+    for split in (dataset.train, dataset.val):
+        split.check_files()
+    train_images = dict(dataset.train.images_by_class())
+    if novel_in_train == "drop":
+        dropped = set(pictures_with(dataset.train, novel, min_pixels=1))
+        train_images |= {c: tuple(i for i in train_images[c] if i not in dropped) for c in base}
+    fold = Fold(
         dataset=dataset.name,
         index=index,
-        base=base_classes(dataset.classes, index),
-        novel=novel_classes(dataset.classes, index),
-        train_images=dataset.train.images_by_class(),
-        test_images=dataset.val.images_by_class(),
+        base=base,
+        novel=novel,
+        train_images=train_images,
+        test_images=dict(dataset.val.images_by_class()),
+        validation=validation_classes(dataset.name, index) if hold_out else (),
+        novel_in_train=novel_in_train,
+        fingerprint=dataset.fingerprint,
     )
+    for what, images, classes in (("train on", fold.train_images, fold.training), ("test on", fold.test_images, novel)):
+        if not any(images[c] for c in classes):
+            raise DataError(f"{dataset.name} fold {index} is empty: no picture to {what} shows any of its classes.")
+    return fold
 
 
-def save_fold(run: RunFolder, fold: Fold, dataset: DataSet) -> None:
+def pictures_with(split: Split, classes: tuple[str, ...], min_pixels: int) -> tuple[int, ...]:
+    """The pictures that show at least `min_pixels` of any one of `classes`."""
+    columns = [split.classes.index(c) for c in classes]
+    shown = (split.pixels[:, columns] >= min_pixels).any(axis=1)
+    return tuple(np.array(split.image_ids)[shown].tolist())
+
+
+def training_labels(labels: np.ndarray, classes: tuple[str, ...], fold: Fold) -> np.ndarray:
+    """A label map as training may see it: without the novel and the held-out classes.
+
+    Args:
+        labels: [H, W] uint8, as `Split.label_map` gives it.
+        classes: the data set's.
+
+    Returns: [H, W] uint8, their pixels background, or void if `fold.novel_in_train` is "ignore".
+    """
+    table = np.arange(256, dtype=np.uint8)
+    hidden = [classes.index(c) + 1 for c in (*fold.novel, *fold.validation)]
+    table[hidden] = VOID if fold.novel_in_train == "ignore" else 0
+    return table[labels]
+
+
+def save_fold(run: RunFolder, fold: Fold) -> None:
     """Write `folds.json`."""
-    parameters = {"dataset": fold.dataset, "fold": fold.index, "data": dataset.fingerprint}
+    parameters = {"dataset": fold.dataset, "fold": fold.index, "data": fold.fingerprint}
     with run.writing("folds.json", parameters) as path:
         write_json(path, asdict(fold))
 
@@ -96,7 +154,7 @@ def save_fold(run: RunFolder, fold: Fold, dataset: DataSet) -> None:
 def load_fold(run: RunFolder, dataset: DataSet) -> Fold:
     """Read `folds.json`, checked against the data set it is used with."""
     stored = json.loads(run.require("folds.json", data=dataset.fingerprint).read_text(encoding="utf-8"))
-    for key in ("base", "novel"):
+    for key in ("base", "novel", "validation"):
         stored[key] = tuple(stored[key])
     for key in ("train_images", "test_images"):
         stored[key] = {name: tuple(ids) for name, ids in stored[key].items()}

@@ -28,14 +28,22 @@ class ConfusionCounts:
         return 100.0 * self.inter / self.union if self.union else 100.0
 
 
-def count(prediction: np.ndarray, truth: np.ndarray, class_name: str = "", image_id: int = 0) -> ConfusionCounts:
-    """Compare two masks [H, W] bool.
+def count(
+    prediction: np.ndarray,
+    truth: np.ndarray,
+    class_name: str = "",
+    image_id: int = 0,
+    void: np.ndarray | None = None,
+) -> ConfusionCounts:
+    """Compare two masks [H, W] bool; the pixels of `void` [H, W] bool are not looked at (spec §3.8).
 
     Raises:
         ValueError: their sizes differ.
     """
     if prediction.shape != truth.shape:
         raise ValueError(f"prediction {prediction.shape} and truth {truth.shape} must have the same size")
+    if void is not None:
+        prediction, truth = prediction[~void], truth[~void]
     inter, union = int((prediction & truth).sum()), int((prediction | truth).sum())
     return ConfusionCounts(class_name, image_id, inter, union, truth.size - union, truth.size - inter)
 

@@ -57,7 +57,7 @@ def policy_arm(
 def evaluate(
     episodes: Sequence[Episode],
     arms: Mapping[str, Arm],
-    read_query: Callable[[Episode], tuple[np.ndarray, np.ndarray]],
+    read_query: Callable[[Episode], tuple[np.ndarray, np.ndarray, np.ndarray]],
     log: Path,
     key: str,
 ) -> dict[str, list[ConfusionCounts]]:
@@ -65,7 +65,7 @@ def evaluate(
 
     Args:
         arms: name → arm. All arms of one query run after one another, so that its features are computed once.
-        read_query: episode → (image [H, W, 3] uint8, truth [H, W] bool).
+        read_query: episode → (image [H, W, 3] uint8, truth [H, W] bool, void [H, W] bool).
         log: one JSON line per (query, arm). Lines of an earlier, interrupted run are kept if its `key` was the same.
         key: everything that decides the answers (library, model, supports, shots, seed), as one string.
 
@@ -76,9 +76,9 @@ def evaluate(
     with log.open("a", encoding="utf-8") as file:
         for episode in track(episodes, "evaluating", "query"):
             missing = [name for name in arms if (name, episode.class_name, episode.query_id) not in done]
-            image, truth = read_query(episode) if missing else (None, None)
+            image, truth, void = read_query(episode) if missing else (None, None, None)
             for name in missing:
-                result = count(arms[name](episode, image), truth, episode.class_name, episode.query_id)
+                result = count(arms[name](episode, image), truth, episode.class_name, episode.query_id, void)
                 done[name, episode.class_name, episode.query_id] = result
                 file.write(json.dumps({"arm": name, **asdict(result)}) + "\n")
             file.flush()

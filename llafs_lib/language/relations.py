@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy as np
 from llafs_lib.artifacts import RunFolder, write_json
 from llafs_lib.classes import COCO_CLASSES, find_class, normalise
 from llafs_lib.errors import LlafsError
-from llafs_lib.language.parsing import parse_related
+from llafs_lib.language.parsing import ParseError, parse_related
 from llafs_lib.language.prompts import CONSTRAINED, OPEN, Prompt, check_class_name
 from llafs_lib.language.replay import DEFAULT_CACHE, ReplayMiss, find, save
 from llafs_lib.records import RelatedClass, RelatedClasses
@@ -66,6 +66,20 @@ def related_classes(
     if source == "live" and cache is not None:  # after parsing: a useless answer is not kept
         save(recording, cache)
     return RelatedClasses(class_name, ranked, source, recording["provenance"], raw, dropped)
+
+
+def related_base_classes(
+    class_name: str, vocabulary: tuple[str, ...], base: Iterable[str], *, model: str | None = None
+) -> RelatedClasses:
+    """`related_classes`, restricted to a fold's base classes: what the method may use.
+
+    An answer that names no class of `vocabulary` is not an error here: it becomes an empty one of source "fallback",
+    whose provenance says what happened.
+    """
+    try:
+        return related_classes(class_name, vocabulary, model=model).restrict_to(base)
+    except ParseError as error:
+        return RelatedClasses(class_name, (), "fallback", str(error))
 
 
 def relation_matrix(classes: tuple[str, ...]) -> np.ndarray:

@@ -22,6 +22,7 @@ from llafs_lib.errors import LlafsError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+_MEAN, _STD = (255 * torch.tensor(v)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))  # [3, 1, 1], of bytes
 
 
 class BackboneError(LlafsError):
@@ -219,10 +220,17 @@ def to_input(image: np.ndarray, size: int) -> Tensor:
 
     Returns: [3, size, size] float32.
     """
-    shrinks = image.shape[0] * image.shape[1] > size * size
-    square = cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
-    x = torch.from_numpy(square).permute(2, 0, 1).float() / 255  # [size, size, 3] → [3, size, size]
-    return (x - torch.tensor(IMAGENET_MEAN)[:, None, None]) / torch.tensor(IMAGENET_STD)[:, None, None]
+    return (squash(image, size) - _MEAN).div_(_STD)
+
+
+def squash(image: np.ndarray, size: int) -> Tensor:
+    """Resize a picture [H, W, 3] uint8 to [3, size, size] uint8, bilinear with antialiasing.
+
+    PIL's result, which HSNet uses, to within one grey level (each rounds in its own way), four times faster.
+    """
+    x = torch.from_numpy(np.require(image, requirements=("C", "W")))
+    x = x.permute(2, 0, 1)[None]  # [H, W, 3] → [1, 3, H, W]
+    return F.interpolate(x, (size, size), mode="bilinear", antialias=True)[0]
 
 
 def to_mask(mask: np.ndarray, size: int) -> Tensor:

@@ -43,13 +43,13 @@ def test_an_alias_finds_the_recording_and_the_vocabulary_limits_it():
     assert set(related.names) == {"bed", "chair"} and related.dropped
 
 
-@pytest.mark.parametrize("dataset", DATASETS)
+@pytest.mark.parametrize("dataset", [name for name, d in DATASETS.items() if d.folds == "interleaved"])
 def test_every_novel_class_of_every_fold_has_a_base_class_that_looks_like_it(dataset):
-    classes = DATASETS[dataset]
+    classes = DATASETS[dataset].classes
     for fold in range(4):
-        for name in novel_classes(classes, fold):
+        for name in novel_classes(dataset, fold):
             related = related_classes(name, classes, mode="replay", cache=None)
-            assert related.restrict_to(base_classes(classes, fold)).names
+            assert related.restrict_to(base_classes(dataset, fold)).names
 
 
 @pytest.mark.parametrize("arguments", [{"mode": "replay", "model": "m"}, {"mode": "auto"}])

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 import torch
 
+from llafs_lib.classes import TOY_CLASSES
+from llafs_lib.data.episodes import EpisodeSampler
 from llafs_lib.tutorial import project_root
 from llafs_lib.vision.hsnet import CenterPivotConv4d, hypercorrelation
 
@@ -21,6 +23,24 @@ def functions_of(name: str) -> dict:
                 if isinstance(node, ast.Import | ast.ImportFrom | ast.FunctionDef):
                     exec(compile(ast.Module([node], []), name, "exec"), namespace)
     return namespace
+
+
+def test_label_maps(tmp_path):
+    from llafs_lib.data.coco import CocoSplit
+    from llafs_lib.data.toy import make_toy
+
+    make_toy(tmp_path, n_train=8, n_val=1)
+    split = CocoSplit(tmp_path / "train", tmp_path / "annotations" / "instances_train.json", TOY_CLASSES)
+    paint_by_hand = functions_of("01_data_folds")["paint_by_hand"]
+    for image_id in split.image_ids:
+        assert np.array_equal(paint_by_hand(split, image_id), split.label_map(image_id))
+
+
+@pytest.mark.parametrize("shots", [1, 5])
+def test_hsnets_stream(shots):
+    images = {"zebra": range(9), "horse": range(20, 27), "cow": range(50, 53)}
+    by_hand = functions_of("01_data_folds")["hsnet_episodes_by_hand"](images, shots, 100)
+    assert list(by_hand) == EpisodeSampler(images, shots, protocol="hsnet").draw(100)
 
 
 @pytest.mark.parametrize("seed", range(3))

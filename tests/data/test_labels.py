@@ -1,0 +1,124 @@
+"""The cache of label maps: never stale, never half."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
+
+from llafs_lib.data import labels
+from llafs_lib.data.labels import DataError, Painted, open_labels
+
+CLASSES = ("zebra", "horse")
+
+
+class Painter:
+    """Paints one picture and counts how often it is asked to."""
+
+    def __init__(self, value=1):
+        self.calls, self.value = 0, value
+
+    def __call__(self, skipped):
+        self.calls += 1
+        skipped.add("an object without any outline", "annotation 5")
+        skipped.add("an object without any outline", "annotation 6")
+        yield Painted(3, "3.jpg", np.full((4, 5), self.value, np.uint8))
+
+
+@pytest.fixture
+def source(tmp_path):
+    (tmp_path / "a.json").write_text("one")
+    return tmp_path / "a.json"
+
+
+def test_label_maps_are_painted_once(source, tmp_path):
+    painter = Painter()
+    first = open_labels("train", [source], CLASSES, painter, tmp_path / "cache")
+    again = open_labels("train", [source], CLASSES, painter, tmp_path / "cache")
+    assert painter.calls == 1
+    for store in (first, again):
+        assert store.image_ids == (3,) and 3 in store and 4 not in store
+        assert store.size(3) == (4, 5) and (store.label_map(3) == 1).all() and store.label_map(3).shape == (4, 5)
+        assert store.pixels.tolist() == [[20, 0]] and store.files == {3: "3.jpg"}
+        assert store.skipped == ("2 × an object without any outline, the first in annotation 5",)
+    assert first.fingerprint == again.fingerprint
+
+
+def changed_bytes(source, patch):
+    source.write_text("another size")
+
+
+def changed_time(source, patch):
+    os.utime(source, ns=(1, 1))
+
+
+def changed_rule(source, patch):
+    patch.setattr(labels, "RULE_VERSION", 99)
+
+
+@pytest.mark.parametrize("change", [changed_bytes, changed_time, changed_rule])
+def test_a_cache_is_made_anew_when_its_cause_changes(source, tmp_path, monkeypatch, change):
+    old = open_labels("train", [source], CLASSES, Painter(), tmp_path / "cache")
+    change(source, monkeypatch)
+    new = open_labels("train", [source], CLASSES, Painter(value=2), tmp_path / "cache")
+    assert (new.label_map(3) == 2).all() and new.fingerprint != old.fingerprint
+    assert len(list((tmp_path / "cache").iterdir())) == 1  # the outdated one is gone
+
+
+def test_other_classes_have_a_cache_of_their_own(source, tmp_path):
+    painter = Painter()
+    for classes in (CLASSES, CLASSES[::-1]):
+        open_labels("train", [source], classes, painter, tmp_path / "cache")
+    assert painter.calls == 2
+
+
+def test_an_interrupted_painter_leaves_nothing(source, tmp_path):
+    def interrupted(skipped):
+        yield Painted(1, "1.jpg", np.zeros((4, 5), np.uint8))
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        open_labels("train", [source], CLASSES, interrupted, tmp_path / "cache")
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_a_cache_that_cannot_be_written(source, tmp_path):
+    (tmp_path / "cache").write_text("a file where the folder should be")
+    with pytest.raises(DataError, match="the cache of label maps, .*, cannot be written"):
+        open_labels("train", [source], CLASSES, Painter(), tmp_path / "cache")
+
+
+PROCESS = """
+import sys, time, numpy as np
+from pathlib import Path
+from llafs_lib.data.labels import Painted, open_labels
+def slowly(skipped):
+    for i in range(20):
+        time.sleep(0.02)
+        yield Painted(i, f"{i}.jpg", np.full((4, 5), 1, np.uint8))
+store = open_labels("train", [Path(sys.argv[1])], ("zebra",), slowly, Path(sys.argv[2]))
+assert (store.label_map(19) == 1).all()
+print(store.fingerprint)
+"""
+
+
+def test_two_processes_at_once(source, tmp_path):
+    arguments = [sys.executable, "-c", PROCESS, str(source), str(tmp_path / "cache")]
+    running = [subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    answers = [p.communicate(timeout=60)[0] for p in running]
+    assert [p.returncode for p in running] == [0, 0] and answers[0] == answers[1] != ""
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+
+
+@given(arrays.arrays(np.uint8, arrays.array_shapes(min_dims=2, max_dims=2, max_side=30), elements=st.integers(0, 2)))
+def test_any_label_map_survives(tmp_path_factory, label_map):
+    folder = tmp_path_factory.mktemp("labels")
+    (folder / "a.json").write_text("")
+    painted = [Painted(7, "7.jpg", label_map)]
+    store = open_labels("val", [folder / "a.json"], CLASSES, lambda skipped: painted, folder / "cache")
+    assert np.array_equal(store.label_map(7), label_map)
+    assert store.pixels.tolist() == [[(label_map == 1).sum(), (label_map == 2).sum()]]
