@@ -26,8 +26,9 @@ def draw_mask(
     """Show a picture [H, W, 3] with a mask [H, W] as a tint and an outline."""
     ax.imshow(image)
     if mask is not None and mask.any():
-        rgb = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
-        ax.imshow(np.dstack([np.broadcast_to(rgb, (*mask.shape, 3)), 0.35 * mask]))
+        tint = np.zeros((*mask.shape, 4), np.uint8)  # bytes: a sheet of photographs in floats takes a gigabyte
+        tint[mask] = (*(int(colour[i : i + 2], 16) for i in (1, 3, 5)), 89)  # 35% opaque
+        ax.imshow(tint)
         if not mask.all():
             ax.contour(mask, levels=[0.5], colors=[colour], linewidths=1.5)
     ax.set_title(title, fontsize=9)
