@@ -1,6 +1,5 @@
 import json
 from importlib import resources
-from pathlib import Path
 
 import pytest
 
@@ -8,8 +7,6 @@ from llafs_lib.classes import COCO_CLASSES
 from llafs_lib.language import replay
 from llafs_lib.language.parsing import parse_related
 from llafs_lib.language.prompts import CONSTRAINED, OPEN
-
-REFERENCE = Path(__file__).parents[3] / "shared/reference/llm_related.json"
 
 
 def recorded(name):
@@ -46,9 +43,8 @@ def test_a_recording_parses_back_to_its_ranking():
     assert ranking("giraffe") == list(giraffe.items())
 
 
-@pytest.mark.skipif(not REFERENCE.exists(), reason="../shared/reference/llm_related.json is not here")
-def test_all_recordings_equal_the_reference():
-    reference = json.loads(REFERENCE.read_text(encoding="utf-8"))
+def test_all_recordings_equal_the_reference(reference):
+    reference = json.loads((reference / "llm_related.json").read_text(encoding="utf-8"))
     assert set(reference["related"]) == set(COCO_CLASSES)
     for name, ranked in reference["related"].items():
         assert ranking(name) == [(r["class"], r["score"]) for r in ranked]
