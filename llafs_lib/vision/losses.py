@@ -18,6 +18,24 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(_at_size_of(labels, logits), labels, ignore_index=IGNORE)
 
 
+def smoothed_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.1) -> Tensor:
+    """Cross-entropy with smoothed labels, the loss of RePRI's base training (spec §2.2).
+
+    The true class is to get 1 − `smoothing`, every other class `smoothing` / (C − 1).
+
+    Args:
+        logits: [B, C, h, w], C ≥ 2, resized to the labels' size first (bilinear, corners aligned).
+        labels: [B, H, W] int64 in 0…C-1, or `IGNORE`.
+
+    Returns: the mean over the pixels that are not `IGNORE`; 0 if there are none.
+    """
+    classes = logits.shape[1]
+    spread = smoothing * classes / (classes - 1)  # PyTorch also gives the true class a share of what it spreads
+    logits = _at_size_of(labels, logits)
+    total = F.cross_entropy(logits, labels, ignore_index=IGNORE, label_smoothing=spread, reduction="sum")
+    return total / (labels != IGNORE).sum().clamp(min=1)
+
+
 def dice(logits: Tensor, labels: Tensor) -> Tensor:
     """1 − the mean over the batch of the soft Dice coefficient of the foreground, in [0, 1].
 

@@ -1,0 +1,166 @@
+"""The training-free baseline: is a pixel more like the supports' foreground, or more like their background?
+
+Every position of a frozen backbone's map is a unit vector. The *foreground prototype* is the direction of the mean over
+the supports' foreground. The *background prototype* is the mean over all the rest and keeps its length: where the
+background is of many kinds the mean is short, and rightly takes little off. Nothing is learned but a threshold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from llafs_lib.errors import LlafsError
+from llafs_lib.records import Prediction, Support
+from llafs_lib.vision.backbone import Backbone, to_mask
+from llafs_lib.vision.segmenter import FeatureCache
+
+STRIDES = (16, 32)
+FLAT = 1e-6  # similarities that differ by less differ by rounding
+
+
+def unit_features(taps: Sequence[Tensor], levels: tuple[int, int, int], strides: Sequence[int] = STRIDES) -> Tensor:
+    """The last taps of some strides as one map of unit vectors: dot products of it average the strides' cosines.
+
+    Args:
+        taps: of one picture, shallow to deep, each [C, h, w]; levels: the backbone's; strides: of 8, 16 and 32.
+
+    Returns: [ΣC, h, w] on the finest grid.
+    """
+    last = [taps[sum(levels[: (8, 16, 32).index(stride) + 1]) - 1] for stride in sorted(strides)]
+    grid = last[0].shape[-2:]
+    maps = [F.interpolate(tap[None], grid, mode="bilinear", align_corners=True)[0] for tap in last]
+    return torch.cat([F.normalize(m, dim=0) for m in maps]) / len(maps) ** 0.5
+
+
+def prototypes(features: Tensor, masks: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Masked averages over all supports and positions.
+
+    Args:
+        features: unit vectors, [K, C, h, w].
+        masks: [K, H, W] in {0, 1}. A position at the border of a mask counts by the share of it that is covered, so
+            that a small object is never lost.
+        weights: [K] ≥ 0, how much each support counts; None: all the same.
+
+    Returns: foreground [C] of length 1, background [C] of length ≤ 1; zeros where no mask has any.
+
+    Raises:
+        LlafsError: K = 0, shapes that do not belong together, or features that are not finite.
+    """
+    if features.dim() != 4 or not len(features) or len(masks) != len(features) or masks.dim() != 3:
+        raise LlafsError(
+            f"features {list(features.shape)} and masks {list(masks.shape)} must be [K, C, h, w] and [K, H, W], K ≥ 1."
+        )
+    _check_finite(features)
+    shares = F.adaptive_avg_pool2d(masks[:, None].to(features), features.shape[-2:])[:, 0]  # [K, H, W] → [K, h, w]
+    weights = torch.ones(len(features)) if weights is None else weights
+    weights = weights.to(features)[:, None, None]
+    foreground = torch.einsum("kchw,khw->c", features, weights * shares)
+    rest = weights * (1 - shares)
+    background = torch.einsum("kchw,khw->c", features, rest) / rest.sum().clamp(min=1e-12)
+    return F.normalize(foreground, dim=0), background
+
+
+def _check_finite(features: Tensor) -> None:
+    if not features.isfinite().all():
+        raise LlafsError("features hold NaN or infinity: check the backbone's weights.")
+
+
+def score_map(features: Tensor, foreground: Tensor, background: Tensor, size: Sequence[int]) -> Tensor:
+    """Similarity to the foreground minus similarity to the background, stretched to [0, 1] over the picture.
+
+    Args:
+        features: of the query, unit vectors [C, h, w]; foreground, background: prototypes [C]; size: (H, W) to give.
+
+    Returns: [H, W]: 0 is the picture's least likely pixel, 1 its most likely; all 0 if no pixel differs.
+
+    Raises:
+        LlafsError: features that are not finite.
+    """
+    _check_finite(features)
+    scores = torch.einsum("chw,c->hw", features, foreground - background)
+    scores = F.interpolate(scores[None, None], tuple(size), mode="bilinear", align_corners=True)[0, 0]
+    low, high = scores.aminmax()
+    if high - low < FLAT:
+        return torch.zeros_like(scores)
+    return (scores - low) / (high - low)
+
+
+def best_threshold(scores: Sequence[np.ndarray], truths: Sequence[np.ndarray], steps: int = 100) -> float:
+    """The threshold whose masks `scores >= threshold` have the highest mean IoU; to be chosen on base classes.
+
+    Args:
+        scores: of each query [H, W] in [0, 1]; truths: [H, W] bool, not all empty; steps: 1/steps is the resolution.
+
+    Returns: in [0, 1].
+
+    Raises:
+        LlafsError: no queries, not as many truths, sizes that differ, or no truth with foreground.
+    """
+    shapes = [s.shape for s in scores], [t.shape for t in truths]
+    if not scores or shapes[0] != shapes[1] or not any(t.any() for t in truths):
+        raise LlafsError("a threshold needs score maps with truths of the same sizes, some of them not empty.")
+    edges = np.arange(steps + 1) / steps
+    total = np.zeros(steps + 1)
+    for score, truth in zip(scores, truths, strict=True):
+        passed = np.searchsorted(edges.astype(score.dtype), score, "right") - 1  # the highest edge a pixel reaches
+        marked, hit = (
+            np.bincount(p.ravel(), minlength=steps + 1)[::-1].cumsum()[::-1] for p in (passed, passed[truth])
+        )
+        total += hit / np.maximum(marked + truth.sum() - hit, 1)
+    return float(edges[total.argmax()])
+
+
+class PrototypeSegmenter:
+    """The baseline as a `Segmenter`.
+
+    Args:
+        backbone: frozen.
+        size: side of the square that pictures are squashed to, px.
+        threshold: on the score in [0, 1]; `best_threshold` chooses it on base classes.
+        weighted: supports count by their scores; False, or when all scores are 0: all the same.
+        strides: of the maps that are compared.
+    """
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        size: int,
+        threshold: float,
+        weighted: bool = False,
+        strides: Sequence[int] = STRIDES,
+    ):
+        self.size, self.threshold, self.weighted, self.strides = size, threshold, weighted, strides
+        self.features = FeatureCache(backbone, size)
+
+    @torch.inference_mode()
+    def segment(self, query: np.ndarray, supports: Sequence[Support], class_name: str = "") -> Prediction:
+        """Segment `query` [H, W, 3] uint8.
+
+        `probability` is the score, which orders one picture's pixels and promises no more than that. Empty support
+        masks give an empty prediction, with a note.
+
+        Raises:
+            LlafsError: there are no supports.
+        """
+        if not supports:
+            raise LlafsError(f"no support for {class_name or 'this class'}: a prototype needs an annotated picture.")
+        masks = torch.stack([to_mask(s.mask, self.size) for s in supports])
+        if not masks.any():
+            nothing, note = np.zeros(query.shape[:2], np.float32), "no support shows the class: nothing is marked"
+            return Prediction(class_name, nothing > 0, nothing, tuple(supports), notes=(note,))
+        maps = torch.stack([self._features(s.image) for s in supports])
+        foreground, background = prototypes(maps, masks, self._weights(supports))
+        score = score_map(self._features(query), foreground, background, query.shape[:2]).cpu().numpy()
+        return Prediction(class_name, score >= self.threshold, score, tuple(supports))
+
+    def _features(self, image: np.ndarray) -> Tensor:
+        return unit_features(self.features(image), self.features.backbone.levels, self.strides)
+
+    def _weights(self, supports: Sequence[Support]) -> Tensor | None:
+        scores = torch.tensor([s.score for s in supports], dtype=torch.float32)
+        return scores if self.weighted and scores.any() else None

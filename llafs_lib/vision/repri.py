@@ -1,0 +1,284 @@
+"""RePRI: few-shot segmentation without meta-learning (Boudiaf et al., CVPR 2021; spec §2).
+
+A network learns the base classes as any segmentation network would (`pspnet.py`). For a new class each task fits one
+small classifier to the network's features, σ(τ·cos(f, w) − b), by gradient descent at inference. It should
+
+    be right on the support      CE = cross-entropy with the support masks,
+    be confident on the query    H  = entropy of its answer there,
+    find a plausible share       KL = divergence of the query's foreground share from an estimate π of it.
+
+The classifier has C + 1 numbers, so its gradient is written out below, and no graph is ever built.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from llafs_lib.errors import LlafsError
+from llafs_lib.records import Prediction, Support
+from llafs_lib.vision.losses import IGNORE
+from llafs_lib.vision.pspnet import PSPNet, padded_input, padded_labels, unpadded
+
+EPS = 1e-10
+
+
+@dataclass(frozen=True)
+class RepriSettings:
+    """How a classifier is fitted to a task; the defaults are the published ones (spec §2.3).
+
+    `adapt_iter` counts as published: iterations t = 1 … adapt_iter − 1, so 50 means 49 gradient steps. After the one
+    with t + 1 == `update_at`, π is estimated anew and the weight of KL grows by 1. A weight of None means 1/K.
+    """
+
+    temperature: float = 20.0
+    rate: float = 0.025
+    adapt_iter: int = 50
+    update_at: int = 10
+    kl_weight: float | None = None
+    entropy_weight: float | None = None
+
+
+# For analysis: what if the query's share of foreground were known? To be used with `proportion=true_proportion(…)`.
+ORACLE = RepriSettings(adapt_iter=300, kl_weight=1.0, entropy_weight=0.1)
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """One classifier per task, p(x) = σ(τ·cos(f(x), w) − b), and the share of foreground that it is to find.
+
+    prototype: w, [n, C]; bias: b, [n]; proportion: π, [n] in [0, 1]; temperature: τ.
+    """
+
+    prototype: Tensor
+    bias: Tensor
+    proportion: Tensor
+    temperature: float
+
+    def scores(self, features: Tensor) -> Tensor:
+        """τ·cos(f, w), without the bias: unit features [n, C, P] → [n, P]."""
+        dots = (self.prototype[:, None] @ features)[:, 0]  # [n, 1, C] @ [n, C, P] → [n, P]
+        return self.temperature * dots / (self.prototype.norm(dim=1, keepdim=True) + EPS)
+
+    def probability(self, features: Tensor) -> Tensor:
+        """Of the foreground, in [0, 1]: unit features [n, C, P] → [n, P]."""
+        return torch.sigmoid(self.scores(features) - self.bias[:, None])
+
+    def gradient(self, features: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
+        """Of a loss in w [n, C] and b [n], from its `slope` ∂L/∂z [n, P], where p = σ(z) on `features` [n, C, P]."""
+        w, norm = self.prototype, self.prototype.norm(dim=1, keepdim=True)
+        pull = (features @ slope[..., None])[..., 0]  # Σ ∂L/∂z · f: [n, C, P] @ [n, P, 1] → [n, C]
+        along = (pull * w).sum(dim=1, keepdim=True) / (norm * (norm + EPS)).clamp(min=EPS)
+        # The cosine does not change with the length of w, so what points along w goes.
+        return self.temperature * (pull - along * w) / (norm + EPS), -slope.sum(dim=1)
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """What `refine` found: the classifiers before and after, and the query's `probability` [n, H, W] in [0, 1]."""
+
+    initial: Classifier
+    final: Classifier
+    probability: Tensor
+
+
+@torch.no_grad()
+def refine(
+    support: Tensor,
+    query: Tensor,
+    masks: Tensor,
+    padding: Tensor | None = None,
+    settings: RepriSettings | None = None,
+    proportion: Tensor | None = None,
+) -> Refinement:
+    """Fit a classifier to each of n independent tasks (spec §2.3).
+
+    Args:
+        support: features [n, K, C, h, w]; query: [n, 1, C, h, w]. Their lengths do not matter.
+        masks: of the supports, [n, K, H, W] in {0, 1, IGNORE}.
+        padding: where the query picture was padded, [n, H, W] bool; None: nowhere. The published code takes this from
+            the query's annotation; what is known about a query here comes from its picture alone.
+        settings: None means the published ones.
+        proportion: [n], the true π (`true_proportion`), kept to the end: the oracle, for analysis.
+
+    Returns: probabilities at the masks' size. A task whose supports show no foreground on the h × w grid (an empty
+        mask, or an object that falls between its points) has probability 0 everywhere.
+
+    Raises:
+        LlafsError: K = 0, shapes that do not belong together, features that are not finite, a query all padding.
+    """
+    _check(support, query, masks, padding, proportion)
+    settings = settings or RepriSettings()
+    grid = tuple(support.shape[-2:])
+    labels = _nearest(masks, grid).flatten(1)  # [n, K, H, W] → [n, K·h·w]
+    padding = torch.zeros_like(masks[:, 0], dtype=torch.bool) if padding is None else padding
+    inside = (~_nearest(padding[:, None], grid)).to(query).flatten(1)  # [n, H, W] → [n, h·w]
+    if not inside.any(dim=1).all():
+        raise LlafsError("a query has no pixel to segment: all of it is padding. Check the padding mask.")
+    s = F.normalize(support.transpose(1, 2).flatten(2), dim=1)  # [n, K, C, h, w] → [n, C, K·h·w]
+    q = F.normalize(query[:, 0].flatten(2), dim=1)  # [n, 1, C, h, w] → [n, C, h·w]
+
+    initial = _initialise(s, q, labels, inside, settings.temperature)
+    if proportion is not None:
+        initial = replace(initial, proportion=proportion.to(query))
+    final = _adapt(initial, s, q, labels, inside, settings, support.shape[1], oracle=proportion is not None)
+
+    scores = final.scores(q).unflatten(1, grid)[:, None]  # [n, h·w] → [n, 1, h, w]
+    scores = F.interpolate(scores, masks.shape[-2:], mode="bilinear", align_corners=True)[:, 0]
+    shown = (labels == 1).any(dim=1)[:, None, None]
+    return Refinement(initial, final, torch.sigmoid(scores - final.bias[:, None, None]) * shown)
+
+
+def true_proportion(masks: Tensor, grid: tuple[int, int]) -> Tensor:
+    """The oracle's π: the share of foreground on the feature grid.
+
+    Args:
+        masks: of the queries, [n, H, W] in {0, 1, IGNORE}; grid: (h, w) of the features.
+
+    Returns: [n] float64 in [0, 1], among the points that are not `IGNORE`; 0 if there are none.
+    """
+    labels = _nearest(masks[:, None], grid).flatten(1)  # [n, H, W] → [n, h·w]
+    return (labels == 1).sum(dim=1).double() / (labels != IGNORE).sum(dim=1).clamp(min=1)
+
+
+def _initialise(s: Tensor, q: Tensor, labels: Tensor, inside: Tensor, temperature: float) -> Classifier:
+    """w: the mean support feature of the foreground. b: the query's mean score, padding included, as published."""
+    foreground = (labels == 1).to(s)
+    prototype = (s @ foreground[..., None])[..., 0] / (foreground.sum(dim=1, keepdim=True) + EPS)  # [n, C]
+    unbiased = Classifier(prototype, torch.zeros_like(prototype[:, 0]), torch.zeros_like(prototype[:, 0]), temperature)
+    biased = replace(unbiased, bias=unbiased.scores(q).mean(dim=1))
+    return replace(biased, proportion=_mean(biased.probability(q), inside))
+
+
+def _adapt(
+    classifier: Classifier,
+    s: Tensor,
+    q: Tensor,
+    labels: Tensor,
+    inside: Tensor,
+    settings: RepriSettings,
+    shots: int,
+    oracle: bool,
+) -> Classifier:
+    """Gradient descent on CE + λ_KL·KL + λ_H·H in w and b."""
+    entropy_weight = 1 / shots if settings.entropy_weight is None else settings.entropy_weight
+    kl_weight = 1 / shots if settings.kl_weight is None else settings.kl_weight
+    for t in range(1, settings.adapt_iter):
+        p = classifier.probability(q)
+        on_query = entropy_weight * _entropy_slope(p, inside)
+        on_query += kl_weight * _kl_slope(p, inside, classifier.proportion)
+        w_q, b_q = classifier.gradient(q, on_query)
+        w_s, b_s = classifier.gradient(s, _cross_entropy_slope(classifier.probability(s), labels))
+        classifier = replace(
+            classifier,
+            prototype=classifier.prototype - settings.rate * (w_s + w_q),
+            bias=classifier.bias - settings.rate * (b_s + b_q),
+        )
+        if t + 1 == settings.update_at and not oracle:
+            classifier = replace(classifier, proportion=_mean(classifier.probability(q), inside))
+            kl_weight += 1
+    return classifier
+
+
+# The three losses' slopes ∂L/∂z, [n, P], for p = σ(z), so that ∂p/∂z = p(1 − p). Every log(x) stands for log(x + EPS).
+
+
+def _cross_entropy_slope(p: Tensor, labels: Tensor) -> Tensor:
+    """Of −mean[y log p + (1 − y) log(1 − p)] over the labels that are not `IGNORE`."""
+    known = (labels != IGNORE).to(p)
+    slope = torch.where(labels == 1, -1 / (p + EPS), 1 / (1 - p + EPS)) * p * (1 - p)
+    return slope * known / known.sum(dim=1, keepdim=True).clamp(min=1)
+
+
+def _entropy_slope(p: Tensor, inside: Tensor) -> Tensor:
+    """Of −mean[p log p + (1 − p) log(1 − p)] inside."""
+    n = 1 - p
+    slope = torch.log(n + EPS) + n / (n + EPS) - torch.log(p + EPS) - p / (p + EPS)
+    return slope * p * n * inside / inside.sum(dim=1, keepdim=True)
+
+
+def _kl_slope(p: Tensor, inside: Tensor, proportion: Tensor) -> Tensor:
+    """Of m log(m/π) + (1 − m) log((1 − m)/(1 − π)), m the mean of p inside."""
+    m, tiny = _mean(p, inside), torch.finfo(p.dtype).tiny  # where m rounds to 0 or 1 the slope is 0, not 0 · ∞
+    slope = torch.log(m.clamp(min=tiny) / (proportion + EPS))
+    slope = slope - torch.log((1 - m).clamp(min=tiny) / (1 - proportion + EPS))  # in m, [n]
+    return slope[:, None] * p * (1 - p) * inside / inside.sum(dim=1, keepdim=True)
+
+
+def _mean(values: Tensor, inside: Tensor) -> Tensor:
+    return (values * inside).sum(dim=1) / inside.sum(dim=1)
+
+
+def _nearest(masks: Tensor, grid: tuple[int, int]) -> Tensor:
+    return F.interpolate(masks.float(), grid, mode="nearest").to(masks.dtype)  # labels up to 255 survive the float
+
+
+def _check(support: Tensor, query: Tensor, masks: Tensor, padding: Tensor | None, proportion: Tensor | None) -> None:
+    if support.dim() != 5 or not support.shape[1]:
+        raise LlafsError(f"support features {list(support.shape)} must be [n, K, C, h, w]; RePRI needs K ≥ 1 supports.")
+    n, k, c, h, w = support.shape
+    expected = {"query features": (query, [n, 1, c, h, w]), "support masks": (masks, [n, k, *masks.shape[-2:]])}
+    if padding is not None:
+        expected["padding"] = (padding, [n, *masks.shape[-2:]])
+    if proportion is not None:
+        expected["proportion"] = (proportion, [n])
+    for name, (value, shape) in expected.items():
+        if list(value.shape) != shape:
+            raise LlafsError(f"{name} are {list(value.shape)}, but {shape} belongs to these supports.")
+    if not (support.isfinite().all() and query.isfinite().all()):
+        raise LlafsError("features hold NaN or infinity: train the base network again with a smaller learning rate.")
+
+
+class RePRISegmenter:
+    """RePRI as a `Segmenter`. All supports are pooled; their scores are not used (spec §2.3).
+
+    Args:
+        model: a trained `PSPNet`.
+        size: side of the square that pictures are fitted into, in pixels: the size it was trained at.
+        settings: of the classifier; None means the published ones.
+    """
+
+    def __init__(self, model: PSPNet, size: int, settings: RepriSettings | None = None):
+        self.model, self.size, self.settings = model.eval(), size, settings
+
+    @classmethod
+    def from_file(cls, path: str | Path) -> RePRISegmenter:
+        """Open a checkpoint written by `PSPNet.save(path, size=…)`, on a GPU if there is one."""
+        model, header = PSPNet.load(path)
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        return cls(model.to(device), int(header["size"]))
+
+    @torch.inference_mode()
+    def segment(self, query: np.ndarray, supports: Sequence[Support], class_name: str = "") -> Prediction:
+        """Segment `query` [H, W, 3] uint8; the mask is where the probability exceeds ½.
+
+        Empty support masks give an empty prediction, with a note.
+
+        Raises:
+            LlafsError: there are no supports, or a mask is not of its picture's size.
+        """
+        if not supports:
+            raise LlafsError(
+                f"no support for {class_name or 'this class'}: RePRI needs at least one annotated picture."
+            )
+        for s in supports:
+            if s.mask.shape != s.image.shape[:2]:
+                raise LlafsError(
+                    f"the mask of support {s.image_id} is {s.mask.shape}, its picture {s.image.shape[:2]}."
+                )
+        device = next(self.model.parameters()).device
+        pictures = torch.stack([padded_input(image, self.size) for image in (query, *(s.image for s in supports))])
+        features = self.model.features(pictures.to(device))[None]  # [1 + K, 3, S, S] → [1, 1 + K, C, h, w]
+        masks = torch.stack([padded_labels(s.mask, self.size) for s in supports])[None].to(device)  # [1, K, S, S]
+        padding = padded_labels(np.zeros(query.shape[:2]), self.size)[None].to(device) == IGNORE  # [1, S, S]
+        found = refine(features[:, 1:], features[:, :1], masks, padding, self.settings)
+        probability = unpadded(found.probability[0], query.shape[:2]).cpu().numpy()
+        empty = not found.probability.any()
+        note = ("no support shows the class on the feature grid: nothing is marked",)
+        return Prediction(class_name, probability > 0.5, probability, tuple(supports), notes=note if empty else ())

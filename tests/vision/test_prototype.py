@@ -1,0 +1,177 @@
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from llafs_lib.errors import LlafsError
+from llafs_lib.records import Support
+from llafs_lib.vision.backbone import Backbone
+from llafs_lib.vision.prototype import PrototypeSegmenter, best_threshold, prototypes, score_map, unit_features
+
+
+def random_maps(k=2, channels=5, grid=(4, 6)):
+    return F.normalize(torch.randn(k, channels, *grid, dtype=torch.float64), dim=1)
+
+
+def test_prototypes_by_hand():
+    features, masks = random_maps(), torch.randint(0, 2, (2, 4, 6))
+    masks[0, 0, 0], masks[0, 0, 1] = 1, 0
+    inside, outside = [], []
+    for k, i, j in np.ndindex(2, 4, 6):
+        (inside if masks[k, i, j] else outside).append(features[k, :, i, j])
+    foreground, background = prototypes(features, masks)
+    mean = torch.stack(inside).mean(0)
+    torch.testing.assert_close(foreground, mean / mean.norm())
+    torch.testing.assert_close(background, torch.stack(outside).mean(0))  # as short as it is
+
+
+def test_an_object_smaller_than_a_position_is_not_lost():
+    features, masks = random_maps(1), torch.zeros(1, 40, 60)
+    masks[0, 15, 25] = 1  # a hundredth of position (1, 2)
+    torch.testing.assert_close(prototypes(features, masks)[0], features[0, :, 1, 2])
+
+
+def test_weights_say_how_much_a_support_counts():
+    features, masks = random_maps(3), torch.randint(0, 2, (3, 4, 6))
+    only = prototypes(features, masks, torch.tensor([0.0, 2.0, 0.0]))
+    alone = prototypes(features[1:2], masks[1:2])
+    twice = prototypes(features[[0, 0, 1]], masks[[0, 0, 1]])
+    weighted = prototypes(features[:2], masks[:2], torch.tensor([2.0, 1.0]))
+    for a, b in ((only, alone), (twice, weighted)):
+        torch.testing.assert_close(a[0], b[0])
+        torch.testing.assert_close(a[1], b[1])
+
+
+def test_masks_without_foreground_or_background():
+    features = random_maps()
+    assert not prototypes(features, torch.zeros(2, 4, 6))[0].any()
+    assert not prototypes(features, torch.ones(2, 4, 6))[1].any()
+
+
+@pytest.mark.parametrize(
+    ("features", "masks"),
+    [(torch.rand(0, 5, 4, 4), torch.rand(0, 4, 4)), (torch.rand(2, 5, 4, 4), torch.rand(1, 4, 4)),
+     (torch.rand(5, 4, 4), torch.rand(5, 4, 4)), (torch.rand(2, 5, 4, 4), torch.rand(2, 1, 4, 4)),
+     (torch.full((1, 5, 4, 4), torch.nan), torch.ones(1, 4, 4))],
+)  # fmt: skip
+def test_bad_input(features, masks):
+    with pytest.raises(LlafsError, match="must be|NaN"):
+        prototypes(features, masks)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10**6))
+def test_scores_span_the_unit_interval(seed):
+    torch.manual_seed(seed)
+    scores = score_map(random_maps()[0], torch.randn(5).double(), torch.randn(5).double(), (9, 11))
+    assert scores.shape == (9, 11) and scores.min() == 0 and scores.max() == pytest.approx(1)
+
+
+def test_a_map_without_differences_scores_nothing():
+    flat = torch.ones(5, 4, 4)
+    assert not score_map(flat, torch.ones(5), torch.zeros(5), (8, 8)).any()
+
+
+def test_a_query_without_finite_features():
+    with pytest.raises(LlafsError, match="NaN"):
+        score_map(torch.full((5, 4, 4), torch.nan), torch.ones(5), torch.zeros(5), (8, 8))
+
+
+@torch.no_grad()
+def test_joined_strides_average_their_cosines():
+    backbone = Backbone("small").freeze()
+    taps = [t[0] for t in backbone(torch.rand(1, 3, 96, 128))]
+    joined = unit_features(taps, backbone.levels, (16, 32))
+    assert joined.shape == (64 + 96, 6, 8)
+    torch.testing.assert_close(joined.norm(dim=0), torch.ones(6, 8))
+    one, two = joined[:, 2, 3], joined[:, 4, 5]
+    deep = F.interpolate(taps[-1][None], (6, 8), mode="bilinear", align_corners=True)[0]
+    cosines = [F.cosine_similarity(t[:, 2, 3], t[:, 4, 5], dim=0) for t in (taps[3], deep)]
+    torch.testing.assert_close(one @ two, sum(cosines) / 2)
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.integers(0, 10**6), st.integers(1, 4))
+def test_the_best_threshold_is_the_best(seed, queries):
+    rng = np.random.default_rng(seed)
+    scores = [rng.integers(0, 21, (5, 6)).astype(np.float32) / 20 for _ in range(queries)]  # many ties
+    truths = [rng.random((5, 6)) < 0.3 for _ in range(queries)]
+    truths[0][0, 0] = True
+
+    def quality(threshold):
+        masks = [s >= threshold for s in scores]
+        return np.mean([(m & t).sum() / max((m | t).sum(), 1) for m, t in zip(masks, truths, strict=True)])
+
+    found = best_threshold(scores, truths, steps=20)
+    assert quality(found) == pytest.approx(max(quality(t / 20) for t in range(21)))
+
+
+def test_thresholds_that_cannot_be_chosen():
+    one = np.ones((2, 2))
+    for scores, truths in (([], []), ([one], [one > 1]), ([one], [np.ones((3, 3), bool)]), ([one], [])):
+        with pytest.raises(LlafsError, match="a threshold needs"):
+            best_threshold(scores, truths)
+
+
+# --- the segmenter ---------------------------------------------------------------------------------------------------
+
+rng = np.random.default_rng(0)
+
+
+def picture(height=60, width=80):
+    return rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def support(score=1.0):
+    mask = np.zeros((60, 80), bool)
+    mask[10:40, 20:60] = True
+    return Support(1, "zebra", score, picture(), mask)
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    torch.manual_seed(0)
+    return Backbone("small").freeze()
+
+
+@pytest.mark.parametrize("shots", [1, 3])
+def test_a_prediction_has_the_pictures_size(backbone, shots):
+    segmenter = PrototypeSegmenter(backbone, 97, threshold=0.7)
+    found = segmenter.segment(picture(50, 70), [support() for _ in range(shots)], "giraffe")
+    assert found.mask.shape == found.probability.shape == (50, 70) and not found.notes
+    assert found.mask.dtype == bool and found.probability.dtype == np.float32
+    assert np.array_equal(found.mask, found.probability >= np.float32(0.7))
+
+
+def test_the_object_itself_is_found_again(backbone):
+    shown = support()
+    image = np.where(shown.mask[..., None], np.uint8([250, 20, 20]), np.uint8([20, 60, 20]))
+    found = PrototypeSegmenter(backbone, 97, 0.6).segment(image, [Support(1, "zebra", 1.0, image, shown.mask)])
+    assert (found.mask & shown.mask).sum() / (found.mask | shown.mask).sum() > 0.6
+
+
+def test_scores_of_supports_count_only_where_asked_for(backbone):
+    query, supports = picture(), [support(1.0), support(0.1)]
+    reversed_scores = [Support(1, "zebra", 1.1 - s.score, s.image, s.mask) for s in supports]
+    plain, weighted = PrototypeSegmenter(backbone, 97, 0.6), PrototypeSegmenter(backbone, 97, 0.6, weighted=True)
+
+    def score(segmenter, shown):
+        return segmenter.segment(query, shown).probability
+
+    assert np.array_equal(score(plain, supports), score(plain, reversed_scores))
+    assert not np.allclose(score(weighted, supports), score(weighted, reversed_scores), atol=1e-4)
+    worthless = [Support(1, "zebra", 0.0, s.image, s.mask) for s in supports]
+    np.testing.assert_allclose(score(weighted, worthless), score(plain, supports), atol=1e-6)
+
+
+def test_empty_masks_give_an_empty_prediction(backbone):
+    empty = Support(1, "zebra", 1.0, picture(), np.zeros((60, 80), bool))
+    found = PrototypeSegmenter(backbone, 97, threshold=0.0).segment(picture(50, 70), [empty])
+    assert found.mask.shape == (50, 70) and not found.mask.any() and "nothing is marked" in found.notes[0]
+
+
+def test_no_supports(backbone):
+    with pytest.raises(LlafsError, match="no support for giraffe"):
+        PrototypeSegmenter(backbone, 97, 0.6).segment(picture(), [], "giraffe")
