@@ -23,9 +23,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from memory import peak_of
 from PIL import Image
 
-from llafs_lib.artifacts import peak_rss_mb
 from llafs_lib.classes import COCO_CLASSES
 from llafs_lib.data import labels
 from llafs_lib.data.coco import CocoSplit
@@ -56,9 +56,9 @@ def open_split(folder: Path, annotations: Path, cache: Path) -> tuple[float, int
     """(seconds, peak MB, fingerprint) of opening a split and listing the pictures of each class."""
     labels.CACHE = cache
     started = time.perf_counter()
-    split = CocoSplit(folder, annotations, COCO_CLASSES)
+    split, _, peak = peak_of(lambda: CocoSplit(folder, annotations, COCO_CLASSES))
     split.images_by_class()
-    return time.perf_counter() - started, peak_rss_mb(), split.fingerprint
+    return time.perf_counter() - started, peak, split.fingerprint
 
 
 def in_a_process(*arguments: Path) -> tuple[float, int, str]:

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 
 from llafs_lib.evaluation.report import ARM_LABELS
 from llafs_lib.records import Prediction, RelatedClasses, Support
+from llafs_lib.vision.training import History
 
 plt.rcParams["figure.dpi"] = 80  # a notebook with its figures stays well below 2 MB
 
@@ -71,13 +72,20 @@ def episode(
     return picture_grid([*cells, (*query, TRUTH, f"query: {name} (truth)")], len(cells) + 1)
 
 
-def loss_curve(histories: Mapping[str, Sequence[float]]) -> Figure:
-    """Mean training loss per epoch, one panel per model."""
-    figure, axes = plt.subplots(1, len(histories), figsize=(4.5 * len(histories), 2.8), squeeze=False)
-    for ax, (name, losses) in zip(axes.flat, histories.items(), strict=True):
-        ax.plot(range(1, len(losses) + 1), losses, marker="o", color=PREDICTION)
-        ax.set(xlabel="epoch", ylabel="mean loss", title=name)
-        ax.spines[["top", "right"]].set_visible(False)
+def training_curves(histories: Mapping[str, History]) -> Figure:
+    """One panel per model: its mean loss per epoch and, where there is one, its validation score; the epoch kept."""
+    figure, axes = plt.subplots(1, len(histories), figsize=(5 * len(histories), 2.8), squeeze=False)
+    for ax, (name, history) in zip(axes.flat, histories.items(), strict=True):
+        ax.plot(range(1, len(history.losses) + 1), history.losses, marker="o", color=PREDICTION)
+        ax.set(xlabel="epoch", title=name)
+        ax.set_ylabel("mean loss", color=PREDICTION)
+        ax.spines[["top"]].set_visible(False)
+        if history.scores:
+            other = ax.twinx()
+            other.plot(range(1, len(history.scores) + 1), history.scores, marker="s", color=SUPPORT)
+            other.set_ylabel("validation mIoU (%)", color=SUPPORT)
+            other.axvline(history.best, color=NEUTRAL, linestyle="--", linewidth=1)
+            other.spines[["top"]].set_visible(False)
     return _finish(figure)
 
 

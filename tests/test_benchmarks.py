@@ -1,15 +1,22 @@
 """The benchmarks run; what they measure is read by people, never asserted (machines differ)."""
 
 import importlib.util
+import sys
 
 import pytest
+import torch
 
 from llafs_lib.tutorial import project_root
 
 
+@pytest.fixture(autouse=True)
+def as_a_script(monkeypatch):
+    monkeypatch.syspath_prepend(project_root() / "benchmarks")
+
+
 def load(name):
-    spec = importlib.util.spec_from_file_location(name, project_root() / "benchmarks" / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", project_root() / "benchmarks" / f"{name}.py")
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)  # data classes look themselves up there
     spec.loader.exec_module(module)
     return module
 
@@ -24,9 +31,28 @@ def test_data(photographs, cache, tmp_path, capsys):
     assert "decode, label map, resize" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("name", ["data"])
-def test_help(name, capsys, monkeypatch):
+def test_vision(capsys, monkeypatch):
+    vision = load("vision")
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(vision, "in_a_process", lambda *_: 1)  # each process imports torch anew
+    monkeypatch.setattr("sys.argv", ["vision", "--quick", "--threads", str(threads)])
+    vision.main()
+    found = capsys.readouterr().out
+    assert "5-shot" in found and "training step" in found and "GFLOP" in found
+
+
+@torch.no_grad()
+def test_the_plain_hsnet_of_the_benchmark_is_the_library_s():
+    vision = load("vision")
+    scene = vision.Scene.draw("small", 97, 1, 2, 0.5)
+    query, supports, masks = scene.query, scene.supports, scene.masks
+    plain = torch.stack([vision.plain_logits(scene.model, query, supports[:, k], masks[:, k]) for k in range(2)], dim=1)
+    torch.testing.assert_close(scene.fast()(query, supports, masks), plain, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize(("name", "option"), [("data", "--data"), ("vision", "--quick")])
+def test_help(name, option, capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", [name, "--help"])
     with pytest.raises(SystemExit) as end:
         load(name).main()
-    assert end.value.code == 0 and "--data" in capsys.readouterr().out
+    assert end.value.code == 0 and option in capsys.readouterr().out

@@ -8,7 +8,7 @@ separately. Only the learner is trained; 2.6 M parameters.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -19,8 +19,9 @@ from torch import Tensor, nn
 
 from llafs_lib.errors import LlafsError
 from llafs_lib.vision.backbone import Backbone
+from llafs_lib.vision.hsnet_fast import EPS, Pairs, check_support_grids, resize, squeeze
 
-EPS = 1e-5
+CLASSIFIER = ("fc.", "classifier.")  # the backbones' own: in checkpoints, but HSNet never uses it
 
 
 class CheckpointError(LlafsError):
@@ -119,26 +120,35 @@ class HSNetLearner(nn.Module):
         )
         self.decoder2 = nn.Sequential(nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 2, 3, padding=1))
 
-    def forward(self, pyramid: Sequence[Tensor]) -> Tensor:
-        """pyramid: three [B, taps, hq, wq, hs, ws], deepest first → logits [B, 2, 2·hq, 2·wq] of the finest level."""
+    def forward(self, pyramid: Sequence[Tensor] | Pairs) -> Tensor:
+        """Squeeze correlations to logits [B, 2, 2·hq, 2·wq] of the finest level's query grid.
+
+        Args:
+            pyramid: three [B, taps, hq, wq, hs, ws], deepest first, as `hypercorrelation` makes them; or the `Pairs` to
+                make them from, which is faster on a CPU.
+        """
+        if isinstance(pyramid, Pairs):
+            if pyramid.mask.device.type == "cpu":
+                return self._decode(squeeze(self, pyramid))
+            with torch.no_grad():
+                pyramid = hypercorrelation(*pyramid)
         deep, middle, shallow = pyramid
         x = self._mix(self.encoder_layer4(deep), self.encoder_layer3(middle), self.encoder_layer4to3)
         x = self._mix(x, self.encoder_layer2(shallow), self.encoder_layer3to2)
-        x = self.decoder1(x.mean(dim=(-2, -1)))  # [B, 128, hq, wq] → [B, 64, hq, wq]
+        return self._decode(x.mean(dim=(-2, -1)))
+
+    def _decode(self, x: Tensor) -> Tensor:
+        x = self.decoder1(x)  # [B, 128, hq, wq] → [B, 64, hq, wq]
         height, width = x.shape[-2:]
-        return self.decoder2(_resize(x, (2 * height, 2 * width)))
+        return self.decoder2(resize(x, (2 * height, 2 * width)))
 
     @staticmethod
     def _mix(coarse: Tensor, fine: Tensor, block: nn.Module) -> Tensor:
         """Bring the coarse level to the fine level's *query* grid, add, squeeze."""
-        if coarse.shape[-2:] != fine.shape[-2:]:
-            raise LlafsError(
-                f"the support grids of two levels end at {tuple(coarse.shape[-2:])} and {tuple(fine.shape[-2:])} "
-                "cells and cannot be added: use supports whose sides are multiples of 32 px."
-            )
+        check_support_grids(coarse.shape[-2:], fine.shape[-2:])
         b, c, hq, wq, hs, ws = coarse.shape
         flat = coarse.permute(0, 4, 5, 1, 2, 3).reshape(b * hs * ws, c, hq, wq)
-        flat = _resize(flat, fine.shape[2:4])
+        flat = resize(flat, fine.shape[2:4])
         wide = flat.view(b, hs, ws, c, *fine.shape[2:4]).permute(0, 3, 4, 5, 1, 2)
         return block(wide + fine)
 
@@ -150,10 +160,6 @@ def _squeeze(c_in: int, widths: Sequence[int], kernels: Sequence[int], strides: 
         layers += [CenterPivotConv4d(c_in, width, kernel, stride), nn.GroupNorm(4, width), nn.ReLU()]
         c_in = width
     return nn.Sequential(*layers)
-
-
-def _resize(x: Tensor, size: tuple[int, int]) -> Tensor:
-    return F.interpolate(x, tuple(size), mode="bilinear", align_corners=True)
 
 
 class HSNet(nn.Module):
@@ -181,7 +187,11 @@ class HSNet(nn.Module):
         """
         if not supports.shape[1]:
             raise LlafsError("K = 0: HSNet needs at least one support per query.")
-        query_taps = self.backbone(query)
+        if query.shape[1] != 3 or supports.shape[2] != 3:
+            raise LlafsError(
+                f"pictures have 3 channels, not {query.shape[1]} (query) and {supports.shape[2]} (supports)."
+            )
+        query_taps = self.backbone(query)  # once, whatever K is
         shots = [
             self.match(query_taps, self.backbone(supports[:, k]), masks[:, k], query.shape[-2:])
             for k in range(supports.shape[1])
@@ -189,12 +199,30 @@ class HSNet(nn.Module):
         return torch.stack(shots, dim=1)
 
     def match(self, query: Sequence[Tensor], support: Sequence[Tensor], mask: Tensor, size: tuple[int, int]) -> Tensor:
-        """As `forward` for one support whose taps are known: → logits [B, 2, *size]."""
-        pyramid = hypercorrelation(query, support, mask, self.backbone.levels)
-        return _resize(self.learner(pyramid), size)
+        """As `forward` for one support whose taps are known: → logits [B, 2, *size]. An empty mask is no error.
+
+        Raises:
+            LlafsError: taps of another backbone, or NaN or infinite features.
+        """
+        channels = [[t.shape[1] for t in taps] for taps in (query, support)]
+        if channels[0] != channels[1] or len(query) != sum(self.backbone.levels):
+            raise LlafsError(
+                f"taps with {channels[0]} (query) and {channels[1]} channels (support) cannot be compared: both must "
+                f"be the {sum(self.backbone.levels)} taps of {self.backbone.name}."
+            )
+        logits = self.learner(Pairs(query, support, mask, self.backbone.levels))
+        if not logits.isfinite().all():
+            raise LlafsError("the logits are not finite: look for NaN or infinity in pictures, features and weights.")
+        return resize(logits, size)
 
     def save(self, path: str | Path, **facts: str | int | float) -> None:
-        """Write learner *and* backbone to one safetensors file; `facts` travel in its header."""
+        """Write learner *and* backbone to one safetensors file; `facts` travel in its header.
+
+        Raises:
+            LlafsError: the backbone is an `optimised` copy, whose parameters `load` would not recognise.
+        """
+        if self.backbone.folded:
+            raise LlafsError("save the model with its original backbone, not with the optimised() copy.")
         header = {"backbone": self.backbone.name, **facts}
         save_file({k: v.contiguous() for k, v in self.state_dict().items()}, path, {"llafs": json.dumps(header)})
 
@@ -213,6 +241,59 @@ class HSNet(nn.Module):
             raise CheckpointError(f"{path} does not fit {header['backbone']}: {error}") from error
         model.backbone.freeze()
         return model.eval(), header
+
+    def load_official(self, checkpoint: str | Path | Mapping[str, Tensor]) -> HSNet:
+        """Fill the model from a checkpoint of the published code (spec §1.8), ready for inference.
+
+        Args:
+            checkpoint: the file or its state dict, names with or without DataParallel's `module.`. Learner names may
+                start with `hpn_learner.`; if there are `backbone.` names, the backbone is filled as well.
+
+        Returns: the model itself.
+
+        Raises:
+            CheckpointError: truncated, foreign or for another backbone; the model is then unchanged.
+        """
+        state = checkpoint if isinstance(checkpoint, Mapping) else _read_official(checkpoint)
+        state = {str(name).removeprefix("module."): value for name, value in state.items()}
+        backbone = {n.removeprefix("backbone."): v for n, v in state.items() if n.startswith("backbone.")}
+        learner = {n.removeprefix("hpn_learner."): v for n, v in state.items() if not n.startswith("backbone.")}
+        source = "the state dict" if isinstance(checkpoint, Mapping) else checkpoint
+        if backbone and self.backbone.folded:
+            raise CheckpointError(f"{source} fills the backbone: call optimised() afterwards.")
+        parts = [(self.learner, learner)] + [(self.backbone.net, backbone)] * bool(backbone)
+        for module, values in parts:
+            _check_fit(module, values, f"{source} is not an official HSNet checkpoint for {self.backbone.name}")
+        for module, values in parts:
+            module.load_state_dict({n: v for n, v in values.items() if not n.startswith(CLASSIFIER)}, strict=False)
+        self.backbone.freeze()
+        return self.eval()
+
+
+def _read_official(path: str | Path) -> Mapping[str, Tensor]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises half a dozen types for a truncated or foreign file
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise CheckpointError(f"{path} cannot be read as a checkpoint: {reason}") from error
+    if not isinstance(state, Mapping):
+        raise CheckpointError(f"{path} holds a {type(state).__name__}, not the state dict of an HSNet.")
+    return state
+
+
+def _check_fit(module: nn.Module, state: Mapping[str, Tensor], complaint: str) -> None:
+    """Names and shapes must agree, but for a backbone's classifier and its counters of batches."""
+    expected = {n: v.shape for n, v in module.state_dict().items() if not n.startswith(CLASSIFIER)}
+    found = {n: getattr(v, "shape", None) for n, v in state.items() if not n.startswith(CLASSIFIER)}
+    for name in sorted(expected.keys() | found.keys()):
+        if name.endswith("num_batches_tracked"):
+            continue
+        if expected.get(name) != found.get(name):
+            there, wanted = (shapes.get(name) for shapes in (found, expected))
+            raise CheckpointError(
+                f"{complaint}: {name} is {tuple(there) if there is not None else 'missing'} in the file, "
+                f"{tuple(wanted) if wanted is not None else 'unknown'} in the model."
+            )
 
 
 def _read(path: str | Path) -> tuple[dict[str, Tensor], dict]:

@@ -68,7 +68,7 @@ class HSNetSegmenter:
 
     def __init__(self, model: HSNet, size: int):
         self.model, self.size = model.eval(), size
-        self.features = FeatureCache(model.backbone, size)
+        self.features = FeatureCache(model.backbone.optimised(), size)
 
     @classmethod
     def from_file(cls, path: str | Path) -> HSNetSegmenter:
@@ -88,15 +88,20 @@ class HSNetSegmenter:
             raise LlafsError(
                 f"no support for {class_name or 'this class'}: HSNet needs at least one annotated picture."
             )
-        k = len(supports)
-        query_taps = [t.expand(k, *t.shape) for t in self.features(query)]  # [C, h, w] → [K, C, h, w]
-        shots = [self.features(s.image) for s in supports]
-        support_taps = [torch.stack(level) for level in zip(*shots, strict=True)]
-        masks = torch.stack([to_mask(s.mask, self.size) for s in supports]).to(support_taps[0].device)
-        logits = self.model.match(query_taps, support_taps, masks, query.shape[:2])  # [K, 2, H, W]
+        query_taps = self._taps(query)
+        logits = torch.cat([self._match(query_taps, s, query.shape[:2]) for s in supports])  # [K, 2, H, W]
         return Prediction(
             class_name=class_name,
             mask=vote(logits[None])[0].cpu().numpy(),
             probability=logits.softmax(dim=1)[:, 1].mean(dim=0).cpu().numpy(),
             supports=tuple(supports),
         )
+
+    def _match(self, query: Sequence[Tensor], support: Support, size: tuple[int, int]) -> Tensor:
+        taps = self._taps(support.image)
+        mask = to_mask(support.mask, self.size)[None].to(taps[0].device)
+        return self.model.match(query, taps, mask, size)
+
+    def _taps(self, image: np.ndarray) -> list[Tensor]:
+        device = next(self.model.learner.parameters()).device  # while it is trained, the backbone may lie elsewhere
+        return [t[None].to(device) for t in self.features(image)]  # [C, h, w] → [1, C, h, w]

@@ -6,11 +6,12 @@ model and optimiser are all the state there is.
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -26,7 +27,7 @@ from llafs_lib.errors import LlafsError
 from llafs_lib.progress import track
 from llafs_lib.records import Episode
 from llafs_lib.vision.backbone import Backbone, encode, to_input
-from llafs_lib.vision.hsnet import hypercorrelation
+from llafs_lib.vision.hsnet_fast import Pairs
 from llafs_lib.vision.losses import cross_entropy, dice
 
 
@@ -42,6 +43,7 @@ class Recipe:
     decay: bool = True
     dice: float = 1.0  # weight of the Dice loss beside cross-entropy
     backbone_epochs: int = 0  # only where the backbone is trained from scratch
+    half: bool = False  # bfloat16 where a GPU allows it
 
 
 _COCO = ("coco-20i", "coco-20i-2017", "coco-blocks", "coco-blocks-2017")  # the full releases
@@ -82,6 +84,21 @@ def recipe_for(budget: str, dataset: str) -> Recipe:
 Batch = Sequence[Tensor]
 
 
+@dataclass
+class History:
+    """What training did: the mean loss of each epoch and, where there was a validation, its score after each.
+
+    `best` is the epoch, counted from 1, whose weights the model has: the first with the best score, else the last.
+    """
+
+    losses: list[float] = field(default_factory=list)
+    scores: list[float] = field(default_factory=list)
+
+    @property
+    def best(self) -> int:
+        return 1 + self.scores.index(max(self.scores)) if self.scores else len(self.losses)
+
+
 def fit(
     model: nn.Module,
     loss_of: Callable[[nn.Module, Batch], Tensor],
@@ -91,44 +108,72 @@ def fit(
     checkpoint: Path,
     seed: int,
     facts: Mapping[str, str | int | float] | None = None,
-) -> list[float]:
-    """Train `model` in place with Adam, on a GPU if there is one; return the mean loss of each epoch.
+    validate: Callable[[nn.Module], float] | None = None,
+) -> History:
+    """Train `model` in place with Adam, on a GPU if there is one, on several with `torchrun`.
 
-    The model comes back to the device that it was on, so that it still fits what it was built with.
+    The model comes back to the device that it was on, so that it still fits what it was built with. Where TensorBoard
+    is installed, losses and scores are logged beside the checkpoint.
 
     Args:
         loss_of: (model, batch) → scalar loss.
         samples_of: epoch number → the samples of that epoch; must depend on nothing else.
         checkpoint: written at the end of every epoch. If it is there already and was made with the same recipe, seed,
             `facts` and library, training goes on from it.
+        validate: model → a score, the higher the better, asked after every epoch; the model ends with the weights of
+            the best epoch. Never score on novel classes (spec §6.1): that is what held-out base classes are for.
     """
     key = json.dumps([asdict(recipe), epochs, seed, dict(facts or {}), library_digest()], sort_keys=True)
-    accelerator = Accelerator()
+    accelerator = _accelerator(recipe, checkpoint)
     optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=recipe.rate)
-    history = _resume(checkpoint, key, model, optimizer)
+    history, best = _resume(checkpoint, key, model, optimizer)
     home = next(model.parameters()).device
     model.to(accelerator.device)
     prepared, optimizer = accelerator.prepare(model, optimizer)
-    for epoch in range(len(history), epochs):
-        order = torch.Generator().manual_seed(seed * 100_003 + epoch)
-        torch.manual_seed(seed * 100_003 + epoch)
-        loader = DataLoader(samples_of(epoch), recipe.batch, shuffle=True, generator=order, drop_last=True)
-        loader = accelerator.prepare(loader)
+    for epoch in range(len(history.losses), epochs):
+        loader = accelerator.prepare(_loader(samples_of(epoch), recipe.batch, seed * 100_003 + epoch))
         prepared.train()
         losses = []
         for step, batch in enumerate(track(loader, f"epoch {epoch + 1}/{epochs}", "step")):
             _set_rate(optimizer, recipe, (epoch + step / len(loader)) / epochs)
-            loss = loss_of(prepared, batch)
+            with accelerator.autocast():
+                loss = loss_of(prepared, batch)
             accelerator.backward(loss)
             optimizer.step()
             optimizer.zero_grad()
             losses.append(accelerator.gather(loss.detach()).mean().item())
-        history.append(float(np.mean(losses)))
+        history.losses.append(float(np.mean(losses)))
+        if validate is not None:
+            history.scores.append(validate(model.eval()))
+            if history.best == epoch + 1:
+                best = _copy_of(model)
+        accelerator.log({"loss": history.losses[-1]} | ({"score": history.scores[-1]} if validate else {}), epoch + 1)
         if accelerator.is_main_process:
-            _save(checkpoint, key, model, optimizer, history)
+            _save(checkpoint, key, model, optimizer, history, best)
     accelerator.wait_for_everyone()
+    accelerator.end_training()
+    if best:
+        model.load_state_dict(best)
     model.to(home).eval()
     return history
+
+
+def _accelerator(recipe: Recipe, checkpoint: Path) -> Accelerator:
+    gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
+    # Unless told to use the CPU, accelerate takes two processes without a GPU for two runs of their own.
+    options = {"cpu": not gpu, "mixed_precision": "bf16" if recipe.half and gpu else "no"}
+    if importlib.util.find_spec("tensorboard") is None:
+        return Accelerator(**options)
+    accelerator = Accelerator(**options, log_with="tensorboard", project_dir=checkpoint.parent)
+    accelerator.init_trackers(f"{checkpoint.stem}-log")
+    return accelerator
+
+
+def _loader(samples: Dataset, batch: int, seed: int) -> DataLoader:
+    """An epoch's batches in an order that `seed` alone decides, however many processes share them."""
+    torch.manual_seed(seed)  # for what the model itself draws, such as dropout
+    order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed)).tolist()
+    return DataLoader(samples, batch, sampler=order, drop_last=True)
 
 
 def _set_rate(optimizer: torch.optim.Optimizer, recipe: Recipe, progress: float) -> None:
@@ -136,34 +181,50 @@ def _set_rate(optimizer: torch.optim.Optimizer, recipe: Recipe, progress: float)
         group["lr"] = recipe.rate * (0.5 * (1 + math.cos(math.pi * progress)) if recipe.decay else 1)
 
 
-def _save(path: Path, key: str, model: nn.Module, optimizer: torch.optim.Optimizer, history: list[float]) -> None:
+def _copy_of(model: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+
+
+def _save(
+    path: Path,
+    key: str,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    history: History,
+    best: Mapping[str, Tensor],
+) -> None:
     tensors = {f"model.{name}": value.contiguous() for name, value in model.state_dict().items()}
+    tensors |= {f"best.{name}": value.contiguous() for name, value in best.items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value.contiguous() for name, value in state.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{os.getpid()}.partial.{path.name}")
-    save_file(tensors, partial, {"key": key, "history": json.dumps(history)})
+    save_file(tensors, partial, {"key": key, "history": json.dumps(asdict(history))})
     os.replace(partial, path)
 
 
-def _resume(path: Path, key: str, model: nn.Module, optimizer: torch.optim.Optimizer) -> list[float]:
-    """Load the last finished epoch, if there is one of the same run; return its losses."""
+def _resume(
+    path: Path, key: str, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[History, dict[str, Tensor]]:
+    """Load the last finished epoch, if there is one of the same run; return its history and the best weights."""
     if not path.is_file():
-        return []
+        return History(), {}
     with safe_open(path, framework="pt") as file:
         if file.metadata()["key"] != key:
-            return []
-        tensors = {name: file.get_tensor(name) for name in file.keys()}
-        history = json.loads(file.metadata()["history"])
-    model.load_state_dict({n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")})
+            return History(), {}
+        history = History(**json.loads(file.metadata()["history"]))
+        groups: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}}
+        for name in file.keys():
+            group, _, rest = name.partition(".")
+            groups[group][rest] = file.get_tensor(name)
+    model.load_state_dict(groups["model"])
     state: dict[int, dict[str, Tensor]] = {}
-    for name, value in tensors.items():
-        if name.startswith("optimizer."):
-            _, index, field = name.split(".")
-            state.setdefault(int(index), {})[field] = value
+    for name, value in groups["optimizer"].items():
+        index, _, field_name = name.partition(".")
+        state.setdefault(int(index), {})[field_name] = value
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-    print(f"resumed after epoch {len(history)} from {path.as_posix()}")
-    return history
+    print(f"resumed after epoch {len(history.losses)} from {path.as_posix()}")
+    return history, groups["best"]
 
 
 class PixelLabels(Dataset):
@@ -243,9 +304,7 @@ def hsnet_loss(levels: tuple[int, int, int], dice_weight: float) -> Callable[[nn
 
     def loss(learner: nn.Module, batch: Batch) -> Tensor:
         query, support, support_mask, query_mask = batch
-        with torch.no_grad():
-            pyramid = hypercorrelation(query, support, support_mask, levels)
-        logits = learner(pyramid)
+        logits = learner(Pairs(query, support, support_mask, levels))
         return cross_entropy(logits, query_mask) + dice_weight * dice(logits, query_mask)
 
     return loss
@@ -255,4 +314,9 @@ def encode_all(
     backbone: Backbone, image_ids: Sequence[int], read: Callable[[int], np.ndarray], size: int
 ) -> dict[int, list[Tensor]]:
     """The taps of many pictures, with a bar. `read` gives [H, W, 3] uint8."""
-    return {i: encode(backbone, to_input(read(i), size)) for i in track(image_ids, "features", "picture")}
+    fast = backbone.optimised()
+
+    def taps(image_id: int) -> list[Tensor]:
+        return [t.contiguous() for t in encode(fast, to_input(read(image_id), size))]  # quicker to batch
+
+    return {i: taps(i) for i in track(image_ids, "features", "picture")}
