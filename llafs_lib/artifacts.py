@@ -25,7 +25,7 @@ from llafs_lib.errors import LlafsError
 # notebook → (artifacts it reads, artifacts it writes). This table is the whole wiring between the notebooks.
 NOTEBOOKS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "01_data_folds": ((), ("folds.json",)),
-    "02_backbone_training": (("folds.json",), ("hsnet.safetensors",)),
+    "02_backbone_training": (("folds.json",), ("hsnet.safetensors", "repri.safetensors", "vision.json")),
     "03_llm_prompting": (("folds.json",), ("related_classes.json",)),
     "04_retrieval_scoring": (
         ("folds.json", "hsnet.safetensors", "related_classes.json"),

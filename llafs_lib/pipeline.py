@@ -113,4 +113,4 @@ class LLaFS:
         request = Request(Episode(known_as, NOT_A_QUERY_ID, ()), related, embed(self.segmenter.features(image)))
         supports = load_supports(select_supports("llm", self.bank, request, shots), self.read)
         found = self.segmenter.segment(image, supports, class_name)
-        return Prediction(class_name, found.mask, found.probability, supports, related, tuple(notes))
+        return Prediction(class_name, found.mask, found.probability, supports, related, (*notes, *found.notes))

@@ -120,7 +120,7 @@ class Support:
     """An annotated picture that the model may look at: `image` [H, W, 3] uint8 RGB, `mask` [H, W] bool.
 
     `class_name` is the class that the mask shows, which need not be the class asked for; `score` ≥ 0 is how well the
-    policy thinks it fits.
+    policy thinks it fits, `weight` ≥ 0 how much it counts beside the other supports.
     """
 
     image_id: int
@@ -128,6 +128,7 @@ class Support:
     score: float
     image: np.ndarray = field(repr=False)
     mask: np.ndarray = field(repr=False)
+    weight: float = 1.0
 
 
 @dataclass(frozen=True)

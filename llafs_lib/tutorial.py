@@ -45,7 +45,7 @@ class Settings:
     shots: int = 5
     seed: int = 0
     backbone: str = "auto"  # "small" for toy, "mobilenet_v2" for photographs
-    budget: str = "small"  # "tiny", "small" or "full": see llafs_lib.vision.training.RECIPES
+    budget: str = "small"  # "tiny", "small" or "full": see llafs_lib.vision.recipes
     queries: int = 150  # at most this many questions in notebook 05; 0 asks all there are
     novel_in_train: str = "background"  # "background", "ignore" or "drop": see llafs_lib.data.folds.make_fold
     hold_out: bool = True  # keep some base classes out of training, to choose a model on
@@ -55,7 +55,7 @@ class Settings:
     def __post_init__(self) -> None:
         from llafs_lib.data.folds import NOVEL_IN_TRAIN
         from llafs_lib.vision.backbone import BACKBONES
-        from llafs_lib.vision.training import recipe_for
+        from llafs_lib.vision.recipes import recipe_for
 
         _one_of("dataset", self.dataset, DATASETS)
         _one_of("novel_in_train", self.novel_in_train, NOVEL_IN_TRAIN)

@@ -38,8 +38,10 @@ def count(
     """Compare two masks [H, W] bool; the pixels of `void` [H, W] bool are not looked at (spec §3.8).
 
     Raises:
-        ValueError: their sizes differ.
+        ValueError: their sizes differ, or every pixel is void.
     """
+    if void is not None and void.all():
+        raise ValueError(f"every pixel of query {image_id} is void: there is nothing to score")
     if prediction.shape != truth.shape:
         raise ValueError(f"prediction {prediction.shape} and truth {truth.shape} must have the same size")
     if void is not None:

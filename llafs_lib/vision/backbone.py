@@ -88,11 +88,11 @@ def _resnet_taps(net: nn.Module, x: Tensor) -> list[Tensor]:
 
 def _residual_sum(block: nn.Module, x: Tensor) -> Tensor:
     """A torchvision residual block without its last ReLU."""
-    y = F.relu(block.bn1(block.conv1(x)))
+    y = F.relu_(block.bn1(block.conv1(x)))
     y = block.bn2(block.conv2(y))
     if hasattr(block, "conv3"):  # bottleneck
-        y = block.bn3(block.conv3(F.relu(y)))
-    return y + (x if block.downsample is None else block.downsample(x))
+        y = block.bn3(block.conv3(F.relu_(y)))
+    return y.add_(x if block.downsample is None else block.downsample(x))
 
 
 def _mobilenet_taps(net: nn.Module, x: Tensor) -> list[Tensor]:
@@ -226,6 +226,14 @@ def _download_state(name: str, folder: str | Path) -> dict[str, Tensor]:
             f"no file {_WEIGHT_FILES.format(name=name)} in {folder}, and torchvision could not download its own "
             f"({error}). Put the weights there and set LLAFS_DATA to the folder that holds weights/."
         ) from error
+
+
+STRIDES = (8, 16, 32)
+
+
+def last_taps(taps: Sequence[Tensor], levels: tuple[int, int, int], strides: Sequence[int]) -> list[Tensor]:
+    """The deepest tap of each of `strides` (of 8, 16 and 32), finest first; `levels` as a backbone has them."""
+    return [taps[sum(levels[: STRIDES.index(stride) + 1]) - 1] for stride in sorted(strides)]
 
 
 @torch.inference_mode()

@@ -7,48 +7,66 @@ separately. Only the learner is trained; 2.6 M parameters.
 
 from __future__ import annotations
 
-import json
+import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from llafs_lib.errors import LlafsError
 from llafs_lib.vision.backbone import Backbone
+from llafs_lib.vision.checkpoints import (
+    CLASSIFIER,
+    CheckpointError,
+    check_official,
+    fill,
+    read_model,
+    read_official,
+    save_model,
+)
 from llafs_lib.vision.hsnet_fast import EPS, Pairs, check_support_grids, resize, squeeze
 
-CLASSIFIER = ("fc.", "classifier.")  # the backbones' own: in checkpoints, but HSNet never uses it
-
-
-class CheckpointError(LlafsError):
-    """A checkpoint that cannot be read or does not fit."""
+KIND = "HSNet"  # as checkpoints name it
+NOTHING = (100.0, -100.0)  # the logits of a pixel that is background for sure
 
 
 def hypercorrelation(
-    query: Sequence[Tensor], support: Sequence[Tensor], mask: Tensor, levels: tuple[int, int, int]
+    query: Sequence[Tensor], support: Sequence[Tensor], mask: Tensor, levels: tuple[int, int, int] | None = None
 ) -> list[Tensor]:
     """Clamped cosine similarity of every query position with every masked support position (spec §1.2, §1.3).
 
     Args:
         query, support: taps, shallow to deep, each [B, C, h, w].
         mask: the support's foreground, [B, H, W], 0 or 1.
-        levels: how many taps belong to strides 8, 16 and 32.
+        levels: how many taps belong to strides 8, 16 and 32; None: those whose query maps are of one size belong
+            together.
 
     Returns: three tensors [B, taps, hq, wq, hs, ws] in [0, 1], deepest first. Where the mask is empty they are 0.
+
+    Raises:
+        LlafsError: no `levels`, and the taps are not of three sizes.
     """
-    maps = [_correlate(q, _mask_feature(s, mask)) for q, s in zip(query, support, strict=True)]
+    levels = _levels_of(query) if levels is None else levels
+    maps = [_correlate(q, s * _shrink(mask, s)) for q, s in zip(query, support, strict=True)]
     shallow, middle, _ = levels
     groups = maps[:shallow], maps[shallow : shallow + middle], maps[shallow + middle :]
     return [torch.stack(group, dim=1) for group in reversed(groups)]
 
 
-def _mask_feature(feature: Tensor, mask: Tensor) -> Tensor:
-    small = F.interpolate(mask[:, None].to(feature.dtype), feature.shape[-2:], mode="bilinear", align_corners=True)
-    return feature * small  # soft at the border: the small mask is not thresholded
+def _levels_of(taps: Sequence[Tensor]) -> tuple[int, ...]:
+    sizes = [len(list(group)) for _, group in itertools.groupby(taps, key=lambda tap: tap.shape[-2:])]
+    if len(sizes) != 3:
+        raise LlafsError(
+            f"taps of {len(sizes)} sizes where three were expected: say which belong together, `levels=…`."
+        )
+    return tuple(sizes)
+
+
+def _shrink(mask: Tensor, like: Tensor) -> Tensor:
+    """A mask [B, H, W] on the grid of a tap → [B, 1, h, w] in [0, 1], soft at the border: it is not thresholded."""
+    return resize(mask[:, None].to(like.dtype), like.shape[-2:])
 
 
 def _correlate(query: Tensor, support: Tensor) -> Tensor:
@@ -120,27 +138,32 @@ class HSNetLearner(nn.Module):
         )
         self.decoder2 = nn.Sequential(nn.Conv2d(64, 64, 3, padding=1), nn.ReLU(), nn.Conv2d(64, 2, 3, padding=1))
 
-    def forward(self, pyramid: Sequence[Tensor] | Pairs) -> Tensor:
+    def forward(
+        self, pyramid: Sequence[Tensor] | Pairs, with_embeddings: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
         """Squeeze correlations to logits [B, 2, 2·hq, 2·wq] of the finest level's query grid.
 
         Args:
             pyramid: three [B, taps, hq, wq, hs, ws], deepest first, as `hypercorrelation` makes them; or the `Pairs` to
                 make them from, which is faster on a CPU.
+            with_embeddings: also return what the logits are read from, [B, 64, hq, wq].
         """
+        embeddings = self.decoder1(self._squeeze(pyramid))  # [B, 128, hq, wq] → [B, 64, hq, wq]
+        height, width = embeddings.shape[-2:]
+        logits = self.decoder2(resize(embeddings, (2 * height, 2 * width)))
+        return (logits, embeddings) if with_embeddings else logits
+
+    def _squeeze(self, pyramid: Sequence[Tensor] | Pairs) -> Tensor:
+        """→ [B, 128, hq, wq]."""
         if isinstance(pyramid, Pairs):
             if pyramid.mask.device.type == "cpu":
-                return self._decode(squeeze(self, pyramid))
+                return squeeze(self, pyramid)
             with torch.no_grad():
                 pyramid = hypercorrelation(*pyramid)
         deep, middle, shallow = pyramid
         x = self._mix(self.encoder_layer4(deep), self.encoder_layer3(middle), self.encoder_layer4to3)
         x = self._mix(x, self.encoder_layer2(shallow), self.encoder_layer3to2)
-        return self._decode(x.mean(dim=(-2, -1)))
-
-    def _decode(self, x: Tensor) -> Tensor:
-        x = self.decoder1(x)  # [B, 128, hq, wq] → [B, 64, hq, wq]
-        height, width = x.shape[-2:]
-        return self.decoder2(resize(x, (2 * height, 2 * width)))
+        return x.mean(dim=(-2, -1))
 
     @staticmethod
     def _mix(coarse: Tensor, fine: Tensor, block: nn.Module) -> Tensor:
@@ -175,7 +198,7 @@ class HSNet(nn.Module):
         self.backbone = backbone
         self.learner = HSNetLearner(tuple(reversed(backbone.levels)))
         if weights is not None:
-            self.load_state_dict(_read(weights)[0])
+            fill(self, read_model(weights, KIND)[0], weights)
 
     def forward(self, query: Tensor, supports: Tensor, masks: Tensor) -> Tensor:
         """Segment each query once per support.
@@ -199,7 +222,10 @@ class HSNet(nn.Module):
         return torch.stack(shots, dim=1)
 
     def match(self, query: Sequence[Tensor], support: Sequence[Tensor], mask: Tensor, size: tuple[int, int]) -> Tensor:
-        """As `forward` for one support whose taps are known: → logits [B, 2, *size]. An empty mask is no error.
+        """As `forward` for one support whose taps are known: → logits [B, 2, *size].
+
+        An empty mask, or one that no position of the taps sees, is no error: the answer is background for sure. (The
+        published code gives what its learner makes of zeros.)
 
         Raises:
             LlafsError: taps of another backbone, or NaN or infinite features.
@@ -213,7 +239,8 @@ class HSNet(nn.Module):
         logits = self.learner(Pairs(query, support, mask, self.backbone.levels))
         if not logits.isfinite().all():
             raise LlafsError("the logits are not finite: look for NaN or infinity in pictures, features and weights.")
-        return resize(logits, size)
+        shown = torch.stack([_shrink(mask, s).flatten(1).any(dim=1) for s in support]).any(dim=0)  # [B]
+        return torch.where(shown[:, None, None, None], resize(logits, size), logits.new_tensor(NOTHING)[:, None, None])
 
     def save(self, path: str | Path, **facts: str | int | float) -> None:
         """Write learner *and* backbone to one safetensors file; `facts` travel in its header.
@@ -223,8 +250,7 @@ class HSNet(nn.Module):
         """
         if self.backbone.folded:
             raise LlafsError("save the model with its original backbone, not with the optimised() copy.")
-        header = {"backbone": self.backbone.name, **facts}
-        save_file({k: v.contiguous() for k, v in self.state_dict().items()}, path, {"llafs": json.dumps(header)})
+        save_model(path, self, KIND, {"backbone": self.backbone.name, **facts})
 
     @classmethod
     def load(cls, path: str | Path) -> tuple[HSNet, dict]:
@@ -233,12 +259,9 @@ class HSNet(nn.Module):
         Raises:
             CheckpointError: not such a file.
         """
-        state, header = _read(path)
+        state, header = read_model(path, KIND)
         model = cls(Backbone(header["backbone"]))
-        try:
-            model.load_state_dict(state)
-        except RuntimeError as error:
-            raise CheckpointError(f"{path} does not fit {header['backbone']}: {error}") from error
+        fill(model, state, path)
         model.backbone.freeze()
         return model.eval(), header
 
@@ -254,7 +277,7 @@ class HSNet(nn.Module):
         Raises:
             CheckpointError: truncated, foreign or for another backbone; the model is then unchanged.
         """
-        state = checkpoint if isinstance(checkpoint, Mapping) else _read_official(checkpoint)
+        state = checkpoint if isinstance(checkpoint, Mapping) else read_official(checkpoint)
         state = {str(name).removeprefix("module."): value for name, value in state.items()}
         backbone = {n.removeprefix("backbone."): v for n, v in state.items() if n.startswith("backbone.")}
         learner = {n.removeprefix("hpn_learner."): v for n, v in state.items() if not n.startswith("backbone.")}
@@ -263,56 +286,22 @@ class HSNet(nn.Module):
             raise CheckpointError(f"{source} fills the backbone: call optimised() afterwards.")
         parts = [(self.learner, learner)] + [(self.backbone.net, backbone)] * bool(backbone)
         for module, values in parts:
-            _check_fit(module, values, f"{source} is not an official HSNet checkpoint for {self.backbone.name}")
+            check_official(module, values, f"{source} is not an official HSNet checkpoint for {self.backbone.name}")
         for module, values in parts:
             module.load_state_dict({n: v for n, v in values.items() if not n.startswith(CLASSIFIER)}, strict=False)
         self.backbone.freeze()
         return self.eval()
 
 
-def _read_official(path: str | Path) -> Mapping[str, Tensor]:
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # torch raises half a dozen types for a truncated or foreign file
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{path} cannot be read as a checkpoint: {reason}") from error
-    if not isinstance(state, Mapping):
-        raise CheckpointError(f"{path} holds a {type(state).__name__}, not the state dict of an HSNet.")
-    return state
-
-
-def _check_fit(module: nn.Module, state: Mapping[str, Tensor], complaint: str) -> None:
-    """Names and shapes must agree, but for a backbone's classifier and its counters of batches."""
-    expected = {n: v.shape for n, v in module.state_dict().items() if not n.startswith(CLASSIFIER)}
-    found = {n: getattr(v, "shape", None) for n, v in state.items() if not n.startswith(CLASSIFIER)}
-    for name in sorted(expected.keys() | found.keys()):
-        if name.endswith("num_batches_tracked"):
-            continue
-        if expected.get(name) != found.get(name):
-            there, wanted = (shapes.get(name) for shapes in (found, expected))
-            raise CheckpointError(
-                f"{complaint}: {name} is {tuple(there) if there is not None else 'missing'} in the file, "
-                f"{tuple(wanted) if wanted is not None else 'unknown'} in the model."
-            )
-
-
-def _read(path: str | Path) -> tuple[dict[str, Tensor], dict]:
-    try:
-        with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})["llafs"])
-            return {name: file.get_tensor(name) for name in file.keys()}, header
-    except (OSError, SafetensorError, KeyError, ValueError) as error:
-        raise CheckpointError(f"{path} is not an HSNet checkpoint of this library ({error}).") from error
-
-
-def vote(logits: Tensor) -> Tensor:
+def vote(logits: Tensor, weights: Tensor | None = None) -> Tensor:
     """K-shot voting (spec §1.10): each support votes per pixel; foreground from half of the *picture's* highest count.
 
     Args:
         logits: [B, K, 2, H, W].
+        weights: [B, K] ≥ 0, what a support's vote counts; None: all the same, as published.
 
     Returns: [B, H, W] bool. With K = 1 this is the plain argmax; without a single vote everything is background.
     """
-    votes = (logits[:, :, 1] > logits[:, :, 0]).sum(dim=1)  # [B, K, H, W] → [B, H, W]
-    highest = votes.amax(dim=(-2, -1), keepdim=True).clamp(min=1)
-    return votes / highest >= 0.5
+    ballots = logits[:, :, 1] > logits[:, :, 0]  # [B, K, H, W]
+    votes = ballots.sum(dim=1) if weights is None else (ballots * weights[..., None, None]).sum(dim=1)  # [B, H, W]
+    return (votes > 0) & (2 * votes >= votes.amax(dim=(-2, -1), keepdim=True))

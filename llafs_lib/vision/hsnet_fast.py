@@ -12,6 +12,7 @@ whole tensor twice. Here one pair of pictures is worked on at a time, support-ma
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ from torch.autograd.function import once_differentiable
 from llafs_lib.errors import LlafsError
 
 EPS = 1e-5
-CELLS_AT_ONCE = 128  # support cells in one matrix product: fewer leave the processor waiting, more leave its cache
+CELLS_AT_ONCE = 512  # support cells in one matrix product: fewer leave the processor waiting, more leave its cache
 
 
 class Pairs(NamedTuple):
@@ -48,9 +49,9 @@ def _squeeze_one(learner: nn.Module, pairs: Pairs, b: int) -> Tensor:
     shallow, middle, _ = pairs.levels
     stride8, stride16, stride32 = slice(shallow), slice(shallow, shallow + middle), slice(shallow + middle, None)
 
-    def encode(block: nn.Sequential, taps: slice) -> Tensor:
+    def encode(block: nn.Sequential, taps: slice) -> Planes:
         x = correlate([q[b] for q in pairs.query[taps]], [s[b] for s in pairs.support[taps]], pairs.mask[b])
-        return _layers(block, x)
+        return _layers(block, x).spread()
 
     x = _mix(encode(learner.encoder_layer4, stride32), encode(learner.encoder_layer3, stride16))
     x = _mix(_layers(learner.encoder_layer4to3, x), encode(learner.encoder_layer2, stride8))
@@ -72,6 +73,15 @@ class Planes(NamedTuple):
     def whole(self) -> bool:
         return tuple(self.cells.shape[:2]) == tuple(self.grid)
 
+    def spread(self) -> Planes:
+        """The same with the plane as its box."""
+        if self.whole():
+            return self
+        (top, left), (h, w) = self.corner, self.cells.shape[:2]
+        cells = self.outside[:, None, None].expand(*self.grid, *self.cells.shape[2:]).clone()
+        cells[top : top + h, left : left + w] = self.cells
+        return self._replace(cells=cells, corner=(0, 0))
+
 
 @torch.no_grad()
 def correlate(query: Sequence[Tensor], support: Sequence[Tensor], mask: Tensor) -> Planes:
@@ -85,20 +95,20 @@ def correlate(query: Sequence[Tensor], support: Sequence[Tensor], mask: Tensor) 
     grid = support[0].shape[-2:]
     small = resize(mask[None, None].to(support[0].dtype), grid)[0, 0]  # [hs, ws]
     rows, columns = (_extent(small.any(dim=d)) for d in (1, 0))
-    weight = small[rows, columns]  # [h, w]
-    seen = weight.flatten().nonzero()[:, 0]
+    weight = small[rows, columns].flatten()  # [h, w] → [h·w]
+    seen, unseen = weight.nonzero()[:, 0], (weight == 0).nonzero()[:, 0]
     queries = [q.flatten(1) for q in query]  # [C, hq, wq] → [C, hq·wq]
     lengths = torch.stack([q.norm(dim=0) + EPS for q in queries])  # [n, hq·wq]
-    supports = [(s[:, rows, columns] * weight).flatten(1)[:, seen] for s in support]  # [C, h, w] → [C, seen]
-    units = [(s / (s.norm(dim=0) + EPS)).t() for s in supports]  # [seen, C]
-    x = lengths.new_zeros(weight.numel(), *lengths.shape)  # [h·w, n, hq·wq]
-    part = lengths.new_empty(CELLS_AT_ONCE, *lengths.shape)
-    for start in range(0, len(seen), CELLS_AT_ONCE):
-        cells = seen[start : start + CELLS_AT_ONCE]
-        for n, (q, s) in enumerate(zip(queries, units, strict=True)):
-            torch.mm(s[start : start + CELLS_AT_ONCE], q, out=part[: len(cells), n])
-        x[cells] = part[: len(cells)].clamp_(min=0).div_(lengths)
-    cells = x.view(*weight.shape, len(query), *query[0].shape[-2:])  # → [h, w, n, hq, wq]
+    supports = [s.permute(1, 2, 0)[rows, columns].flatten(0, 1)[seen] for s in support]  # [C, hs, ws] → [seen, C]
+    supports = [s * weight[seen, None] for s in supports]
+    units = [s / (s.norm(dim=1, keepdim=True) + EPS) for s in supports]
+    x = lengths.new_empty(len(weight), *lengths.shape).index_fill_(0, unseen, 0)  # [h·w, n, hq·wq]
+    part = lengths.new_empty(min(CELLS_AT_ONCE, len(seen)), lengths.shape[1])
+    for n, (q, s) in enumerate(zip(queries, units, strict=True)):
+        for cells, some in zip(seen.split(CELLS_AT_ONCE), s.split(CELLS_AT_ONCE), strict=True):
+            x[cells, n] = torch.mm(some, q, out=part[: len(cells)]).clamp_(min=0).div_(lengths[n])
+    box = rows.stop - rows.start, columns.stop - columns.start
+    cells = x.view(*box, len(query), *query[0].shape[-2:])  # → [h, w, n, hq, wq]
     return Planes(cells, (rows.start, columns.start), tuple(grid), x.new_zeros(len(query)))
 
 
@@ -118,46 +128,56 @@ def _mix(coarse: Planes, fine: Planes) -> Planes:
 def _layers(block: nn.Sequential, x: Planes) -> Planes:
     """Centre-pivot convolution, group normalisation, ReLU; and again."""
     for i in range(0, len(block), 3):
-        x = _normalise(block[i + 1], _center_pivot(block[i], x))
+        reach = block[i].conv2.padding[0]
+        everywhere = block[i].stride == 1 and x.whole() and max(x.grid) <= reach + 1
+        x = _center_pivot_dense(block[i], x) if everywhere else _center_pivot(block[i], x)
+        x = _normalise(block[i + 1], x)
     return x
+
+
+def _center_pivot_dense(layer: nn.Module, x: Planes) -> Planes:
+    """`_center_pivot` where each cell sees the whole plane: over the support it is one matrix product."""
+    maps = F.conv2d(x.cells.flatten(0, 1), layer.conv1.weight, layer.conv1.bias + layer.conv2.bias, padding="same")
+    (h, w), k = x.grid, layer.conv2.kernel_size[0]
+    taps = layer.conv2.weight.permute(2, 3, 0, 1).flatten(0, 1).unbind()  # [C', C, k, k] → k² × [C', C]
+    middle = k * k // 2
+    cells = list(itertools.product(range(h), range(w)))
+    rows = [torch.cat([taps[middle + (r - i) * k + c - j] for r, c in cells], dim=1) for i, j in cells]
+    over_support = torch.cat(rows) @ x.cells.flatten(0, 2).flatten(1)  # [h·w·C', h·w·C] · [h·w·C, hq·wq]
+    return x._replace(cells=(maps + over_support.view_as(maps)).unflatten(0, x.grid))
 
 
 def _center_pivot(layer: nn.Module, x: Planes) -> Planes:
     """A `CenterPivotConv4d` (spec §1.4): x on a plane (hs, ws) → C' channels on a plane (⌈hs/stride⌉, ⌈ws/stride⌉)."""
     stride, grid = layer.stride, tuple(-(-n // layer.stride) for n in x.grid)
-    conv, bias = {"weight": layer.conv1.weight, "padding": layer.conv1.padding}, layer.conv1.bias + layer.conv2.bias
-    # the convolution is linear: of what lies outside, everywhere, plus of the box's difference from it
-    boxed, cells = not x.whole(), x.cells
-    if boxed and x.outside.any():
+    cells = x.cells
+    # The convolution is linear: of what lies outside, everywhere, plus of the box's difference from it.
+    if not x.whole() and x.outside.any():
         cells = cells - x.outside[:, None, None]
+    y = _of_outside(layer, x, grid)
     kept = cells[tuple(slice(-first % stride, None, stride) for first in x.corner)]
-    if boxed:
-        y = _of_outside(layer, x, grid)
-        top, left = (-(-first // stride) - start for first, start in zip(x.corner, y.corner, strict=True))
-        inside = y.cells[top : top + kept.shape[0], left : left + kept.shape[1]]
-        inside += F.conv2d(kept.flatten(0, 1), **conv).view_as(inside)
-    else:
-        y = F.conv2d(kept.flatten(0, 1), bias=bias, **conv)  # [hs'·ws', C', hq, wq]
-        y = Planes(y.unflatten(0, grid), (0, 0), grid, bias)
+    maps = F.conv2d(kept.flatten(0, 1), layer.conv1.weight, padding="same").unflatten(0, kept.shape[:2])
+    at = tuple(-(-first // stride) - start for first, start in zip(x.corner, y.corner, strict=True))
     corner = tuple(first - start * stride for first, start in zip(x.corner, y.corner, strict=True))
-    maps = _AddSupportConv.apply(y.cells.flatten(3), cells.flatten(3), layer.conv2.weight, stride, corner)
-    return y._replace(cells=maps.unflatten(-1, cells.shape[-2:]))
+    sums = _AddConvolutions.apply(
+        y.cells.flatten(3), maps.flatten(3), at, cells.flatten(3), layer.conv2.weight, stride, corner
+    )
+    return y._replace(cells=sums.unflatten(-1, cells.shape[-2:]))
 
 
 def _of_outside(layer: nn.Module, x: Planes, grid: tuple[int, int]) -> Planes:
     """`_center_pivot` if x were everywhere as outside its box: all cells, or at least those that the box can change."""
     bias, outside = layer.conv1.bias + layer.conv2.bias, x.outside[None, :, None, None]
     query_grid, pad = x.cells.shape[-2:], layer.conv1.padding
-    if outside.any():  # the borders of both planes are felt
+    if not x.whole() and outside.any():  # the borders of both planes are felt
         a = F.conv2d(outside.expand(-1, -1, *query_grid), layer.conv1.weight, bias, padding=pad)  # [1, C', hq, wq]
         o = F.conv2d(outside.expand(-1, -1, *x.grid), layer.conv2.weight, None, layer.stride, pad)  # [1, C', hs', ws']
         cells = (o[0].permute(1, 2, 0)[..., None, None] + a[0]).contiguous()  # [hs', ws', C', hq, wq]
         return Planes(cells, (0, 0), grid, bias)
-    spans = [slice(0, n) for n in grid]
-    if not torch.is_grad_enabled():  # elsewhere only the bias is left, the same in every cell
-        spans = [_reached(x.corner[i], x.cells.shape[i], pad[i], layer.stride, grid[i]) for i in (0, 1)]
-    cells = bias[:, None, None].expand(*(s.stop - s.start for s in spans), len(bias), *query_grid)
-    return Planes(cells.contiguous(), (spans[0].start, spans[1].start), grid, bias)
+    # elsewhere only the bias is left, the same in every cell
+    rows, columns = (_reached(x.corner[i], x.cells.shape[i], pad[i], layer.stride, grid[i]) for i in (0, 1))
+    shape = rows.stop - rows.start, columns.stop - columns.start, len(bias), *query_grid
+    return Planes(bias[:, None, None].expand(shape).clone(), (rows.start, columns.start), grid, bias)
 
 
 def _reached(first: int, size: int, padding: int, stride: int, end: int) -> slice:
@@ -166,18 +186,31 @@ def _reached(first: int, size: int, padding: int, stride: int, end: int) -> slic
     return slice(max(start, 0), min(last + 1, end))
 
 
-class _AddSupportConv(torch.autograd.Function):
-    """y + the convolution of x over the support plane, written into y: a matrix product per cell and kernel row.
+class _AddConvolutions(torch.autograd.Function):
+    """y + the maps of the query plane, at some of its cells + the convolution of x over the support plane.
 
-    Differentiated one by one, the products would each give a gradient as large as x; here they add to the same one.
+    All are added into y, the last as a matrix product per cell and kernel row. Differentiated one by one, the additions
+    would each give a gradient as large as y or x; here they share one.
     """
 
     @staticmethod
-    def forward(ctx, y: Tensor, x: Tensor, weight: Tensor, stride: int, corner: tuple[int, int]) -> Tensor:
-        """y [hs', ws', C', hq·wq], x [h, w, C, hq·wq] at `corner` of the plane, weight [C', C, k, k] → y."""
+    def forward(
+        ctx,
+        y: Tensor,
+        maps: Tensor,
+        at: tuple[int, int],
+        x: Tensor,
+        weight: Tensor,
+        stride: int,
+        corner: tuple[int, int],
+    ) -> Tensor:
+        """y [hs', ws', C', hq·wq], maps [h', w', C', hq·wq] at the cell `at` of y; x [h, w, C, hq·wq] at `corner` of
+        the plane that the convolution with weight [C', C, k, k] sees → y."""
         ctx.save_for_backward(x, weight)
+        ctx.at = tuple(slice(first, first + n) for first, n in zip(at, maps.shape, strict=False))
         ctx.stride, ctx.corner = stride, corner
         ctx.mark_dirty(y)
+        y[ctx.at] += maps
         w = _by_rows(weight)
         for cell, r, columns, k, taps in _products(y.shape, x.shape, len(w), stride, corner):
             y[cell].addmm_(w[k, :, taps].flatten(1), x[r, columns].flatten(0, 1))  # [C', taps·C] · [taps·C, hq·wq]
@@ -188,12 +221,12 @@ class _AddSupportConv(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         grad, w = grad.contiguous(), _by_rows(weight)
-        grad_w, grad_x = torch.zeros_like(w), torch.zeros_like(x) if ctx.needs_input_grad[1] else None
+        grad_w, grad_x = torch.zeros_like(w), torch.zeros_like(x) if ctx.needs_input_grad[3] else None
         for cell, r, columns, k, taps in _products(grad.shape, x.shape, len(w), ctx.stride, ctx.corner):
             grad_w[k, :, taps].flatten(1).addmm_(grad[cell], x[r, columns].flatten(0, 1).t())
             if grad_x is not None:
                 grad_x[r, columns].flatten(0, 1).addmm_(w[k, :, taps].flatten(1).t(), grad[cell])
-        return grad, grad_x, grad_w.permute(1, 3, 0, 2), None, None  # grad_w: → [C', C, k, k]
+        return grad, grad[ctx.at], None, grad_x, grad_w.permute(1, 3, 0, 2), None, None  # grad_w: → [C', C, k, k]
 
 
 def _by_rows(weight: Tensor) -> Tensor:
@@ -220,22 +253,69 @@ def _products(
 
 
 def _normalise(norm: nn.GroupNorm, x: Planes) -> Planes:
-    """Group normalisation and ReLU; without gradients, in place."""
-    y, groups = x.cells.flatten(3).flatten(0, 1), norm.num_groups  # [h·w, C, hq·wq]
-    if torch.is_grad_enabled():
-        y = norm(y.transpose(0, 1)[None])[0].relu()  # [C, hs·ws, hq·wq]
-        return x._replace(cells=y.transpose(0, 1).contiguous().view_as(x.cells))
-    # float64: the variance is a difference
-    away, outside = (x.grid[0] * x.grid[1] - len(y)) * y.shape[-1], x.outside.double()
-    total = y.sum(-1).double().sum(0) + away * outside  # [C]
-    square = torch.linalg.vector_norm(y, dim=-1).double().square().sum(0) + away * outside.square()
-    n = (y.numel() + away * len(outside)) / groups
-    mean, mean_square = (t.view(groups, -1).sum(1, keepdim=True) / n for t in (total, square))
-    scale = norm.weight.view(groups, -1) / ((mean_square - mean.square()).clamp(min=0) + norm.eps).sqrt()
-    shift = (norm.bias.view(groups, -1) - mean * scale).view(-1, 1).to(y.dtype)  # [C, 1]
-    scale = scale.view(-1, 1).to(y.dtype)
-    y.mul_(scale).add_(shift).relu_()
-    return x._replace(outside=(x.outside[:, None] * scale + shift).relu()[:, 0])
+    """Group normalisation and ReLU of the whole plane; without gradients, in place."""
+    y, cells_outside = x.cells.flatten(3).flatten(0, 1), x.grid[0] * x.grid[1] - x.cells.shape[0] * x.cells.shape[1]
+    parameters = norm.weight, norm.bias, norm.num_groups, norm.eps
+    y, outside = _NormaliseAndRectify.apply(y, x.outside, cells_outside, *parameters, torch.is_grad_enabled())
+    return x._replace(cells=y.view_as(x.cells), outside=outside)
+
+
+class _NormaliseAndRectify(torch.autograd.Function):
+    """Group normalisation and ReLU of maps that all lie in one group of cells; PyTorch's own wants them transposed."""
+
+    @staticmethod
+    def forward(
+        ctx,
+        y: Tensor,
+        outside: Tensor,
+        cells_outside: int,
+        weight: Tensor,
+        bias: Tensor,
+        groups: int,
+        eps: float,
+        training: bool,
+    ) -> tuple[Tensor, Tensor]:
+        """y [cells, C, hq·wq], outside [C]: what all of the `cells_outside` hold → the same."""
+        away = cells_outside * y.shape[-1]
+        n = (len(y) + cells_outside) * y.shape[-1] * (len(weight) // groups)
+        # float64: the variance is a difference
+        total = y.sum(-1).double().sum(0) + away * outside.double()  # [C]
+        square = torch.linalg.vector_norm(y, dim=-1).double().square().sum(0) + away * outside.double().square()
+        mean, mean_square = _over_groups(total, groups) / n, _over_groups(square, groups) / n  # [C]
+        slope = ((mean_square - mean.square()).clamp(min=0) + eps).rsqrt()
+        scale = weight * slope
+        shift = (bias - mean * scale).to(y.dtype)
+        scale = scale.to(y.dtype)
+        z = torch.mul(y, scale[:, None], out=None if training else y).add_(shift[:, None]).relu_()
+        rectified = (outside * scale + shift).relu()
+        if training:
+            ctx.save_for_backward(y, outside, z, rectified, weight, mean, slope)
+            ctx.n, ctx.away, ctx.groups = n, away, groups
+        else:
+            ctx.mark_dirty(y)
+        return z, rectified
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad: Tensor, grad_outside: Tensor) -> tuple[Tensor | None, ...]:
+        y, outside, z, rectified, weight, mean, slope = ctx.saved_tensors
+        grad = torch.ops.aten.threshold_backward(grad, z, 0)  # the ReLU's
+        grad_outside = (grad_outside * (rectified > 0)).double()  # of all cells outside together
+        total = grad.sum(-1).double().sum(0) + grad_outside  # [C], which is also the bias's
+        along = torch.linalg.vecdot(grad, y).double().sum(0) + grad_outside * outside
+        grad_weight = slope * (along - mean * total)
+        # Mean and variance of a group depend on all that is in it.
+        a = weight * slope
+        b = -slope.square() * _over_groups(weight * grad_weight, ctx.groups) / ctx.n
+        c = -slope * _over_groups(weight * total, ctx.groups) / ctx.n - b * mean
+        grad_y = torch.addcmul(c.to(y)[:, None], y, b.to(y)[:, None]).addcmul_(grad, a.to(y)[:, None])
+        grad_outside = a * grad_outside + ctx.away * (b * outside + c)
+        return grad_y, grad_outside.to(y), None, grad_weight.to(y), total.to(y), None, None, None
+
+
+def _over_groups(values: Tensor, groups: int) -> Tensor:
+    """To each of [C] the sum of its group."""
+    return values.view(groups, -1).sum(1, keepdim=True).expand(-1, len(values) // groups).flatten()
 
 
 def check_support_grids(coarse: Sequence[int], fine: Sequence[int]) -> None:

@@ -2,20 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
+import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from llafs_lib.vision.hsnet_fast import Pairs
+from llafs_lib.vision.recipes import Recipe
 
 IGNORE = 255  # label of pixels that no loss looks at
 
 
 def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy over the pixels that are not `IGNORE`; HSNet's only loss (spec §1.9).
+    """HSNet's only loss (spec §1.9).
 
     Args:
         logits: [B, C, h, w], resized to the labels' size first (bilinear, corners aligned).
         labels: [B, H, W] int64 in 0…C-1, or `IGNORE`.
+
+    Returns: the mean over the pixels that are not `IGNORE`; 0, not NaN, if there are none.
     """
-    return F.cross_entropy(_at_size_of(labels, logits), labels, ignore_index=IGNORE)
+    total = F.cross_entropy(_at_size_of(labels, logits), labels, ignore_index=IGNORE, reduction="sum")
+    return total / (labels != IGNORE).sum().clamp(min=1)
 
 
 def smoothed_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.1) -> Tensor:
@@ -50,6 +59,54 @@ def dice(logits: Tensor, labels: Tensor) -> Tensor:
     truth, probability = (labels == 1).float(), probability * seen
     overlap, total = (probability * truth).sum((1, 2)), probability.sum((1, 2)) + truth.sum((1, 2))
     return (1 - (2 * overlap + 1) / (total + 1)).mean()  # + 1: an empty mask found empty is a full match
+
+
+def contrastive(embeddings: Tensor, labels: Tensor, temperature: float = 0.1) -> Tensor:
+    """InfoNCE of pixels against their picture's two prototypes, the mean embedding of its foreground and of the rest.
+
+    Each pixel is to be nearer, by cosine, to the prototype of its own kind than to the other. The source document names
+    a contrastive loss "for feature alignment" and says no more; this form is ours.
+
+    Args:
+        embeddings: [B, C, h, w]; labels: [B, H, W] in {0, 1, IGNORE}, read at the embeddings' positions; temperature:
+            of the softmax over the two cosines.
+
+    Returns: the mean over pixels that are not `IGNORE`, in pictures that have both kinds; 0 if there are none.
+    """
+    small = F.interpolate(labels[:, None].float(), embeddings.shape[-2:], mode="nearest").long()
+    z, y = F.normalize(embeddings.flatten(2), dim=1), small.flatten(1)  # [B, C, h·w], [B, h·w]
+    kinds = torch.stack([y == 0, y == 1], dim=1).to(z)  # [B, 2, h·w]
+    prototypes = F.normalize(torch.einsum("bcp,bkp->bkc", z, kinds), dim=2)
+    cosines = torch.einsum("bkc,bcp->bkp", prototypes, z) / temperature
+    both = (kinds.sum(dim=2) > 0).all(dim=1)  # [B]
+    y = torch.where(both[:, None], y, IGNORE)
+    total = F.cross_entropy(cosines, y, ignore_index=IGNORE, reduction="sum")
+    return total / (y != IGNORE).sum().clamp(min=1)
+
+
+Batch = Sequence[Tensor]
+
+
+def base_loss(network: nn.Module, batch: Batch) -> Tensor:
+    """Of a base network, or of its head, on (inputs, labels): smoothed cross-entropy, as published (spec §2.2)."""
+    inputs, labels = batch
+    return smoothed_cross_entropy(network(inputs), labels)
+
+
+def hsnet_loss(levels: tuple[int, int, int], recipe: Recipe) -> Callable[[nn.Module, Batch], Tensor]:
+    """Of an `HSNetLearner` on (query taps, support taps, support mask, query mask): CE + the recipe's other terms."""
+
+    def loss(learner: nn.Module, batch: Batch) -> Tensor:
+        query, support, support_mask, query_mask = batch
+        logits, embeddings = learner(Pairs(query, support, support_mask, levels), with_embeddings=True)
+        total = cross_entropy(logits, query_mask)
+        if recipe.dice:
+            total = total + recipe.dice * dice(logits, query_mask)
+        if recipe.contrastive:
+            total = total + recipe.contrastive * contrastive(embeddings, query_mask)
+        return total
+
+    return loss
 
 
 def _at_size_of(labels: Tensor, logits: Tensor) -> Tensor:

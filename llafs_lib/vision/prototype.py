@@ -16,8 +16,8 @@ from torch import Tensor
 
 from llafs_lib.errors import LlafsError
 from llafs_lib.records import Prediction, Support
-from llafs_lib.vision.backbone import Backbone, to_mask
-from llafs_lib.vision.segmenter import FeatureCache
+from llafs_lib.vision.backbone import Backbone, last_taps, to_mask
+from llafs_lib.vision.segmenter import check_supports, squashed_taps, weights_of
 
 STRIDES = (16, 32)
 FLAT = 1e-6  # similarities that differ by less differ by rounding
@@ -31,7 +31,7 @@ def unit_features(taps: Sequence[Tensor], levels: tuple[int, int, int], strides:
 
     Returns: [ΣC, h, w] on the finest grid.
     """
-    last = [taps[sum(levels[: (8, 16, 32).index(stride) + 1]) - 1] for stride in sorted(strides)]
+    last = last_taps(taps, levels, strides)
     grid = last[0].shape[-2:]
     maps = [F.interpolate(tap[None], grid, mode="bilinear", align_corners=True)[0] for tap in last]
     return torch.cat([F.normalize(m, dim=0) for m in maps]) / len(maps) ** 0.5
@@ -122,7 +122,6 @@ class PrototypeSegmenter:
         backbone: frozen.
         size: side of the square that pictures are squashed to, px.
         threshold: on the score in [0, 1]; `best_threshold` chooses it on base classes.
-        weighted: supports count by their scores; False, or when all scores are 0: all the same.
         strides: of the maps that are compared.
     """
 
@@ -131,11 +130,10 @@ class PrototypeSegmenter:
         backbone: Backbone,
         size: int,
         threshold: float,
-        weighted: bool = False,
         strides: Sequence[int] = STRIDES,
     ):
-        self.size, self.threshold, self.weighted, self.strides = size, threshold, weighted, strides
-        self.features = FeatureCache(backbone, size)
+        self.backbone, self.size, self.threshold, self.strides = backbone, size, threshold, strides
+        self.features = squashed_taps(backbone.optimised(), size)
 
     @torch.inference_mode()
     def segment(self, query: np.ndarray, supports: Sequence[Support], class_name: str = "") -> Prediction:
@@ -145,22 +143,17 @@ class PrototypeSegmenter:
         masks give an empty prediction, with a note.
 
         Raises:
-            LlafsError: there are no supports.
+            LlafsError: no supports, or some that do not fit (`check_supports`).
         """
-        if not supports:
-            raise LlafsError(f"no support for {class_name or 'this class'}: a prototype needs an annotated picture.")
+        check_supports(supports, class_name, "a prototype")
         masks = torch.stack([to_mask(s.mask, self.size) for s in supports])
         if not masks.any():
             nothing, note = np.zeros(query.shape[:2], np.float32), "no support shows the class: nothing is marked"
             return Prediction(class_name, nothing > 0, nothing, tuple(supports), notes=(note,))
         maps = torch.stack([self._features(s.image) for s in supports])
-        foreground, background = prototypes(maps, masks, self._weights(supports))
+        foreground, background = prototypes(maps, masks, weights_of(supports))
         score = score_map(self._features(query), foreground, background, query.shape[:2]).cpu().numpy()
         return Prediction(class_name, score >= self.threshold, score, tuple(supports))
 
     def _features(self, image: np.ndarray) -> Tensor:
-        return unit_features(self.features(image), self.features.backbone.levels, self.strides)
-
-    def _weights(self, supports: Sequence[Support]) -> Tensor | None:
-        scores = torch.tensor([s.score for s in supports], dtype=torch.float32)
-        return scores if self.weighted and scores.any() else None
+        return unit_features(self.features(image), self.backbone.levels, self.strides)

@@ -7,7 +7,6 @@ reads the bottleneck's output. The form of the pictures is here too: the aspect 
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,18 +14,22 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from llafs_lib.vision.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone, BackboneError
-from llafs_lib.vision.hsnet import CheckpointError
+from llafs_lib.vision.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone, BackboneError, last_taps
+from llafs_lib.vision.checkpoints import fill, read_model, save_model
 from llafs_lib.vision.losses import IGNORE
 
+KIND = "RePRI"  # as checkpoints name it
 BINS = (1, 2, 3, 6)
 # Beside `backbone` and `n_classes`, the network as published (spec §2.1), but for its stem: RePRI starts from weights
 # with three 3×3 convolutions there (semseg's `initmodel`), this library from torchvision's, with one of 7×7.
 PUBLISHED = {"strides": (32,), "width": 512, "dilated": True}
+
+
+SMALL = {"strides": (16, 32), "width": 128}
+# Of a backbone trained from scratch all that is to be read has to be trained.
+SCRATCH = {"strides": (8, 16, 32), "width": 64}
 
 
 class PyramidHead(nn.Module):
@@ -97,9 +100,7 @@ class PSPNet(nn.Module):
 
     def trunk(self, x: Tensor) -> Tensor:
         """x [B, 3, H, W] standardised → the backbone's joined taps [B, channels, h, w]."""
-        taps = self.backbone(x)
-        levels = {8: 1, 16: 2, 32: 3}
-        last = [taps[sum(self.backbone.levels[: levels[s]]) - 1] for s in self.config["strides"]]
+        last = last_taps(self.backbone(x), self.backbone.levels, self.config["strides"])
         if self.backbone.name != "mobilenet_v2":  # whose units end without a non-linearity
             last = [F.relu(tap) for tap in last]
         return torch.cat([_resize(tap, last[0].shape[-2:]) for tap in last], dim=1)
@@ -122,8 +123,7 @@ class PSPNet(nn.Module):
 
     def save(self, path: str | Path, size: int, **facts: str | int | float) -> None:
         """Write everything to one safetensors file; the `size` trained at and `facts` travel in its header."""
-        header = {"backbone": self.backbone.name, **self.config, "size": size, **facts}
-        save_file({k: v.contiguous() for k, v in self.state_dict().items()}, path, {"repri": json.dumps(header)})
+        save_model(path, self, KIND, {"backbone": self.backbone.name, **self.config, "size": size, **facts})
 
     @classmethod
     def load(cls, path: str | Path) -> tuple[PSPNet, dict]:
@@ -132,17 +132,28 @@ class PSPNet(nn.Module):
         Raises:
             CheckpointError: not such a file, or cut off.
         """
-        try:
-            with safe_open(path, framework="pt") as file:
-                header = json.loads((file.metadata() or {})["repri"])
-                state = {name: file.get_tensor(name) for name in file.keys()}
-            network = {key: header[key] for key in ("n_classes", "strides", "width", "dilated")}
-            model = cls(Backbone(header["backbone"]), **network)
-            model.load_state_dict(state)
-        except (OSError, SafetensorError, KeyError, ValueError, RuntimeError) as error:
-            raise CheckpointError(f"{path} is not a RePRI checkpoint of this library ({error}).") from error
+        state, header = read_model(path, KIND)
+        network = {key: header[key] for key in ("n_classes", "strides", "width", "dilated")}
+        model = cls(Backbone(header["backbone"]), **network)
+        fill(model, state, path)
         model.backbone.freeze()
         return model.requires_grad_(False).eval(), header
+
+
+def base_network(backbone: Backbone, n_classes: int, whole: bool) -> PSPNet:
+    """The network that a budget trains: as published where a ResNet is trained whole, else a small one.
+
+    Args:
+        backbone: with ImageNet's weights it is copied before it is trained, so that other models find it as it was;
+            `small` has none and is trained itself.
+        whole: train the backbone as well.
+    """
+    if backbone.name == "small":
+        return PSPNet(backbone, n_classes, **SCRATCH)
+    if not whole:
+        return PSPNet(backbone, n_classes, **SMALL)
+    own = copy.deepcopy(backbone).requires_grad_(True)
+    return PSPNet(own, n_classes, **(PUBLISHED if backbone.name.startswith("resnet") else SMALL))
 
 
 def _dilate(backbone: Backbone) -> Backbone:

@@ -25,6 +25,7 @@ from llafs_lib.errors import LlafsError
 from llafs_lib.records import Prediction, Support
 from llafs_lib.vision.losses import IGNORE
 from llafs_lib.vision.pspnet import PSPNet, padded_input, padded_labels, unpadded
+from llafs_lib.vision.segmenter import FeatureCache, check_supports, weights_of
 
 EPS = 1e-10
 
@@ -96,6 +97,7 @@ def refine(
     padding: Tensor | None = None,
     settings: RepriSettings | None = None,
     proportion: Tensor | None = None,
+    weights: Tensor | None = None,
 ) -> Refinement:
     """Fit a classifier to each of n independent tasks (spec §2.3).
 
@@ -106,6 +108,7 @@ def refine(
             the query's annotation; what is known about a query here comes from its picture alone.
         settings: None means the published ones.
         proportion: [n], the true π (`true_proportion`), kept to the end: the oracle, for analysis.
+        weights: [n, K] ≥ 0, what a support's pixels count in w's start and in CE; None: all the same, as published.
 
     Returns: probabilities at the masks' size. A task whose supports show no foreground on the h × w grid (an empty
         mask, or an object that falls between its points) has probability 0 everywhere.
@@ -113,7 +116,7 @@ def refine(
     Raises:
         LlafsError: K = 0, shapes that do not belong together, features that are not finite, a query all padding.
     """
-    _check(support, query, masks, padding, proportion)
+    _check(support, query, masks, padding, proportion, weights)
     settings = settings or RepriSettings()
     grid = tuple(support.shape[-2:])
     labels = _nearest(masks, grid).flatten(1)  # [n, K, H, W] → [n, K·h·w]
@@ -124,10 +127,13 @@ def refine(
     s = F.normalize(support.transpose(1, 2).flatten(2), dim=1)  # [n, K, C, h, w] → [n, C, K·h·w]
     q = F.normalize(query[:, 0].flatten(2), dim=1)  # [n, 1, C, h, w] → [n, C, h·w]
 
-    initial = _initialise(s, q, labels, inside, settings.temperature)
+    weights = torch.ones_like(support[:, :, 0, 0, 0]) if weights is None else weights
+    w = weights.to(support).repeat_interleave(labels.shape[1] // support.shape[1], dim=1)  # [n, K] → [n, K·h·w]
+
+    initial = _initialise(s, q, labels, w, inside, settings.temperature)
     if proportion is not None:
         initial = replace(initial, proportion=proportion.to(query))
-    final = _adapt(initial, s, q, labels, inside, settings, support.shape[1], oracle=proportion is not None)
+    final = _adapt(initial, s, q, labels, w, inside, settings, support.shape[1], oracle=proportion is not None)
 
     scores = final.scores(q).unflatten(1, grid)[:, None]  # [n, h·w] → [n, 1, h, w]
     scores = F.interpolate(scores, masks.shape[-2:], mode="bilinear", align_corners=True)[:, 0]
@@ -147,9 +153,11 @@ def true_proportion(masks: Tensor, grid: tuple[int, int]) -> Tensor:
     return (labels == 1).sum(dim=1).double() / (labels != IGNORE).sum(dim=1).clamp(min=1)
 
 
-def _initialise(s: Tensor, q: Tensor, labels: Tensor, inside: Tensor, temperature: float) -> Classifier:
+def _initialise(
+    s: Tensor, q: Tensor, labels: Tensor, weights: Tensor, inside: Tensor, temperature: float
+) -> Classifier:
     """w: the mean support feature of the foreground. b: the query's mean score, padding included, as published."""
-    foreground = (labels == 1).to(s)
+    foreground = (labels == 1) * weights
     prototype = (s @ foreground[..., None])[..., 0] / (foreground.sum(dim=1, keepdim=True) + EPS)  # [n, C]
     unbiased = Classifier(prototype, torch.zeros_like(prototype[:, 0]), torch.zeros_like(prototype[:, 0]), temperature)
     biased = replace(unbiased, bias=unbiased.scores(q).mean(dim=1))
@@ -161,6 +169,7 @@ def _adapt(
     s: Tensor,
     q: Tensor,
     labels: Tensor,
+    weights: Tensor,
     inside: Tensor,
     settings: RepriSettings,
     shots: int,
@@ -174,7 +183,7 @@ def _adapt(
         on_query = entropy_weight * _entropy_slope(p, inside)
         on_query += kl_weight * _kl_slope(p, inside, classifier.proportion)
         w_q, b_q = classifier.gradient(q, on_query)
-        w_s, b_s = classifier.gradient(s, _cross_entropy_slope(classifier.probability(s), labels))
+        w_s, b_s = classifier.gradient(s, _cross_entropy_slope(classifier.probability(s), labels, weights))
         classifier = replace(
             classifier,
             prototype=classifier.prototype - settings.rate * (w_s + w_q),
@@ -189,11 +198,11 @@ def _adapt(
 # The three losses' slopes ∂L/∂z, [n, P], for p = σ(z), so that ∂p/∂z = p(1 − p). Every log(x) stands for log(x + EPS).
 
 
-def _cross_entropy_slope(p: Tensor, labels: Tensor) -> Tensor:
-    """Of −mean[y log p + (1 − y) log(1 − p)] over the labels that are not `IGNORE`."""
-    known = (labels != IGNORE).to(p)
+def _cross_entropy_slope(p: Tensor, labels: Tensor, weights: Tensor) -> Tensor:
+    """Of −mean[y log p + (1 − y) log(1 − p)], weighted, over the labels that are not `IGNORE`."""
+    known = (labels != IGNORE) * weights
     slope = torch.where(labels == 1, -1 / (p + EPS), 1 / (1 - p + EPS)) * p * (1 - p)
-    return slope * known / known.sum(dim=1, keepdim=True).clamp(min=1)
+    return slope * known / known.sum(dim=1, keepdim=True).clamp(min=EPS)
 
 
 def _entropy_slope(p: Tensor, inside: Tensor) -> Tensor:
@@ -219,7 +228,14 @@ def _nearest(masks: Tensor, grid: tuple[int, int]) -> Tensor:
     return F.interpolate(masks.float(), grid, mode="nearest").to(masks.dtype)  # labels up to 255 survive the float
 
 
-def _check(support: Tensor, query: Tensor, masks: Tensor, padding: Tensor | None, proportion: Tensor | None) -> None:
+def _check(
+    support: Tensor,
+    query: Tensor,
+    masks: Tensor,
+    padding: Tensor | None,
+    proportion: Tensor | None,
+    weights: Tensor | None,
+) -> None:
     if support.dim() != 5 or not support.shape[1]:
         raise LlafsError(f"support features {list(support.shape)} must be [n, K, C, h, w]; RePRI needs K ≥ 1 supports.")
     n, k, c, h, w = support.shape
@@ -228,6 +244,8 @@ def _check(support: Tensor, query: Tensor, masks: Tensor, padding: Tensor | None
         expected["padding"] = (padding, [n, *masks.shape[-2:]])
     if proportion is not None:
         expected["proportion"] = (proportion, [n])
+    if weights is not None:
+        expected["weights"] = (weights, [n, k])
     for name, (value, shape) in expected.items():
         if list(value.shape) != shape:
             raise LlafsError(f"{name} are {list(value.shape)}, but {shape} belongs to these supports.")
@@ -236,7 +254,7 @@ def _check(support: Tensor, query: Tensor, masks: Tensor, padding: Tensor | None
 
 
 class RePRISegmenter:
-    """RePRI as a `Segmenter`. All supports are pooled; their scores are not used (spec §2.3).
+    """RePRI as a `Segmenter`: the supports are pooled (spec §2.3), their pixels count by their weights.
 
     Args:
         model: a trained `PSPNet`.
@@ -246,6 +264,7 @@ class RePRISegmenter:
 
     def __init__(self, model: PSPNet, size: int, settings: RepriSettings | None = None):
         self.model, self.size, self.settings = model.eval(), size, settings
+        self.features = FeatureCache(self._encode)
 
     @classmethod
     def from_file(cls, path: str | Path) -> RePRISegmenter:
@@ -261,24 +280,21 @@ class RePRISegmenter:
         Empty support masks give an empty prediction, with a note.
 
         Raises:
-            LlafsError: there are no supports, or a mask is not of its picture's size.
+            LlafsError: no supports, or some that do not fit (`check_supports`).
         """
-        if not supports:
-            raise LlafsError(
-                f"no support for {class_name or 'this class'}: RePRI needs at least one annotated picture."
-            )
-        for s in supports:
-            if s.mask.shape != s.image.shape[:2]:
-                raise LlafsError(
-                    f"the mask of support {s.image_id} is {s.mask.shape}, its picture {s.image.shape[:2]}."
-                )
-        device = next(self.model.parameters()).device
-        pictures = torch.stack([padded_input(image, self.size) for image in (query, *(s.image for s in supports))])
-        features = self.model.features(pictures.to(device))[None]  # [1 + K, 3, S, S] → [1, 1 + K, C, h, w]
+        check_supports(supports, class_name, "RePRI")
+        features = torch.stack([self.features(image)[0] for image in (query, *(s.image for s in supports))])[None]
+        device = features.device  # [1, 1 + K, C, h, w]
         masks = torch.stack([padded_labels(s.mask, self.size) for s in supports])[None].to(device)  # [1, K, S, S]
         padding = padded_labels(np.zeros(query.shape[:2]), self.size)[None].to(device) == IGNORE  # [1, S, S]
-        found = refine(features[:, 1:], features[:, :1], masks, padding, self.settings)
+        found = refine(
+            features[:, 1:], features[:, :1], masks, padding, self.settings, weights=weights_of(supports)[None]
+        )
         probability = unpadded(found.probability[0], query.shape[:2]).cpu().numpy()
         empty = not found.probability.any()
         note = ("no support shows the class on the feature grid: nothing is marked",)
         return Prediction(class_name, probability > 0.5, probability, tuple(supports), notes=note if empty else ())
+
+    def _encode(self, image: np.ndarray) -> list[Tensor]:
+        device = next(self.model.parameters()).device
+        return [self.model.features(padded_input(image, self.size)[None].to(device))[0]]  # [1, C, h, w] → [C, h, w]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -22,44 +22,74 @@ class Segmenter(Protocol):
     """Anything that segments a query picture with annotated supports."""
 
     def segment(self, query: np.ndarray, supports: Sequence[Support], class_name: str) -> Prediction:
-        """query [H, W, 3] uint8 RGB → a `Prediction` of the same height and width."""
+        """query [H, W, 3] uint8 RGB → a `Prediction` of the same height and width.
+
+        Supports count by their `weight`; with equal weights the result is the published model's.
+        """
         ...
 
 
+def check_supports(supports: Sequence[Support], class_name: str, model: str) -> None:
+    """What every segmenter asks of its supports.
+
+    Raises:
+        LlafsError: there are none, a mask is not of its picture's size, or the weights say that none counts.
+    """
+    if not supports:
+        raise LlafsError(f"no support for {class_name or 'this class'}: {model} needs at least one annotated picture.")
+    for s in supports:
+        if s.mask.shape != s.image.shape[:2]:
+            raise LlafsError(f"the mask of support {s.image_id} is {s.mask.shape}, its picture {s.image.shape[:2]}.")
+        if not (np.isfinite(s.weight) and s.weight >= 0):
+            raise LlafsError(f"the weight of support {s.image_id} is {s.weight}: it must be a number from 0 up.")
+    if not any(s.weight for s in supports):
+        raise LlafsError(f"all supports for {class_name or 'this class'} have weight 0: none would count.")
+
+
+def weights_of(supports: Sequence[Support]) -> Tensor:
+    """[K] float32 in [0, 1], the largest 1: what counts is their ratio."""
+    weights = torch.tensor([s.weight for s in supports], dtype=torch.float32)
+    return weights / weights.max()
+
+
 class FeatureCache:
-    """The taps of the pictures seen last, found again by their pixels.
+    """The features of the pictures seen last, found again by their pixels.
 
     Args:
-        backbone: frozen.
-        size: side of the square that pictures are squashed to.
-        limit_mb: memory for taps; the picture that was not asked for longest goes first.
+        encode: image [H, W, 3] uint8 → tensors.
+        limit_mb: memory for them; the picture that was not asked for longest goes first.
     """
 
-    def __init__(self, backbone: Backbone, size: int, limit_mb: int = 1024):
-        self.backbone, self.size, self.limit = backbone, size, limit_mb * 2**20
-        self._taps: OrderedDict[bytes, list[Tensor]] = OrderedDict()
+    def __init__(self, encode: Callable[[np.ndarray], list[Tensor]], limit_mb: int = 1024):
+        self.encode, self.limit = encode, limit_mb * 2**20
+        self._kept: OrderedDict[bytes, list[Tensor]] = OrderedDict()
         self._bytes = 0
 
     def __call__(self, image: np.ndarray) -> list[Tensor]:
-        """image [H, W, 3] uint8 → taps, each [C, h, w]."""
+        """image [H, W, 3] uint8 → its features."""
         key = hashlib.blake2b(np.ascontiguousarray(image), digest_size=16, person=repr(image.shape).encode()).digest()
-        if key in self._taps:
-            self._taps.move_to_end(key)
-            return self._taps[key]
-        taps = encode(self.backbone, to_input(image, self.size))
-        self._taps[key] = taps
-        self._bytes += _size(taps)
-        while self._bytes > self.limit and len(self._taps) > 1:
-            self._bytes -= _size(self._taps.popitem(last=False)[1])
-        return taps
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        found = self.encode(image)
+        self._kept[key] = found
+        self._bytes += _size(found)
+        while self._bytes > self.limit and len(self._kept) > 1:
+            self._bytes -= _size(self._kept.popitem(last=False)[1])
+        return found
 
 
-def _size(taps: Sequence[Tensor]) -> int:
-    return sum(t.nbytes for t in taps)
+def _size(tensors: Sequence[Tensor]) -> int:
+    return sum(t.nbytes for t in tensors)
+
+
+def squashed_taps(backbone: Backbone, size: int) -> FeatureCache:
+    """The taps, each [C, h, w], of pictures squashed to `size` px."""
+    return FeatureCache(lambda image: encode(backbone, to_input(image, size)))
 
 
 class HSNetSegmenter:
-    """HSNet as a `Segmenter`: one vote per support (spec §1.10).
+    """HSNet as a `Segmenter`: one vote per support (spec §1.10), which counts by the support's weight.
 
     Args:
         model: a trained `HSNet`.
@@ -68,7 +98,7 @@ class HSNetSegmenter:
 
     def __init__(self, model: HSNet, size: int):
         self.model, self.size = model.eval(), size
-        self.features = FeatureCache(model.backbone.optimised(), size)
+        self.features = squashed_taps(model.backbone.optimised(), size)
 
     @classmethod
     def from_file(cls, path: str | Path) -> HSNetSegmenter:
@@ -79,28 +109,32 @@ class HSNetSegmenter:
 
     @torch.inference_mode()
     def segment(self, query: np.ndarray, supports: Sequence[Support], class_name: str = "") -> Prediction:
-        """Segment `query` [H, W, 3] uint8; `probability` is the mean over the supports, `mask` is their vote.
+        """Segment `query` [H, W, 3] uint8; `probability` is the supports' weighted mean, `mask` is their vote.
+
+        A support with an empty mask votes for background; `notes` says so.
 
         Raises:
-            LlafsError: there are no supports.
+            LlafsError: no supports, or some that do not fit (`check_supports`).
         """
-        if not supports:
-            raise LlafsError(
-                f"no support for {class_name or 'this class'}: HSNet needs at least one annotated picture."
-            )
-        query_taps = self._taps(query)
-        logits = torch.cat([self._match(query_taps, s, query.shape[:2]) for s in supports])  # [K, 2, H, W]
+        check_supports(supports, class_name, "HSNet")
+        query_taps, weights = self._taps(query), weights_of(supports)
+        masks = [to_mask(s.mask, self.size) for s in supports]
+        shots = [self._match(query_taps, s, m, query.shape[:2]) for s, m in zip(supports, masks, strict=True)]
+        logits = torch.cat(shots)  # [K, 2, H, W]
+        weights = weights.to(logits)
+        probability = torch.einsum("khw,k->hw", logits.softmax(dim=1)[:, 1], weights / weights.sum())
+        empty = sum(not m.any() for m in masks)
         return Prediction(
             class_name=class_name,
-            mask=vote(logits[None])[0].cpu().numpy(),
-            probability=logits.softmax(dim=1)[:, 1].mean(dim=0).cpu().numpy(),
+            mask=vote(logits[None], weights[None])[0].cpu().numpy(),
+            probability=probability.clamp(max=1).cpu().numpy(),  # a sum of weights that rounds above 1
             supports=tuple(supports),
+            notes=(f"{empty} of {len(masks)} supports do not show the class at {self.size} px",) if empty else (),
         )
 
-    def _match(self, query: Sequence[Tensor], support: Support, size: tuple[int, int]) -> Tensor:
+    def _match(self, query: Sequence[Tensor], support: Support, mask: Tensor, size: tuple[int, int]) -> Tensor:
         taps = self._taps(support.image)
-        mask = to_mask(support.mask, self.size)[None].to(taps[0].device)
-        return self.model.match(query, taps, mask, size)
+        return self.model.match(query, taps, mask[None].to(taps[0].device), size)
 
     def _taps(self, image: np.ndarray) -> list[Tensor]:
         device = next(self.model.learner.parameters()).device  # while it is trained, the backbone may lie elsewhere

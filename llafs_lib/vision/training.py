@@ -1,4 +1,4 @@
-"""Training: one visible loop for the small backbone and for HSNet's learner.
+"""Training: one visible loop for HSNet's learner and for RePRI's base network.
 
 An interrupted run goes on after its last finished epoch and ends with the same weights: each epoch has its own seed, so
 model and optimiser are all the state there is.
@@ -10,7 +10,7 @@ import importlib.util
 import json
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -25,63 +25,8 @@ from torch.utils.data import DataLoader, Dataset
 from llafs_lib.artifacts import library_digest
 from llafs_lib.errors import LlafsError
 from llafs_lib.progress import track
-from llafs_lib.records import Episode
-from llafs_lib.vision.backbone import Backbone, encode, to_input
-from llafs_lib.vision.hsnet_fast import Pairs
-from llafs_lib.vision.losses import cross_entropy, dice
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How long and how to train. `episodes` is the number of draws per epoch; `decay` anneals the rate to 0."""
-
-    size: int
-    epochs: int
-    episodes: int
-    batch: int
-    rate: float = 1e-3
-    decay: bool = True
-    dice: float = 1.0  # weight of the Dice loss beside cross-entropy
-    backbone_epochs: int = 0  # only where the backbone is trained from scratch
-    half: bool = False  # bfloat16 where a GPU allows it
-
-
-_COCO = ("coco-20i", "coco-20i-2017", "coco-blocks", "coco-blocks-2017")  # the full releases
-_PASCAL = ("pascal-5i",)
-
-# budget → data set → recipe. `tiny` proves that everything runs; `small` is for two CPU cores; `full` is the paper's
-# (spec §1.9: Adam at 1e-3, constant; one epoch of fold 0 is 62,040 draws on COCO-20i and 11,394 on PASCAL-5i; training
-# was stopped by hand).
-RECIPES: dict[str, dict[str, Recipe]] = {
-    "tiny": {
-        "toy": Recipe(size=129, epochs=2, episodes=40, batch=4, backbone_epochs=2),
-        **dict.fromkeys(("coco-mini", *_COCO, *_PASCAL), Recipe(size=129, epochs=2, episodes=40, batch=4)),
-    },
-    "small": {
-        "toy": Recipe(size=161, epochs=10, episodes=200, batch=4, backbone_epochs=12),
-        "coco-mini": Recipe(size=225, epochs=12, episodes=500, batch=4, rate=5e-4),
-        **dict.fromkeys((*_COCO, *_PASCAL), Recipe(size=225, epochs=20, episodes=1000, batch=8, rate=5e-4)),
-    },
-    "full": {
-        **dict.fromkeys(_COCO, Recipe(size=400, epochs=350, episodes=62040, batch=40, decay=False, dice=0.0)),
-        **dict.fromkeys(_PASCAL, Recipe(size=400, epochs=350, episodes=11394, batch=20, decay=False, dice=0.0)),
-    },
-}
-
-
-def recipe_for(budget: str, dataset: str) -> Recipe:
-    """The preset for a budget on a data set.
-
-    Raises:
-        LlafsError: there is none.
-    """
-    if dataset not in RECIPES.get(budget, {}):
-        known = ", ".join(f"{b} ({', '.join(RECIPES[b])})" for b in RECIPES)
-        raise LlafsError(f"no recipe for budget={budget!r} on dataset={dataset!r}: there are {known}.")
-    return RECIPES[budget][dataset]
-
-
-Batch = Sequence[Tensor]
+from llafs_lib.vision.losses import Batch
+from llafs_lib.vision.recipes import Recipe
 
 
 @dataclass
@@ -104,16 +49,15 @@ def fit(
     loss_of: Callable[[nn.Module, Batch], Tensor],
     samples_of: Callable[[int], Dataset],
     recipe: Recipe,
-    epochs: int,
     checkpoint: Path,
     seed: int,
     facts: Mapping[str, str | int | float] | None = None,
     validate: Callable[[nn.Module], float] | None = None,
+    logs: Path | None = None,
 ) -> History:
-    """Train `model` in place with Adam, on a GPU if there is one, on several with `torchrun`.
+    """Train `model` in place, on a GPU if there is one, on several with `torchrun`.
 
-    The model comes back to the device that it was on, so that it still fits what it was built with. Where TensorBoard
-    is installed, losses and scores are logged beside the checkpoint.
+    The model comes back to the device that it was on, so that it still fits what it was built with.
 
     Args:
         loss_of: (model, batch) → scalar loss.
@@ -122,20 +66,26 @@ def fit(
             `facts` and library, training goes on from it.
         validate: model → a score, the higher the better, asked after every epoch; the model ends with the weights of
             the best epoch. Never score on novel classes (spec §6.1): that is what held-out base classes are for.
+        logs: a folder for losses and scores, to be watched with TensorBoard where that is installed.
+
+    Raises:
+        LlafsError: the loss is no longer finite.
     """
-    key = json.dumps([asdict(recipe), epochs, seed, dict(facts or {}), library_digest()], sort_keys=True)
-    accelerator = _accelerator(recipe, checkpoint)
-    optimizer = torch.optim.Adam([p for p in model.parameters() if p.requires_grad], lr=recipe.rate)
+    key = json.dumps([asdict(recipe), seed, dict(facts or {}), library_digest()], sort_keys=True)
+    accelerator = _accelerator(recipe, logs)
+    optimizer = _optimizer(model, recipe)
     history, best = _resume(checkpoint, key, model, optimizer)
     home = next(model.parameters()).device
+    if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
+        model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # batch statistics over all processes (spec §2.2)
     model.to(accelerator.device)
     prepared, optimizer = accelerator.prepare(model, optimizer)
-    for epoch in range(len(history.losses), epochs):
+    for epoch in range(len(history.losses), recipe.epochs):
         loader = accelerator.prepare(_loader(samples_of(epoch), recipe.batch, seed * 100_003 + epoch))
         prepared.train()
         losses = []
-        for step, batch in enumerate(track(loader, f"epoch {epoch + 1}/{epochs}", "step")):
-            _set_rate(optimizer, recipe, (epoch + step / len(loader)) / epochs)
+        for step, batch in enumerate(track(loader, f"epoch {epoch + 1}/{recipe.epochs}", "step")):
+            _set_rate(optimizer, recipe, (epoch + step / len(loader)) / recipe.epochs)
             with accelerator.autocast():
                 loss = loss_of(prepared, batch)
             accelerator.backward(loss)
@@ -143,6 +93,8 @@ def fit(
             optimizer.zero_grad()
             losses.append(accelerator.gather(loss.detach()).mean().item())
         history.losses.append(float(np.mean(losses)))
+        if not math.isfinite(history.losses[-1]):
+            raise LlafsError(f"the loss of epoch {epoch + 1} is {history.losses[-1]}: train with a smaller rate.")
         if validate is not None:
             history.scores.append(validate(model.eval()))
             if history.best == epoch + 1:
@@ -158,14 +110,14 @@ def fit(
     return history
 
 
-def _accelerator(recipe: Recipe, checkpoint: Path) -> Accelerator:
+def _accelerator(recipe: Recipe, logs: Path | None) -> Accelerator:
     gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
     # Unless told to use the CPU, accelerate takes two processes without a GPU for two runs of their own.
     options = {"cpu": not gpu, "mixed_precision": "bf16" if recipe.half and gpu else "no"}
-    if importlib.util.find_spec("tensorboard") is None:
+    if logs is None or importlib.util.find_spec("tensorboard") is None:
         return Accelerator(**options)
-    accelerator = Accelerator(**options, log_with="tensorboard", project_dir=checkpoint.parent)
-    accelerator.init_trackers(f"{checkpoint.stem}-log")
+    accelerator = Accelerator(**options, log_with="tensorboard", project_dir=logs.parent)
+    accelerator.init_trackers(logs.name)
     return accelerator
 
 
@@ -176,9 +128,17 @@ def _loader(samples: Dataset, batch: int, seed: int) -> DataLoader:
     return DataLoader(samples, batch, sampler=order, drop_last=True)
 
 
+def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(trained, lr=recipe.rate, momentum=0.9, nesterov=True, weight_decay=1e-4)
+    return torch.optim.Adam(trained, lr=recipe.rate)
+
+
 def _set_rate(optimizer: torch.optim.Optimizer, recipe: Recipe, progress: float) -> None:
     for group in optimizer.param_groups:
-        group["lr"] = recipe.rate * (0.5 * (1 + math.cos(math.pi * progress)) if recipe.decay else 1)
+        left = 0.5 * (1 + math.cos(math.pi * progress))
+        group["lr"] = recipe.rate * left + recipe.last_rate * (1 - left)
 
 
 def _copy_of(model: nn.Module) -> dict[str, Tensor]:
@@ -225,98 +185,3 @@ def _resume(
     optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
     print(f"resumed after epoch {len(history.losses)} from {path.as_posix()}")
     return history, groups["best"]
-
-
-class PixelLabels(Dataset):
-    """Pictures with base-class label maps, mirrored at random, to train a backbone from scratch.
-
-    Args:
-        inputs: [N, 3, S, S] standardised; labels: [N, S, S] int64 with `IGNORE` where nothing is taught.
-    """
-
-    def __init__(self, inputs: Tensor, labels: Tensor, seed: int):
-        self.inputs, self.labels = inputs, labels
-        self.mirrored = torch.rand(len(inputs), generator=torch.Generator().manual_seed(seed)) < 0.5
-
-    def __len__(self) -> int:
-        return len(self.inputs)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        x, y = self.inputs[index], self.labels[index]
-        return (x.flip(-1), y.flip(-1)) if self.mirrored[index] else (x, y)
-
-
-class PixelClassifier(nn.Module):
-    """A backbone with a 1×1 classifier on each stride: its features learn to tell the base classes apart."""
-
-    def __init__(self, backbone: Backbone, n_classes: int):
-        super().__init__()
-        self.backbone = backbone
-        self.heads = nn.ModuleList(nn.LazyConv2d(n_classes, 1) for _ in backbone.levels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x [B, 3, S, S] → logits [B, classes, S/8, S/8]: the strides' logits, added up."""
-        taps = self.backbone(x)
-        last = [taps[sum(self.backbone.levels[: i + 1]) - 1] for i in range(3)]
-        logits = [head(torch.relu(tap)) for head, tap in zip(self.heads, last, strict=True)]
-        size = logits[0].shape[-2:]
-        return sum(nn.functional.interpolate(x, size, mode="bilinear", align_corners=True) for x in logits)
-
-
-def pixel_loss(model: nn.Module, batch: Batch) -> Tensor:
-    """Cross-entropy of a `PixelClassifier` on (inputs, labels)."""
-    inputs, labels = batch
-    return cross_entropy(model(inputs), labels)
-
-
-class EpisodeFeatures(Dataset):
-    """One-shot episodes, read from features that are computed once: a frozen backbone never changes its mind.
-
-    Args:
-        episodes: what to ask.
-        features: picture id → taps.
-        mask_of: (picture id, class) → mask [S, S] int64 in {0, 1, IGNORE}.
-    """
-
-    def __init__(
-        self,
-        episodes: Sequence[Episode],
-        features: Mapping[int, list[Tensor]],
-        mask_of: Callable[[int, str], Tensor],
-    ):
-        self.episodes, self.features, self.mask_of = episodes, features, mask_of
-
-    def __len__(self) -> int:
-        return len(self.episodes)
-
-    def __getitem__(self, index: int) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
-        e = self.episodes[index]
-        (support,) = e.support_ids
-        support_mask = self.mask_of(support, e.class_name) == 1  # what is to be ignored is not shown either
-        return self.features[e.query_id], self.features[support], support_mask, self.mask_of(e.query_id, e.class_name)
-
-
-def hsnet_loss(levels: tuple[int, int, int], dice_weight: float) -> Callable[[nn.Module, Batch], Tensor]:
-    """Cross-entropy + `dice_weight` × Dice of an `HSNetLearner`.
-
-    Its batches are (query taps, support taps, support mask, query mask), as `EpisodeFeatures` gives them.
-    """
-
-    def loss(learner: nn.Module, batch: Batch) -> Tensor:
-        query, support, support_mask, query_mask = batch
-        logits = learner(Pairs(query, support, support_mask, levels))
-        return cross_entropy(logits, query_mask) + dice_weight * dice(logits, query_mask)
-
-    return loss
-
-
-def encode_all(
-    backbone: Backbone, image_ids: Sequence[int], read: Callable[[int], np.ndarray], size: int
-) -> dict[int, list[Tensor]]:
-    """The taps of many pictures, with a bar. `read` gives [H, W, 3] uint8."""
-    fast = backbone.optimised()
-
-    def taps(image_id: int) -> list[Tensor]:
-        return [t.contiguous() for t in encode(fast, to_input(read(image_id), size))]  # quicker to batch
-
-    return {i: taps(i) for i in track(image_ids, "features", "picture")}

@@ -54,3 +54,10 @@ def test_best_and_trivial_values(truth):
 def test_sizes_must_agree():
     with pytest.raises(ValueError, match="same size"):
         count(np.ones((2, 2), bool), np.ones((2, 3), bool))
+
+
+def test_a_query_that_is_all_void_cannot_be_scored():
+    mask = np.ones((3, 4), bool)
+    assert count(mask, mask, void=~mask).iou == 100
+    with pytest.raises(ValueError, match="every pixel of query 7 is void"):
+        count(mask, mask, image_id=7, void=mask)

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from llafs_lib.errors import LlafsError
 from llafs_lib.vision.backbone import Backbone
-from llafs_lib.vision.hsnet import CenterPivotConv4d, CheckpointError, HSNet, HSNetLearner, hypercorrelation, vote
+from llafs_lib.vision.checkpoints import CheckpointError
+from llafs_lib.vision.hsnet import CenterPivotConv4d, HSNet, HSNetLearner, hypercorrelation, vote
 
 RESNET50 = (4, 6, 3)  # taps per level, shallow to deep
 
@@ -125,6 +126,27 @@ def test_empty_mask_gives_zero_correlation():
 
 
 @torch.no_grad()
+def test_a_mask_that_is_not_seen_marks_nothing():
+    torch.manual_seed(0)
+    model = HSNet(Backbone("small").freeze()).eval()
+    query, supports, masks = torch.rand(1, 3, 97, 97), torch.rand(1, 3, 3, 97, 97), torch.zeros(1, 3, 97, 97)
+    masks[0, 1, 3, 3] = 1  # between the points of every grid
+    masks[0, 2, 40:60, 40:60] = 1
+    logits = model(query, supports, masks)
+    assert not logits[0, :2].softmax(dim=1)[:, 1].any() and not vote(logits[:, :2]).any()
+    assert logits[0, 2].isfinite().all()
+
+
+def test_taps_of_one_size_belong_together():
+    taps = [torch.rand(1, 4, n, n) for n in (8, 8, 4, 2, 2, 2)]
+    mask = torch.ones(1, 64, 64)
+    for a, b in zip(hypercorrelation(taps, taps, mask), hypercorrelation(taps, taps, mask, (2, 1, 3)), strict=True):
+        assert torch.equal(a, b)
+    with pytest.raises(LlafsError, match="taps of 1 sizes"):
+        hypercorrelation(taps[:2], taps[:2], mask)
+
+
+@torch.no_grad()
 def test_one_model_takes_many_sizes_and_a_batch_equals_a_loop():
     model = HSNet(Backbone("small").freeze()).eval()
     for height, width in ((160, 160), (129, 161), (97, 97)):
@@ -156,7 +178,7 @@ def test_save_and_load(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"no checkpoint", b"\x10\0\0\0\0\0\0\0{}"])
 def test_foreign_checkpoint(tmp_path, content):
     (tmp_path / "m.safetensors").write_bytes(content)
-    with pytest.raises(CheckpointError, match="not an HSNet checkpoint"):
+    with pytest.raises(CheckpointError, match="no HSNet checkpoint"):
         HSNet.load(tmp_path / "m.safetensors")
 
 

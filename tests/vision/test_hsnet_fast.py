@@ -2,15 +2,18 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
 from llafs_lib.errors import LlafsError
 from llafs_lib.vision.backbone import BACKBONES, Backbone
-from llafs_lib.vision.hsnet import CheckpointError, HSNet, HSNetLearner, hypercorrelation
-from llafs_lib.vision.hsnet_fast import Pairs, _AddSupportConv, correlate
-from llafs_lib.vision.training import hsnet_loss
+from llafs_lib.vision.checkpoints import CheckpointError
+from llafs_lib.vision.hsnet import HSNet, HSNetLearner, hypercorrelation
+from llafs_lib.vision.hsnet_fast import Pairs, _AddConvolutions, _NormaliseAndRectify, correlate
+from llafs_lib.vision.losses import hsnet_loss
+from llafs_lib.vision.recipes import Recipe
 
 LEVELS = (2, 3, 1)  # taps per level, shallow to deep
 CHANNELS = (6, 8, 10)
@@ -85,27 +88,66 @@ def test_the_correlation_is_stored_where_the_mask_is():
 
 
 @pytest.mark.parametrize(("stride", "kernel", "corner"), [(1, 3, (0, 0)), (2, 3, (1, 2)), (4, 5, (3, 0))])
-def test_gradient_of_the_support_convolution(stride, kernel, corner):
+def test_gradient_of_the_added_convolutions(stride, kernel, corner):
     torch.manual_seed(0)
-    y, x, w = ((2, 3, 4, 5), (3, 4, 2, 5), (4, 2, kernel, kernel))
-    y, x, w = (torch.randn(s, dtype=torch.float64, requires_grad=True) for s in (y, x, w))
+    shapes = ((2, 3, 4, 5), (1, 2, 4, 5), (3, 4, 2, 5), (4, 2, kernel, kernel))
+    tensors = [torch.randn(s, dtype=torch.float64, requires_grad=True) for s in shapes]
 
-    def add(y, x, w):
-        return _AddSupportConv.apply(y.clone(), x, w, stride, corner)
+    def add(y, maps, x, w):
+        return _AddConvolutions.apply(y.clone(), maps, (1, 0), x, w, stride, corner)
 
-    assert torch.autograd.gradcheck(add, (y, x, w))
+    assert torch.autograd.gradcheck(add, tensors)
 
 
-@pytest.mark.parametrize("kind", ["full", "corner", "empty"])
+@pytest.mark.parametrize("cells_outside", [0, 1, 7])
+def test_normalisation_and_its_gradient_know_what_lies_outside(cells_outside):
+    torch.manual_seed(0)
+    shapes = ((5, 8, 6), (8,), (8,), (8,))
+    y, outside, weight, bias = (torch.randn(s, dtype=torch.float64, requires_grad=True) for s in shapes)
+
+    def fast(y, outside, weight, bias):
+        return _NormaliseAndRectify.apply(y, outside, cells_outside, weight, bias, 4, 1e-5, torch.is_grad_enabled())
+
+    def plain(y, outside, weight, bias):
+        everything = torch.cat([y, outside[:, None].expand(cells_outside, 8, 6)])  # [cells, C, P]
+        return F.group_norm(everything.transpose(0, 1)[None], 4, weight, bias).relu()[0].transpose(0, 1)
+
+    found, constant = fast(y, outside, weight, bias)
+    expected = plain(y, outside, weight, bias)
+    torch.testing.assert_close(found, expected[:5])
+    for cell in expected[5:]:
+        torch.testing.assert_close(constant[:, None].expand(8, 6), cell)
+    assert torch.autograd.gradcheck(fast, (y, outside, weight, bias))
+    with torch.no_grad():
+        assert fast(y_again := y.clone(), outside, weight, bias)[0].data_ptr() == y_again.data_ptr(), "in place"
+
+
+@pytest.mark.parametrize("kind", MASKS)
+@torch.no_grad()
+def test_nothing_is_left_outside(kind):
+    torch.manual_seed(0)
+    learner = learner_of()
+    for block in (learner.encoder_layer4, learner.encoder_layer3, learner.encoder_layer2):
+        for layer in block[::3]:
+            layer.conv1.bias.zero_(), layer.conv2.bias.fill_(-0.01)
+        for norm in block[1::3]:
+            norm.bias.fill_(-0.1)  # what is below the mean ends as 0
+    pairs = Pairs(taps_of(1, 256, 256), taps_of(1, 256, 256), mask_of(kind, 256, 256)[None], LEVELS)
+    assert_equal(learner(pairs), learner(hypercorrelation(*pairs)))
+
+
+@pytest.mark.parametrize("kind", MASKS)
 def test_gradients_equal_those_of_the_plain_form(kind):
     learner, mask = learner_of(torch.float64), mask_of(kind, 97, 161)
     pairs = Pairs(*(taps_of(2, 97, 161, torch.float64) for _ in range(2)), torch.stack([mask, mask.flip(0)]), LEVELS)
     target = (torch.rand(2, 97, 161) > 0.7).long()
-    loss = hsnet_loss(LEVELS, dice_weight=1.0)
+    loss = hsnet_loss(LEVELS, Recipe(size=97, epochs=1, batch=2, dice=1.0, contrastive=0.5))
     gradients = []
     for form in (pairs, hypercorrelation(*pairs)):
         learner.zero_grad()
-        total = loss(lambda _, form=form: learner(form), (pairs.query, pairs.support, pairs.mask, target))
+        total = loss(
+            lambda _, form=form, **options: learner(form, **options), (pairs.query, pairs.support, pairs.mask, target)
+        )
         total.backward()
         gradients.append([p.grad.clone() for p in learner.parameters()])
     for fast, plain in zip(*gradients, strict=True):

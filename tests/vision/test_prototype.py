@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -152,18 +154,15 @@ def test_the_object_itself_is_found_again(backbone):
     assert (found.mask & shown.mask).sum() / (found.mask | shown.mask).sum() > 0.6
 
 
-def test_scores_of_supports_count_only_where_asked_for(backbone):
-    query, supports = picture(), [support(1.0), support(0.1)]
-    reversed_scores = [Support(1, "zebra", 1.1 - s.score, s.image, s.mask) for s in supports]
-    plain, weighted = PrototypeSegmenter(backbone, 97, 0.6), PrototypeSegmenter(backbone, 97, 0.6, weighted=True)
+def test_supports_count_by_their_weight_not_by_their_score(backbone):
+    query, (a, b), segmenter = picture(), (support(1.0), support(0.1)), PrototypeSegmenter(backbone, 97, 0.6)
 
-    def score(segmenter, shown):
+    def score(*shown):
         return segmenter.segment(query, shown).probability
 
-    assert np.array_equal(score(plain, supports), score(plain, reversed_scores))
-    assert not np.allclose(score(weighted, supports), score(weighted, reversed_scores), atol=1e-4)
-    worthless = [Support(1, "zebra", 0.0, s.image, s.mask) for s in supports]
-    np.testing.assert_allclose(score(weighted, worthless), score(plain, supports), atol=1e-6)
+    assert np.array_equal(score(a, b), score(replace(a, score=0.1), replace(b, score=1.0)))
+    assert not np.allclose(score(a, b), score(a, replace(b, weight=0.1)), atol=1e-4)
+    np.testing.assert_allclose(score(a, replace(b, weight=0)), score(a), atol=1e-6)
 
 
 def test_empty_masks_give_an_empty_prediction(backbone):

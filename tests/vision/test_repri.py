@@ -16,7 +16,7 @@ from torch import nn
 from llafs_lib.errors import LlafsError
 from llafs_lib.records import Support
 from llafs_lib.vision.backbone import Backbone, BackboneError
-from llafs_lib.vision.hsnet import CheckpointError
+from llafs_lib.vision.checkpoints import CheckpointError
 from llafs_lib.vision.losses import IGNORE, smoothed_cross_entropy
 from llafs_lib.vision.pspnet import PUBLISHED, PSPNet, fitted_size, padded_input, padded_labels, unpadded
 from llafs_lib.vision.repri import ORACLE, RePRISegmenter, RepriSettings, refine, true_proportion
@@ -421,6 +421,17 @@ def test_the_object_itself_is_found_again(segmenter):
     assert (found.mask & shown.mask).sum() / (found.mask | shown.mask).sum() > 0.6
 
 
+def test_a_support_counts_by_its_weight(segmenter):
+    query, a, b = picture(50, 70), support(seed=1), support(seed=2)
+
+    def probability(*supports):
+        return segmenter.segment(query, supports).probability
+
+    np.testing.assert_allclose(probability(a, replace(b, weight=0)), probability(a, replace(a, weight=0)), atol=1e-5)
+    np.testing.assert_allclose(probability(a, b), probability(replace(a, weight=3), replace(b, weight=3)), atol=1e-5)
+    assert not np.allclose(probability(a, b), probability(a, replace(b, weight=0.1)), atol=1e-3)
+
+
 def test_empty_masks_give_an_empty_prediction(segmenter):
     found = segmenter.segment(picture(50, 70), [replace(support(), mask=np.zeros((60, 80), bool))])
     assert not found.mask.any() and not found.probability.any() and "nothing is marked" in found.notes[0]
@@ -454,7 +465,7 @@ def test_save_and_load(tmp_path, backbone, network):
 @pytest.mark.parametrize("content", [b"", b"no checkpoint", b"\x10\0\0\0\0\0\0\0{}"])
 def test_foreign_checkpoint(tmp_path, content):
     (tmp_path / "m.safetensors").write_bytes(content)
-    with pytest.raises(CheckpointError, match="not a RePRI checkpoint"):
+    with pytest.raises(CheckpointError, match="no RePRI checkpoint"):
         PSPNet.load(tmp_path / "m.safetensors")
 
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -6,7 +8,7 @@ from llafs_lib.errors import LlafsError
 from llafs_lib.records import Support
 from llafs_lib.vision.backbone import Backbone
 from llafs_lib.vision.hsnet import HSNet
-from llafs_lib.vision.segmenter import FeatureCache, HSNetSegmenter
+from llafs_lib.vision.segmenter import HSNetSegmenter, squashed_taps
 
 rng = np.random.default_rng(0)
 
@@ -52,19 +54,42 @@ def test_equal_to_the_model_itself(segmenter):
     np.testing.assert_allclose(found.probability, logits[0].softmax(1)[:, 1].mean(0).numpy(), atol=1e-5)
 
 
-def test_no_supports(segmenter):
+def test_a_support_votes_with_its_weight(segmenter):
+    query, a, b = picture(), support(), support()
+    alone, both = segmenter.segment(query, [a]), segmenter.segment(query, [a, replace(b, weight=0)])
+    assert np.array_equal(both.mask, alone.mask)
+    np.testing.assert_allclose(both.probability, alone.probability, atol=1e-6)
+    halves = segmenter.segment(query, [replace(a, weight=0.5), replace(b, weight=0.5)])
+    assert np.array_equal(halves.mask, segmenter.segment(query, [a, b]).mask)
+
+
+def test_supports_that_cannot_be_used(segmenter):
     with pytest.raises(LlafsError, match="no support for giraffe"):
         segmenter.segment(picture(), [], "giraffe")
+    for wrong, complaint in (
+        ({"mask": np.zeros((3, 3), bool)}, "the mask of support 1"),
+        ({"weight": -1.0}, "the weight of support 1"),
+        ({"weight": float("nan")}, "the weight of support 1"),
+        ({"weight": 0.0}, "none would count"),
+    ):
+        with pytest.raises(LlafsError, match=complaint):
+            segmenter.segment(picture(), [replace(support(), **wrong)])
 
 
-def test_an_empty_mask_is_segmented_without_failing(segmenter):
-    empty = support()
-    found = segmenter.segment(picture(), [Support(1, "zebra", 1.0, empty.image, np.zeros_like(empty.mask))])
-    assert np.isfinite(found.probability).all()
+def test_an_empty_mask_gives_an_empty_prediction(segmenter):
+    query, full = picture(), support()
+    empty = replace(full, mask=np.zeros_like(full.mask))
+    found = segmenter.segment(query, [empty, empty])
+    assert not found.mask.any() and not found.probability.any()
+    assert found.notes == ("2 of 2 supports do not show the class at 97 px",)
+    beside, alone = segmenter.segment(query, [full, empty]), segmenter.segment(query, [full])
+    assert np.array_equal(beside.mask, alone.mask) and alone.notes == ()
+    np.testing.assert_allclose(2 * beside.probability, alone.probability, atol=1e-6)
 
 
 def test_the_cache_finds_pictures_by_their_pixels_and_stays_small():
-    cache = FeatureCache(Backbone("small").freeze(), 97, limit_mb=1)
+    cache = squashed_taps(Backbone("small").freeze(), 97)
+    cache.limit = 2**20
     image = picture()
     assert cache(image) is cache(image.copy())
     changed = image.copy()
@@ -72,4 +97,4 @@ def test_the_cache_finds_pictures_by_their_pixels_and_stays_small():
     assert cache(changed) is not cache(image)
     for _ in range(40):
         cache(picture())
-    assert cache._bytes <= 2**20 and len(cache._taps) < 40
+    assert cache._bytes <= 2**20 and len(cache._kept) < 40

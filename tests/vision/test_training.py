@@ -4,17 +4,22 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import nn
 from torch.utils.data import TensorDataset
 
 from llafs_lib.errors import LlafsError
-from llafs_lib.vision.losses import IGNORE, cross_entropy, dice
-from llafs_lib.vision.training import RECIPES, Recipe, fit, recipe_for
+from llafs_lib.vision import recipes, training
+from llafs_lib.vision.losses import IGNORE, contrastive, cross_entropy, dice
+from llafs_lib.vision.recipes import BASE, HSNET, Recipe, recipe_for
+from llafs_lib.vision.training import _optimizer as make
+from llafs_lib.vision.training import fit
 
-RECIPE = Recipe(size=8, epochs=4, episodes=8, batch=4)
+RECIPE = Recipe(size=8, epochs=4, batch=4)
 
 
 def samples_of(epoch):
@@ -32,9 +37,9 @@ def new_model(seed=0):
     return nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 1))
 
 
-def train(checkpoint, epochs=4, recipe=RECIPE, seed=0, validate=None):
+def train(checkpoint, recipe=RECIPE, seed=0, validate=None):
     model = new_model(seed)
-    history = fit(model, squared, samples_of, recipe, epochs, checkpoint, seed=seed, validate=validate)
+    history = fit(model, squared, samples_of, recipe, checkpoint, seed=seed, validate=validate)
     return model.state_dict(), history
 
 
@@ -47,12 +52,14 @@ def interrupt_after(epoch):
     return samples
 
 
-def test_an_interrupted_run_ends_with_the_same_weights(tmp_path):
-    straight, history = train(tmp_path / "a.safetensors")
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_an_interrupted_run_ends_with_the_same_weights(tmp_path, optimizer):
+    recipe = replace(RECIPE, optimizer=optimizer)
+    straight, history = train(tmp_path / "a.safetensors", recipe)
     model = new_model()
     with pytest.raises(KeyboardInterrupt):
-        fit(model, squared, interrupt_after(2), RECIPE, 4, tmp_path / "b.safetensors", seed=0)
-    resumed, history_of_both = train(tmp_path / "b.safetensors")
+        fit(model, squared, interrupt_after(2), recipe, tmp_path / "b.safetensors", seed=0)
+    resumed, history_of_both = train(tmp_path / "b.safetensors", recipe)
     assert history_of_both == history
     assert all(torch.equal(straight[k], resumed[k]) for k in straight)
 
@@ -65,7 +72,7 @@ def test_a_checkpoint_of_another_run_is_not_resumed(tmp_path, capsys):
 
 
 def test_training_lowers_the_loss(tmp_path):
-    _, history = train(tmp_path / "a.safetensors", epochs=40, recipe=replace(RECIPE, rate=1e-2))
+    _, history = train(tmp_path / "a.safetensors", recipe=replace(RECIPE, epochs=40, rate=1e-2))
     assert history.losses[-1] < history.losses[0]
 
 
@@ -91,7 +98,7 @@ def test_the_best_epoch_is_kept(tmp_path):
 def test_the_best_epoch_survives_an_interruption(tmp_path):
     validate, model = Scored(), new_model()
     with pytest.raises(KeyboardInterrupt):
-        fit(model, squared, interrupt_after(3), RECIPE, 4, tmp_path / "a.safetensors", seed=0, validate=validate)
+        fit(model, squared, interrupt_after(3), RECIPE, tmp_path / "a.safetensors", seed=0, validate=validate)
     weights, history = train(tmp_path / "a.safetensors", validate=validate)
     assert history.scores == [0.1, 0.7, 0.3, 0.7] and len(validate.seen) == 4
     assert all(torch.equal(weights[k], validate.seen[1][k]) for k in weights)
@@ -106,7 +113,7 @@ from test_training import RECIPE, new_model, samples_of, squared
 from dataclasses import replace
 from llafs_lib.vision.training import fit
 model = new_model()
-fit(model, squared, samples_of, replace(RECIPE, batch=int(sys.argv[2])), 3, Path(sys.argv[3]), seed=0)
+fit(model, squared, samples_of, replace(RECIPE, epochs=3, batch=int(sys.argv[2])), Path(sys.argv[3]), seed=0)
 if int(__import__("os").environ.get("RANK", 0)) == 0:
     save_file(model.state_dict(), sys.argv[4])
 """
@@ -127,11 +134,83 @@ def test_two_processes_take_the_path_of_one_with_twice_the_batch(tmp_path):
         assert not torch.equal(value, new_model().state_dict()[name])
 
 
+KILLED = """
+import os, sys, time
+from pathlib import Path
+from safetensors.torch import save_file
+sys.path.insert(0, sys.argv[1])
+from test_training import RECIPE, new_model, samples_of, squared
+from llafs_lib.vision.training import fit
+
+def loss(model, batch):
+    if sys.argv[4] == "slow" and Path(sys.argv[2]).is_file():
+        print("inside the second epoch", flush=True)
+        time.sleep(60)
+    return squared(model, batch)
+
+model = new_model()
+fit(model, loss, samples_of, RECIPE, Path(sys.argv[2]), seed=0)
+save_file(model.state_dict(), sys.argv[3])
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no SIGKILL on Windows")
+def test_a_training_killed_within_an_epoch_ends_with_the_same_weights(tmp_path):
+    (tmp_path / "job.py").write_text(KILLED)
+    out, environment = tmp_path / "weights.safetensors", os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    here, checkpoint = str(Path(__file__).parent), str(tmp_path / "a.safetensors")
+    command = [sys.executable, str(tmp_path / "job.py"), here, checkpoint, str(out)]
+    with subprocess.Popen([*command, "slow"], env=environment, stdout=subprocess.PIPE, text=True) as job:
+        assert job.stdout.readline().startswith("inside")
+        job.kill()  # SIGKILL
+    assert not out.exists() and Path(checkpoint).is_file()
+    done = subprocess.run([*command, "quick"], check=True, env=environment, timeout=180, capture_output=True, text=True)
+    assert "resumed after epoch 1" in done.stdout
+    straight, _ = train(tmp_path / "b.safetensors")
+    resumed = load_file(out)
+    assert all(torch.equal(straight[k], resumed[k]) for k in straight)
+
+
+def test_losses_and_scores_are_logged_for_tensorboard(tmp_path):
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    scores, logs = iter([0.1, 0.7, 0.3, 0.7]), tmp_path / "logs"
+    history = fit(
+        new_model(), squared, samples_of, RECIPE, tmp_path / "a", seed=0, validate=lambda _: next(scores), logs=logs
+    )
+    (written,) = {path.parent for path in logs.rglob("events.out*")}
+    reader = events.EventAccumulator(str(written)).Reload()
+    assert [e.value for e in reader.Scalars("loss")] == pytest.approx(history.losses)
+    assert [(e.step, round(e.value, 6)) for e in reader.Scalars("score")] == list(enumerate(history.scores, start=1))
+
+
 def test_recipes():
     assert recipe_for("full", "coco-20i").dice == 0, "HSNet was published without Dice"
     with pytest.raises(LlafsError, match="no recipe for budget='huge'"):
         recipe_for("huge", "toy")
-    assert {"toy", "coco-mini"} <= set(RECIPES["tiny"]) & set(RECIPES["small"])
+    for presets in (HSNET, BASE):
+        assert {"toy", "coco-mini"} <= set(presets["tiny"]) & set(presets["small"])
+        assert set(presets["tiny"]) - {"toy", "coco-mini"} == set(presets["full"]) == set(recipes.RELEASES)
+
+
+def test_the_rate_goes_from_its_start_to_its_end(tmp_path):
+    rates = []
+
+    def loss(model, batch):
+        rates.append(optimizers[0].param_groups[0]["lr"])
+        return squared(model, batch)
+
+    optimizers = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(training, "_optimizer", lambda *a: optimizers.append(make(*a)) or optimizers[0])
+        fit(new_model(), loss, samples_of, replace(RECIPE, rate=1e-2, last_rate=1e-3), tmp_path / "a", seed=0)
+    assert len(rates) == 8 and rates[0] == 1e-2 and rates == sorted(rates, reverse=True)
+    assert rates[4] == pytest.approx((1e-2 + 1e-3) / 2)  # half-way, the cosine is half-way
+
+
+def test_a_loss_that_is_no_number_ends_the_training(tmp_path):
+    with pytest.raises(LlafsError, match="the loss of epoch 1 is nan"):
+        fit(new_model(), lambda m, b: squared(m, b) * float("nan"), samples_of, RECIPE, tmp_path / "a", seed=0)
+    assert not (tmp_path / "a").exists()
 
 
 def test_dice_by_hand():
@@ -148,8 +227,34 @@ def test_ignored_pixels_do_not_count():
     labels[0, 0] = IGNORE
     changed = logits.clone()
     changed[:, :, 0] = 9
-    for loss in (cross_entropy, dice):
+    for loss in (cross_entropy, dice, contrastive):
         assert loss(logits, labels) == loss(changed, labels)
+        nothing = loss(logits, torch.full_like(labels, IGNORE))
+        assert nothing.isfinite() and nothing >= 0
+
+
+def test_contrastive_by_hand():
+    z, y = torch.randn(2, 5, 4, 4, dtype=torch.float64), torch.randint(0, 2, (2, 4, 4))
+    y[:, 0, 0], y[:, 0, 1], y[0, 3] = 0, 1, IGNORE
+    losses = []
+    for b, i, j in np.ndindex(2, 4, 4):
+        if y[b, i, j] == IGNORE:
+            continue
+        units = F.normalize(z[b], dim=0)
+        means = [F.normalize(units[:, y[b] == kind].mean(dim=1), dim=0) for kind in (0, 1)]
+        similar = [torch.exp(units[:, i, j] @ mean / 0.1) for mean in means]
+        losses.append(-torch.log(similar[y[b, i, j]] / (similar[0] + similar[1])))
+    torch.testing.assert_close(contrastive(z, y), torch.stack(losses).mean())
+
+
+def test_contrastive_needs_both_kinds():
+    z = torch.randn(1, 5, 4, 4)
+    assert contrastive(z, torch.zeros(1, 4, 4, dtype=torch.long)) == 0
+    apart = torch.zeros(1, 2, 4, 4)
+    apart[:, 0, :2], apart[:, 1, 2:] = 1, 1
+    y = torch.zeros(1, 4, 4, dtype=torch.long)
+    y[:, :2] = 1
+    assert contrastive(apart, y).item() == pytest.approx(np.log1p(np.exp(-10)), rel=1e-3)  # cosines 1 and 0, over 0.1
 
 
 def test_a_checkpoint_of_another_library_is_not_resumed(tmp_path, monkeypatch, capsys):
