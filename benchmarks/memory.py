@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ctypes
+import gc
+import sys
 import threading
 from collections.abc import Callable
 from typing import TypeVar
@@ -14,8 +17,13 @@ T = TypeVar("T")
 def peak_of(work: Callable[[], T]) -> tuple[T, int, int]:
     """Do some work; returns its result, the MB held before it and the most MB held during it.
 
-    Sampled every other millisecond: what the system calls the peak of a fresh process may be its parent's.
+    Sampled every other millisecond: what the system calls the peak of a fresh process may be its parent's. Memory freed
+    before goes back to the system first, or the work would take it again unseen.
     """
+    gc.collect()
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None  # glibc's
+    if trim is not None:
+        trim(0)
     me, done = psutil.Process(), threading.Event()
     before = peak = me.memory_info().rss
 

@@ -1,8 +1,9 @@
-"""Models in safetensors files: the weights, and in the header what they are the weights of. Official files, too."""
+"""Models and unfinished trainings in safetensors files, with what they are in the header. Official files, too."""
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -92,3 +93,56 @@ def check_official(module: nn.Module, state: Mapping[str, Tensor], complaint: st
                 f"{complaint}: {name} is {tuple(there) if there is not None else 'missing'} in the file, "
                 f"{tuple(wanted) if wanted is not None else 'unknown'} in the model."
             )
+
+
+def save_training(
+    path: Path,
+    key: str,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    history: Mapping[str, Any],
+    best: Mapping[str, Tensor],
+) -> None:
+    """Write an unfinished training, whole or not at all; `key` says which one it is, `best` are weights to keep."""
+    tensors = {f"model.{name}": value.contiguous() for name, value in model.state_dict().items()}
+    tensors |= {f"best.{name}": value.contiguous() for name, value in best.items()}
+    for index, state in optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": value.contiguous() for name, value in state.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{os.getpid()}.partial.{path.name}")
+    save_file(tensors, partial, {"key": key, "history": json.dumps(dict(history))})
+    os.replace(partial, path)
+
+
+def read_training(
+    path: Path, key: str, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
+    """Bring model and optimizer to where `save_training` left them; return history and best weights.
+
+    None, and nothing is changed, where there is no file or it is of another training.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
+    if not path.is_file():
+        return None
+    groups: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}}
+    try:
+        with safe_open(path, framework="pt") as file:
+            facts = file.metadata() or {}
+            for name in file.keys():
+                group, _, rest = name.partition(".")
+                groups.setdefault(group, {})[rest] = file.get_tensor(name)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(f"{path} is damaged ({error}): remove it, and the training starts anew.") from error
+    if facts.get("key") != key:
+        return None
+    model.load_state_dict(groups["model"])
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in groups["optimizer"].items():
+        index, _, field_name = name.partition(".")
+        state.setdefault(int(index), {})[field_name] = value
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
+    history = json.loads(facts["history"])
+    print(f"resumed after epoch {len(history['losses'])} from {path.as_posix()}")
+    return history, groups["best"]

@@ -73,7 +73,7 @@ BASE: dict[str, dict[str, Recipe]] = {
 
 
 # The comparison of losses: three of them, three seeds each.
-_ABLATION = Recipe(size=129, epochs=4, batch=4, samples=200)
+_ABLATION = Recipe(size=129, epochs=3, batch=4, samples=160)
 ABLATION: dict[str, dict[str, Recipe]] = {
     "tiny": dict.fromkeys(("toy", "coco-mini", *RELEASES), replace(_ABLATION, epochs=1, samples=8)),
     "small": dict.fromkeys(("toy", "coco-mini", *RELEASES), _ABLATION),

@@ -9,7 +9,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,14 +16,13 @@ from pathlib import Path
 import numpy as np
 import torch
 from accelerate import Accelerator
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from llafs_lib.artifacts import library_digest
 from llafs_lib.errors import LlafsError
 from llafs_lib.progress import track
+from llafs_lib.vision.checkpoints import read_training, save_training
 from llafs_lib.vision.losses import Batch
 from llafs_lib.vision.recipes import Recipe
 
@@ -54,6 +52,7 @@ def fit(
     facts: Mapping[str, str | int | float] | None = None,
     validate: Callable[[nn.Module], float] | None = None,
     logs: Path | None = None,
+    resume: bool = True,
 ) -> History:
     """Train `model` in place, on a GPU if there is one, on several with `torchrun`.
 
@@ -62,11 +61,11 @@ def fit(
     Args:
         loss_of: (model, batch) → scalar loss.
         samples_of: epoch number → the samples of that epoch; must depend on nothing else.
-        checkpoint: written at the end of every epoch. If it is there already and was made with the same recipe, seed,
-            `facts` and library, training goes on from it.
+        checkpoint: written at the end of every epoch.
         validate: model → a score, the higher the better, asked after every epoch; the model ends with the weights of
             the best epoch. Never score on novel classes (spec §6.1): that is what held-out base classes are for.
         logs: a folder for losses and scores, to be watched with TensorBoard where that is installed.
+        resume: go on from `checkpoint` if it was made with the same recipe, seed, `facts` and library.
 
     Raises:
         LlafsError: the loss is no longer finite.
@@ -74,7 +73,9 @@ def fit(
     key = json.dumps([asdict(recipe), seed, dict(facts or {}), library_digest()], sort_keys=True)
     accelerator = _accelerator(recipe, logs)
     optimizer = _optimizer(model, recipe)
-    history, best = _resume(checkpoint, key, model, optimizer)
+    history, best = History(), {}
+    if resume and (found := read_training(checkpoint, key, model, optimizer)):
+        history, best = History(**found[0]), found[1]
     home = next(model.parameters()).device
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
         model = nn.SyncBatchNorm.convert_sync_batchnorm(model)  # batch statistics over all processes (spec §2.2)
@@ -101,7 +102,7 @@ def fit(
                 best = _copy_of(model)
         accelerator.log({"loss": history.losses[-1]} | ({"score": history.scores[-1]} if validate else {}), epoch + 1)
         if accelerator.is_main_process:
-            _save(checkpoint, key, model, optimizer, history, best)
+            save_training(checkpoint, key, model, optimizer, asdict(history), best)
     accelerator.wait_for_everyone()
     accelerator.end_training()
     if best:
@@ -143,45 +144,3 @@ def _set_rate(optimizer: torch.optim.Optimizer, recipe: Recipe, progress: float)
 
 def _copy_of(model: nn.Module) -> dict[str, Tensor]:
     return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
-
-
-def _save(
-    path: Path,
-    key: str,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    history: History,
-    best: Mapping[str, Tensor],
-) -> None:
-    tensors = {f"model.{name}": value.contiguous() for name, value in model.state_dict().items()}
-    tensors |= {f"best.{name}": value.contiguous() for name, value in best.items()}
-    for index, state in optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": value.contiguous() for name, value in state.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{os.getpid()}.partial.{path.name}")
-    save_file(tensors, partial, {"key": key, "history": json.dumps(asdict(history))})
-    os.replace(partial, path)
-
-
-def _resume(
-    path: Path, key: str, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> tuple[History, dict[str, Tensor]]:
-    """Load the last finished epoch, if there is one of the same run; return its history and the best weights."""
-    if not path.is_file():
-        return History(), {}
-    with safe_open(path, framework="pt") as file:
-        if file.metadata()["key"] != key:
-            return History(), {}
-        history = History(**json.loads(file.metadata()["history"]))
-        groups: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}}
-        for name in file.keys():
-            group, _, rest = name.partition(".")
-            groups[group][rest] = file.get_tensor(name)
-    model.load_state_dict(groups["model"])
-    state: dict[int, dict[str, Tensor]] = {}
-    for name, value in groups["optimizer"].items():
-        index, _, field_name = name.partition(".")
-        state.setdefault(int(index), {})[field_name] = value
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": state})
-    print(f"resumed after epoch {len(history.losses)} from {path.as_posix()}")
-    return history, groups["best"]

@@ -14,6 +14,7 @@ from torch.utils.data import TensorDataset
 
 from llafs_lib.errors import LlafsError
 from llafs_lib.vision import recipes, training
+from llafs_lib.vision.checkpoints import CheckpointError
 from llafs_lib.vision.losses import IGNORE, contrastive, cross_entropy, dice
 from llafs_lib.vision.recipes import BASE, HSNET, Recipe, recipe_for
 from llafs_lib.vision.training import _optimizer as make
@@ -37,9 +38,9 @@ def new_model(seed=0):
     return nn.Sequential(nn.Linear(3, 8), nn.ReLU(), nn.Linear(8, 1))
 
 
-def train(checkpoint, recipe=RECIPE, seed=0, validate=None):
+def train(checkpoint, recipe=RECIPE, seed=0, **options):
     model = new_model(seed)
-    history = fit(model, squared, samples_of, recipe, checkpoint, seed=seed, validate=validate)
+    history = fit(model, squared, samples_of, recipe, checkpoint, seed=seed, **options)
     return model.state_dict(), history
 
 
@@ -69,6 +70,19 @@ def test_a_checkpoint_of_another_run_is_not_resumed(tmp_path, capsys):
     train(tmp_path / "a.safetensors", recipe=replace(RECIPE, rate=0.1))
     train(tmp_path / "a.safetensors", seed=1)
     assert "resumed" not in capsys.readouterr().out
+
+
+def test_resuming_can_be_declined(tmp_path, capsys):
+    first, _ = train(tmp_path / "a.safetensors")
+    again, _ = train(tmp_path / "a.safetensors", resume=False)
+    assert "resumed" not in capsys.readouterr().out and all(torch.equal(first[k], again[k]) for k in first)
+
+
+def test_a_damaged_checkpoint_says_what_to_do(tmp_path):
+    train(tmp_path / "a.safetensors")
+    (tmp_path / "a.safetensors").write_bytes((tmp_path / "a.safetensors").read_bytes()[:-10])
+    with pytest.raises(CheckpointError, match="damaged.*remove it"):
+        train(tmp_path / "a.safetensors")
 
 
 def test_training_lowers_the_loss(tmp_path):
