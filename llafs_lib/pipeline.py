@@ -15,11 +15,11 @@ from llafs_lib.artifacts import RunFolder
 from llafs_lib.classes import find_class, normalise
 from llafs_lib.data.folds import load_fold, open_dataset
 from llafs_lib.data.splits import Split, read_rgb
-from llafs_lib.errors import LlafsError
 from llafs_lib.language.relations import related_base_classes
 from llafs_lib.records import Episode, Fold, Prediction, RelatedClass, RelatedClasses
 from llafs_lib.retrieval.bank import SupportBank, embed
 from llafs_lib.retrieval.policies import Request, has_related_support, load_supports, select_supports
+from llafs_lib.vision.backbone import check_picture
 from llafs_lib.vision.segmenter import HSNetSegmenter
 
 NOT_A_QUERY_ID = -1  # a picture of one's own belongs to no data set
@@ -103,8 +103,7 @@ class LLaFS:
             LlafsError: unreadable picture, a class without a recorded answer and no `llm` to ask, `shots` below 1.
         """
         image = picture if isinstance(picture, np.ndarray) else read_rgb(picture)
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise LlafsError(f"a picture must be [H, W, 3] uint8 RGB, not {list(image.shape)} {image.dtype}.")
+        check_picture(image)
         notes = []
         related = self.related(class_name)
         if not has_related_support(self.bank, related):

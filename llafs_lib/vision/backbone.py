@@ -243,6 +243,16 @@ def encode(backbone: Backbone, inputs: Tensor) -> list[Tensor]:
     return [tap[0] for tap in backbone(inputs[None].to(device))]
 
 
+def check_picture(image: np.ndarray) -> None:
+    """What is to be segmented, or shown as a support.
+
+    Raises:
+        LlafsError: it is not [H, W, 3] uint8.
+    """
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
+        raise LlafsError(f"a picture must be [H, W, 3] uint8 RGB, not {list(image.shape)} {image.dtype}.")
+
+
 def to_input(image: np.ndarray, size: int) -> Tensor:
     """Squash a picture to a square and standardise it with ImageNet's mean and deviation (spec §1.9).
 

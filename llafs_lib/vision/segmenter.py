@@ -14,7 +14,7 @@ from torch import Tensor
 
 from llafs_lib.errors import LlafsError
 from llafs_lib.records import Prediction, Support
-from llafs_lib.vision.backbone import Backbone, encode, to_input, to_mask
+from llafs_lib.vision.backbone import Backbone, check_picture, encode, to_input, to_mask
 from llafs_lib.vision.hsnet import HSNet, vote
 
 
@@ -66,7 +66,12 @@ class FeatureCache:
         self._bytes = 0
 
     def __call__(self, image: np.ndarray) -> list[Tensor]:
-        """image [H, W, 3] uint8 → its features."""
+        """image [H, W, 3] uint8 → its features.
+
+        Raises:
+            LlafsError: another shape or type.
+        """
+        check_picture(image)
         key = hashlib.blake2b(np.ascontiguousarray(image), digest_size=16, person=repr(image.shape).encode()).digest()
         if key in self._kept:
             self._kept.move_to_end(key)
@@ -114,7 +119,7 @@ class HSNetSegmenter:
         A support with an empty mask votes for background; `notes` says so.
 
         Raises:
-            LlafsError: no supports, or some that do not fit (`check_supports`).
+            LlafsError: no supports, some that do not fit (`check_supports`), or pictures that are not RGB bytes.
         """
         check_supports(supports, class_name, "HSNet")
         query_taps, weights = self._taps(query), weights_of(supports)

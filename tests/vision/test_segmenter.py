@@ -76,6 +76,14 @@ def test_supports_that_cannot_be_used(segmenter):
             segmenter.segment(picture(), [replace(support(), **wrong)])
 
 
+@pytest.mark.parametrize("shape", [(50, 70), (50, 70, 4), (50, 70, 1), (0, 70, 3)])
+def test_pictures_that_are_not_rgb_bytes(segmenter, shape):
+    with pytest.raises(LlafsError, match=r"must be \[H, W, 3\] uint8 RGB"):
+        segmenter.segment(np.zeros(shape, np.uint8), [support()])
+    with pytest.raises(LlafsError, match="float64"):
+        segmenter.segment(picture() / 255, [support()])
+
+
 def test_an_empty_mask_gives_an_empty_prediction(segmenter):
     query, full = picture(), support()
     empty = replace(full, mask=np.zeros_like(full.mask))
