@@ -4,9 +4,9 @@
 
 The plain form is written below from the specification, as the published code does it: whole 4-D tensors, one complete
 pass per support, the query's and the supports' features computed every time. Both forms share weights and inputs, take
-turns in one process, and their medians are compared, with one thread and with two. Peak memory is measured in
-processes of their own. The support's mask is an ellipse; what lies outside its bounding box need not be computed, so
-rows with the whole picture as mask follow.
+turns in one process, and their medians are compared, with one thread and with two; where there is a GPU, there too, in
+float32 and under bfloat16 autocast. Peak memory is measured in processes of their own. The mask is an ellipse; what
+lies outside its bounding box need not be computed, so rows with the whole picture as mask follow.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from llafs_lib.vision.hsnet import HSNet, vote
 from llafs_lib.vision.hsnet_fast import Pairs
 from llafs_lib.vision.losses import cross_entropy
 
-SHOTS, TRAINING_SIZE, BATCH = 5, 257, 2
+SHOTS, BATCH = 5, 2
 GFLOP = 1e9
 
 
@@ -105,14 +105,15 @@ class Scene:
     masks: Tensor  # [B, K, S, S]
 
     @classmethod
-    def draw(cls, backbone: str, size: int, batch: int, shots: int, box: float) -> Scene:
+    def draw(cls, backbone: str, size: int, batch: int, shots: int, box: float, device: str = "cpu") -> Scene:
         """`box`: side of the mask's bounding box in sides of the picture; 1 makes the whole picture the mask."""
         torch.manual_seed(0)
         y, x = torch.meshgrid(*[(torch.arange(size) + 0.5) / size - 0.5] * 2, indexing="ij")
         mask = (x**2 + y**2 <= (box / 2) ** 2) | (box >= 1)
         masks = mask.expand(batch, shots, size, size).float()
         model = HSNet(Backbone(backbone).freeze()).eval()
-        return cls(model, torch.randn(batch, 3, size, size), torch.randn(batch, shots, 3, size, size), masks)
+        pictures = torch.randn(batch, 3, size, size), torch.randn(batch, shots, 3, size, size)
+        return cls(model.to(device), *(t.to(device) for t in (*pictures, masks)))
 
     def fast(self) -> HSNet:
         model = HSNet(self.model.backbone.optimised()).eval()
@@ -195,14 +196,20 @@ def inference_variants(scene: Scene) -> dict[str, Callable]:
 # Measuring ------------------------------------------------------------------------------------------------------------
 
 
+def seconds(run: Callable) -> float:
+    started = time.perf_counter()
+    run()
+    if torch.cuda.is_available():
+        torch.cuda.synchronize()
+    return time.perf_counter() - started
+
+
 def medians(variants: dict[str, Callable], rounds: int) -> dict[str, float]:
     """Median seconds of each variant; they take turns, after one round that does not count."""
     times: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(rounds + 1):
         for name, run in variants.items():
-            started = time.perf_counter()
-            run()
-            times[name].append(time.perf_counter() - started)
+            times[name].append(seconds(run))
     return {name: statistics.median(t[1:]) for name, t in times.items()}
 
 
@@ -214,27 +221,34 @@ def flops(run: Callable) -> int:
     return counter.get_total_flops()
 
 
-def attainable_rate(n: int = 512, rounds: int = 30) -> float:
+def attainable_rate(device: str, n: int = 512, rounds: int = 30) -> float:
     """Floating-point operations per second at the best of many tries: a matrix product and a 3×3 convolution."""
-    a, x, w = torch.rand(n, n), torch.rand(4, 128, 50, 50), torch.rand(128, 128, 3, 3)
-    rates = []
-    for run in (lambda: a @ a, lambda: F.conv2d(x, w, padding=1)):
-        times = []
-        for _ in range(rounds):
-            started = time.perf_counter()
-            run()
-            times.append(time.perf_counter() - started)
-        rates.append(flops(run) / min(times))
-    return max(rates)
+    n = n if device == "cpu" else 8 * n  # a GPU wants more to do
+    a, x, w = (torch.rand(s, device=device) for s in ((n, n), (n // 128, 128, 50, 50), (128, 128, 3, 3)))
+    runs = (lambda: a @ a, lambda: F.conv2d(x, w, padding=1))
+    return max(flops(run) / min(seconds(run) for _ in range(rounds)) for run in runs)
 
 
-def table(title: str, variants: dict[str, Callable], rounds: int) -> None:
-    rate, seconds = attainable_rate(), medians(variants, rounds)
+def table(title: str, variants: dict[str, Callable], rounds: int, device: str) -> None:
+    rate, times = attainable_rate(device), medians(variants, rounds)
     print(title)
-    for name, s in seconds.items():
+    for name, s in times.items():
         floor = flops(variants[name]) / rate
-        row = f"  {name:16s} {s:8.3f} s {seconds['plain'] / s:6.2f}x"
+        row = f"  {name:16s} {s:8.3f} s {times['plain'] / s:6.2f}x"
         print(f"{row}   floor {floor:7.3f} s ({floor * rate / GFLOP:6.0f} GFLOP), reached {floor / s:5.0%}", flush=True)
+
+
+def tables(options: argparse.Namespace, where: str, device: str = "cpu", half: bool = False) -> None:
+    name, box = options.backbone, options.box
+    with torch.autocast(device, torch.bfloat16, enabled=half):
+        for shots, side in ((1, box), (SHOTS, box), (1, 1.0)):
+            scene = Scene.draw(name, options.size, 1, shots, side, device)
+            share = f"mask {scene.masks.mean():.0%} of the picture, its box {side**2:.0%}"
+            title = f"\n{shots}-shot, {options.size} px, {share}, {where}"
+            table(title, inference_variants(scene), options.rounds, device)
+        scene = Scene.draw(name, options.training_size, BATCH, 1, box, device)
+        title = f"\ntraining step, {options.training_size} px, batch {BATCH}, box {box**2:.0%}, {where}"
+        table(title, training_variants(scene), options.rounds, device)
 
 
 def extra_memory(variant: str, size: int, shots: int, box: float, backbone: str) -> int:
@@ -263,6 +277,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="resnet50", help="its weights are random (default: %(default)s)")
     parser.add_argument("--size", type=int, default=400, help="side of the pictures in px (default: %(default)s)")
+    parser.add_argument("--training-size", type=int, default=257, help="the same for training (default: %(default)s)")
     parser.add_argument("--box", type=float, default=0.5, help="side of the mask's box in sides of the picture")
     parser.add_argument("--rounds", type=int, default=7, help="that count (default: %(default)s)")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="(default: 1 2)")
@@ -271,19 +286,15 @@ def main() -> None:
     )
     options = parser.parse_args()
     if options.quick:
-        options.backbone, options.size, options.rounds = "small", 97, 1
-    name, size, box, training = options.backbone, options.size, options.box, 97 if options.quick else TRAINING_SIZE
+        options.backbone, options.size, options.training_size, options.rounds = "small", 97, 97, 1
+    name, size, box = options.backbone, options.size, options.box
     print(f"{cpu_model()}, torch {torch.__version__}, {name}, medians of {options.rounds} rounds in turn")
     for threads in options.threads:
         torch.set_num_threads(threads)
-        for shots, side in ((1, box), (SHOTS, box), (1, 1.0)):
-            scene = Scene.draw(name, size, 1, shots, side)
-            share = f"mask {scene.masks.mean():.0%} of the picture, its box {side**2:.0%}"
-            title = f"\n{shots}-shot, {size} px, {share}, {threads} thread(s)"
-            table(title, inference_variants(scene), options.rounds)
-        scene = Scene.draw(name, training, BATCH, 1, box)
-        title = f"\ntraining step, {training} px, batch {BATCH}, box {box**2:.0%}, {threads} thread(s)"
-        table(title, training_variants(scene), options.rounds)
+        tables(options, f"{threads} thread(s)")
+    if torch.cuda.is_available():
+        for half in (False, True):
+            tables(options, f"{torch.cuda.get_device_name()}{', bfloat16' if half else ''}", "cuda", half)
     print("\nextra peak memory, MB")
     for shots, side in ((1, box), (SHOTS, box), (1, 1.0)):
         plain, fast = (in_a_process(v, size, shots, side, name) for v in ("plain", "fast"))

@@ -5,7 +5,8 @@ whole tensor twice. Here one pair of pictures is worked on at a time, support-ma
 
 - The convolution over the query plane is an ordinary 2-D convolution of hs·ws maps; a stride is a slice.
 - The convolution over the support plane is a sum of matrix products. In one support row the cells under the kernel are
-  adjacent, k·C rows of hq·wq numbers: the products read them where they lie, and what is padding is not computed.
+  adjacent, k·C rows of hq·wq numbers: the products read them where they lie, and what is padding is not computed. Where
+  every cell sees the whole plane, as in the mixing blocks, it is one product.
 - Where the support's mask is zero so is the correlation: only the mask's cells are computed, only its bounding box is
   stored, and the first layer, which makes the rest one number per channel, does not compute that either.
 """
@@ -128,10 +129,9 @@ def _mix(coarse: Planes, fine: Planes) -> Planes:
 def _layers(block: nn.Sequential, x: Planes) -> Planes:
     """Centre-pivot convolution, group normalisation, ReLU; and again."""
     for i in range(0, len(block), 3):
-        reach = block[i].conv2.padding[0]
-        everywhere = block[i].stride == 1 and x.whole() and max(x.grid) <= reach + 1
-        x = _center_pivot_dense(block[i], x) if everywhere else _center_pivot(block[i], x)
-        x = _normalise(block[i + 1], x)
+        layer, norm = block[i], block[i + 1]
+        all_seen = layer.stride == 1 and x.whole() and max(x.grid) <= 1 + layer.conv2.padding[0]
+        x = _normalise(norm, _center_pivot_dense(layer, x) if all_seen else _center_pivot(layer, x))
     return x
 
 
@@ -261,7 +261,10 @@ def _normalise(norm: nn.GroupNorm, x: Planes) -> Planes:
 
 
 class _NormaliseAndRectify(torch.autograd.Function):
-    """Group normalisation and ReLU of maps that all lie in one group of cells; PyTorch's own wants them transposed."""
+    """Group normalisation and ReLU of [cells, C, hq·wq], of which some cells are one number per channel.
+
+    PyTorch's own would want the cells transposed, and all of them.
+    """
 
     @staticmethod
     def forward(
