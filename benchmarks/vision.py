@@ -278,7 +278,8 @@ def main() -> None:
     parser.add_argument("--backbone", default="resnet50", help="its weights are random (default: %(default)s)")
     parser.add_argument("--size", type=int, default=400, help="side of the pictures in px (default: %(default)s)")
     parser.add_argument("--training-size", type=int, default=257, help="the same for training (default: %(default)s)")
-    parser.add_argument("--box", type=float, default=0.5, help="side of the mask's box in sides of the picture")
+    # Of coco-mini's 694 masks of ≥ 2048 px the median box has 17% of its picture, the mean mask 13%.
+    parser.add_argument("--box", type=float, default=0.42, help="side of the mask's box in sides of the picture")
     parser.add_argument("--rounds", type=int, default=7, help="that count (default: %(default)s)")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="(default: 1 2)")
     parser.add_argument(

@@ -78,12 +78,13 @@ class ResidualUnit(nn.Module):
 
 def _resnet_taps(net: nn.Module, x: Tensor) -> list[Tensor]:
     x = net.maxpool(net.relu(net.bn1(net.conv1(x))))
+    for block in net.layer1:
+        x = F.relu_(_residual_sum(block, x))
     taps = []
-    for stage in (net.layer1, net.layer2, net.layer3, net.layer4):
-        for block in stage:
-            taps.append(_residual_sum(block, x))
-            x = F.relu(taps[-1])
-    return taps[len(net.layer1) :]  # layer1 is not used
+    for block in (*net.layer2, *net.layer3, *net.layer4):
+        taps.append(_residual_sum(block, x))
+        x = F.relu(taps[-1])
+    return taps
 
 
 def _residual_sum(block: nn.Module, x: Tensor) -> Tensor:

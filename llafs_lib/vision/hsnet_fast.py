@@ -98,16 +98,15 @@ def correlate(query: Sequence[Tensor], support: Sequence[Tensor], mask: Tensor) 
     rows, columns = (_extent(small.any(dim=d)) for d in (1, 0))
     weight = small[rows, columns].flatten()  # [h, w] → [h·w]
     seen, unseen = weight.nonzero()[:, 0], (weight == 0).nonzero()[:, 0]
-    queries = [q.flatten(1) for q in query]  # [C, hq, wq] → [C, hq·wq]
-    lengths = torch.stack([q.norm(dim=0) + EPS for q in queries])  # [n, hq·wq]
-    supports = [s.permute(1, 2, 0)[rows, columns].flatten(0, 1)[seen] for s in support]  # [C, hs, ws] → [seen, C]
-    supports = [s * weight[seen, None] for s in supports]
-    units = [s / (s.norm(dim=1, keepdim=True) + EPS) for s in supports]
-    x = lengths.new_empty(len(weight), *lengths.shape).index_fill_(0, unseen, 0)  # [h·w, n, hq·wq]
-    part = lengths.new_empty(min(CELLS_AT_ONCE, len(seen)), lengths.shape[1])
-    for n, (q, s) in enumerate(zip(queries, units, strict=True)):
-        for cells, some in zip(seen.split(CELLS_AT_ONCE), s.split(CELLS_AT_ONCE), strict=True):
-            x[cells, n] = torch.mm(some, q, out=part[: len(cells)]).clamp_(min=0).div_(lengths[n])
+    positions = query[0][0].numel()  # hq·wq
+    x = small.new_empty(len(weight), len(query), positions).index_fill_(0, unseen, 0)  # [h·w, n, hq·wq]
+    part = small.new_empty(min(CELLS_AT_ONCE, len(seen)), positions)
+    for n, (q, s) in enumerate(zip(query, support, strict=True)):
+        q, s = q.flatten(1), s.permute(1, 2, 0)[rows, columns].flatten(0, 1)[seen]  # [C, hq·wq], [seen, C]
+        s = s * weight[seen, None]
+        units, lengths = s / (s.norm(dim=1, keepdim=True) + EPS), q.norm(dim=0) + EPS
+        for cells, some in zip(seen.split(CELLS_AT_ONCE), units.split(CELLS_AT_ONCE), strict=True):
+            x[cells, n] = torch.mm(some, q, out=part[: len(cells)]).clamp_(min=0).div_(lengths)
     box = rows.stop - rows.start, columns.stop - columns.start
     cells = x.view(*box, len(query), *query[0].shape[-2:])  # → [h, w, n, hq, wq]
     return Planes(cells, (rows.start, columns.start), tuple(grid), x.new_zeros(len(query)))
@@ -150,14 +149,18 @@ def _center_pivot_dense(layer: nn.Module, x: Planes) -> Planes:
 def _center_pivot(layer: nn.Module, x: Planes) -> Planes:
     """A `CenterPivotConv4d` (spec §1.4): x on a plane (hs, ws) → C' channels on a plane (⌈hs/stride⌉, ⌈ws/stride⌉)."""
     stride, grid = layer.stride, tuple(-(-n // layer.stride) for n in x.grid)
-    cells = x.cells
+    bias, cells = layer.conv1.bias + layer.conv2.bias, x.cells
     # The convolution is linear: of what lies outside, everywhere, plus of the box's difference from it.
     if not x.whole() and x.outside.any():
         cells = cells - x.outside[:, None, None]
-    y = _of_outside(layer, x, grid)
     kept = cells[tuple(slice(-first % stride, None, stride) for first in x.corner)]
-    maps = F.conv2d(kept.flatten(0, 1), layer.conv1.weight, padding="same").unflatten(0, kept.shape[:2])
-    at = tuple(-(-first // stride) - start for first, start in zip(x.corner, y.corner, strict=True))
+    maps = F.conv2d(kept.flatten(0, 1), layer.conv1.weight, bias if x.whole() else None, padding="same")
+    maps, at = maps.unflatten(0, kept.shape[:2]), (0, 0)
+    if x.whole():
+        y, maps = Planes(maps, (0, 0), grid, bias), maps[:0].detach()  # nothing is left to be added
+    else:
+        y = _of_outside(layer, x, grid, bias)
+        at = tuple(-(-first // stride) - start for first, start in zip(x.corner, y.corner, strict=True))
     corner = tuple(first - start * stride for first, start in zip(x.corner, y.corner, strict=True))
     sums = _AddConvolutions.apply(
         y.cells.flatten(3), maps.flatten(3), at, cells.flatten(3), layer.conv2.weight, stride, corner
@@ -165,11 +168,10 @@ def _center_pivot(layer: nn.Module, x: Planes) -> Planes:
     return y._replace(cells=sums.unflatten(-1, cells.shape[-2:]))
 
 
-def _of_outside(layer: nn.Module, x: Planes, grid: tuple[int, int]) -> Planes:
+def _of_outside(layer: nn.Module, x: Planes, grid: tuple[int, int], bias: Tensor) -> Planes:
     """`_center_pivot` if x were everywhere as outside its box: all cells, or at least those that the box can change."""
-    bias, outside = layer.conv1.bias + layer.conv2.bias, x.outside[None, :, None, None]
-    query_grid, pad = x.cells.shape[-2:], layer.conv1.padding
-    if not x.whole() and outside.any():  # the borders of both planes are felt
+    outside, query_grid, pad = x.outside[None, :, None, None], x.cells.shape[-2:], layer.conv1.padding
+    if outside.any():  # the borders of both planes are felt
         a = F.conv2d(outside.expand(-1, -1, *query_grid), layer.conv1.weight, bias, padding=pad)  # [1, C', hq, wq]
         o = F.conv2d(outside.expand(-1, -1, *x.grid), layer.conv2.weight, None, layer.stride, pad)  # [1, C', hs', ws']
         cells = (o[0].permute(1, 2, 0)[..., None, None] + a[0]).contiguous()  # [hs', ws', C', hq, wq]
