@@ -206,7 +206,10 @@ class HSNet(nn.Module):
         Args:
             query: [B, 3, H, W]; supports: [B, K, 3, H, W]; masks: [B, K, H, W], 0 or 1.
 
-        Returns: logits [B, K, 2, H, W], channel 1 is foreground.
+        Returns: logits [B, K, 2, H, W], channel 1 is foreground; background for sure where a mask is empty (`match`).
+
+        Raises:
+            LlafsError: K = 0, pictures without 3 channels, or NaN or infinity in pictures or weights.
         """
         if not supports.shape[1]:
             raise LlafsError("K = 0: HSNet needs at least one support per query.")
