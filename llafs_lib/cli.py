@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from llafs_lib.artifacts import NOTEBOOKS
 from llafs_lib.classes import DATASETS
 from llafs_lib.errors import LlafsError
+
+if TYPE_CHECKING:
+    from llafs_lib.language.asking import Asker
+    from llafs_lib.records import RelatedClasses
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,6 +32,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="llafs", description="Language-guided few-shot segmentation.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_tutorial(commands.add_parser("tutorial", help="run notebooks 01 to 05 and print the results table"))
+    _add_ask(commands.add_parser("ask", help="ask a language model which classes look alike; keep its answers"))
     _add_segment(commands.add_parser("segment", help="find a class in a picture with a finished run"))
     refresh = commands.add_parser("refresh", help="execute the committed notebooks in place (for maintainers)")
     refresh.set_defaults(command=_refresh)
@@ -48,12 +54,33 @@ def _add_tutorial(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--hold-out", type=_yes_or_no, default=True, metavar="yes|no", help="base classes to choose a model on"
     )
-    parser.add_argument("--llm", default="", help="model to ask where no answer is recorded (default: ask none)")
+    _add_llm(parser, prefix="llm-")
     parser.add_argument("--runs", default="runs", help="folder of all runs (default: %(default)s)")
     parser.add_argument(
         "--only", action="append", default=[], choices=[n[:2] for n in NOTEBOOKS], help="just this notebook, now"
     )
     parser.set_defaults(command=_tutorial)
+
+
+def _add_llm(parser: argparse.ArgumentParser, prefix: str) -> None:
+    parser.add_argument("--llm", default="", help="model to ask (default: none; recorded answers are replayed)")
+    parser.add_argument(
+        f"--{prefix}mode", dest="llm_mode", default="auto", choices=["auto", "replay", "refresh"],
+        help="use what is recorded and ask for the rest; never ask; ask anew (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument(
+        f"--{prefix}budget", dest="llm_budget", type=float, default=0.0, metavar="USD",
+        help="stop before asking costs more (default: no limit)",
+    )  # fmt: skip
+
+
+def _asker(arguments: argparse.Namespace) -> Asker:
+    from llafs_lib.language.asking import Asker
+    from llafs_lib.language.keys import find_key
+
+    key = find_key() if arguments.llm and arguments.llm_mode != "replay" else None
+    budget = arguments.llm_budget or None
+    return Asker(arguments.llm or None, mode=arguments.llm_mode, budget=budget, api_key=key)
 
 
 def _yes_or_no(text: str) -> bool:
@@ -73,6 +100,40 @@ def _tutorial(arguments: argparse.Namespace) -> None:
         print(f"\n{text_report(results)}\n\nreport: {settings.run.path / 'report.html'}")
 
 
+def _add_ask(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Print which classes of a data set look like the ones asked about. Without --llm, recorded answers are "
+        "replayed; with it, the model is asked through OPENAI_BASE_URL (default: OpenAI) with OPENAI_API_KEY, and its "
+        "answers are kept in data/llm_cache."
+    )
+    parser.add_argument("class_names", nargs="*", metavar="CLASS", help="default: all classes of the data set")
+    parser.add_argument("--dataset", default="coco-20i", help=f"one of {', '.join(DATASETS)} (default: %(default)s)")
+    _add_llm(parser, prefix="")
+    parser.set_defaults(command=_ask)
+
+
+def _ask(arguments: argparse.Namespace) -> None:
+    from llafs_lib.language.asking import Unanswered
+    from llafs_lib.language.cost import cost_line
+
+    if arguments.dataset not in DATASETS:
+        raise LlafsError(f"dataset {arguments.dataset!r} is unknown: choose one of {', '.join(DATASETS)}.")
+    vocabulary, asker = DATASETS[arguments.dataset].classes, _asker(arguments)
+    try:
+        answers = asker.related_to_each(arguments.class_names or vocabulary, vocabulary)
+    except Unanswered as error:
+        _print_answers(error.answers)
+        print(cost_line(error.answers.values(), asker.prices))
+        raise
+    _print_answers(answers)
+    print(cost_line(answers.values(), asker.prices))
+
+
+def _print_answers(answers: Mapping[str, RelatedClasses]) -> None:
+    for answer in answers.values():
+        print(answer)
+
+
 def _add_segment(parser: argparse.ArgumentParser) -> None:
     parser.description = "Segment a class that needs no annotation: related base classes stand in for it."
     parser.add_argument("picture", type=Path, help="a picture file")
@@ -80,7 +141,7 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", type=Path, default=Path("runs/toy/fold0"), help="run folder (default: %(default)s)")
     parser.add_argument("-o", "--output", type=Path, default=Path("segmented.png"), help="(default: %(default)s)")
     parser.add_argument("--shots", type=int, default=5, help="supports to use (default: %(default)s)")
-    parser.add_argument("--llm", default=None, help="model to ask about a class that has no recorded answer")
+    _add_llm(parser, prefix="llm-")
     parser.set_defaults(command=_segment)
 
 
@@ -92,7 +153,7 @@ def _segment(arguments: argparse.Namespace) -> None:
     from llafs_lib.plots import prediction_row
 
     image = read_rgb(arguments.picture)
-    model = LLaFS.from_run(arguments.run, llm=arguments.llm)
+    model = LLaFS.from_run(arguments.run, _asker(arguments))
     prediction = model.segment(image, arguments.class_name, shots=arguments.shots)
     prediction_row(image, prediction).savefig(arguments.output, dpi=110, bbox_inches="tight")
     print(f"{prediction.related}\n{prediction}\nwritten: {arguments.output}")

@@ -15,7 +15,7 @@ from llafs_lib.artifacts import RunFolder
 from llafs_lib.classes import find_class, normalise
 from llafs_lib.data.folds import load_fold, open_dataset
 from llafs_lib.data.splits import Split, read_rgb
-from llafs_lib.language.relations import related_base_classes
+from llafs_lib.language.asking import Asker
 from llafs_lib.records import Episode, Fold, Prediction, RelatedClass, RelatedClasses
 from llafs_lib.retrieval.bank import SupportBank, embed
 from llafs_lib.retrieval.policies import Request, has_related_support, load_supports, select_supports
@@ -45,7 +45,7 @@ class LLaFS:
         bank, read: the base-class supports and how to load one.
         fold: says which classes are base classes.
         vocabulary: the data set's classes.
-        llm: name of the model to ask about classes that have no recorded answer; None never asks.
+        llm: the model to ask which classes look alike, by name or as an `Asker`; None replays recorded answers.
     """
 
     def __init__(
@@ -55,13 +55,14 @@ class LLaFS:
         read: SupportReader,
         fold: Fold,
         vocabulary: tuple[str, ...],
-        llm: str | None = None,
+        llm: str | Asker | None = None,
     ):
         self.segmenter, self.bank, self.read = segmenter, bank, read
-        self.fold, self.vocabulary, self.llm = fold, vocabulary, llm
+        self.fold, self.vocabulary = fold, vocabulary
+        self.asker = llm if isinstance(llm, Asker) else Asker(llm)
 
     @classmethod
-    def from_run(cls, run: str | Path, llm: str | None = None) -> LLaFS:
+    def from_run(cls, run: str | Path, llm: str | Asker | None = None) -> LLaFS:
         """Open what notebooks 01, 02 and 04 left in a run folder such as `runs/toy/fold0`.
 
         Raises:
@@ -86,7 +87,7 @@ class LLaFS:
         base = find_class(class_name, self.fold.base)
         if base is not None:
             return RelatedClasses(class_name, (RelatedClass(base, 1.0),), "itself", "a base class is its own support")
-        return related_base_classes(class_name, self.vocabulary, self.fold.base, model=self.llm)
+        return self.asker.related(class_name, self.vocabulary, self.fold.base)
 
     def segment(self, picture: str | Path | np.ndarray, class_name: str, shots: int = 5) -> Prediction:
         """Find `class_name` in a picture.
@@ -104,8 +105,10 @@ class LLaFS:
         """
         image = picture if isinstance(picture, np.ndarray) else read_rgb(picture)
         check_picture(image)
-        notes = []
         related = self.related(class_name)
+        notes = list(related.notes)
+        if related.source == "fallback":
+            notes.append(f"the related classes come from {related.provenance}")
         if not has_related_support(self.bank, related):
             notes.append("no related base class has a support: random base supports were used instead")
         known_as = find_class(class_name, self.vocabulary) or normalise(class_name)  # "Giraffe" draws as "giraffe" does

@@ -80,12 +80,26 @@ class RelatedClass:
 
 
 @dataclass(frozen=True)
+class Call:
+    """One call to a language model: tokens as its server counted them (None: it did not), and whether made just now.
+
+    A replayed call (`live` False) was paid for when it was made.
+    """
+
+    model: str
+    prompt_tokens: int | None
+    completion_tokens: int | None
+    live: bool
+
+
+@dataclass(frozen=True)
 class RelatedClasses:
     """The answer to "what looks like this class?", ranked, with where it came from.
 
-    `source` is "recorded" (a stored answer), "live" (an API answered now), or the name of a documented fallback
-    ("itself": the class is a base class and needs no stand-in). `provenance` says who gave the answer; `raw` is the
-    answer as given; `dropped` holds what was removed and why.
+    `source` is "recorded" (a stored answer of a language model), "live" (one given just now), "fallback" (no usable
+    answer: text similarity stands in), "itself" (a base class needs no stand-in), or a control's name: "supercategory",
+    "text", "shuffled". `provenance` says who gave the answer; `raw` is the answer as given; `dropped` holds what was
+    removed and why, `notes` what else did not go as planned, `calls` what it cost.
     """
 
     query_class: str
@@ -94,6 +108,8 @@ class RelatedClasses:
     provenance: str
     raw: str = field(default="", repr=False)
     dropped: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    calls: tuple[Call, ...] = ()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -112,7 +128,8 @@ class RelatedClasses:
 
     def __str__(self) -> str:
         listed = ", ".join(f"{r.name} {r.score:.2f}" for r in self.ranked) or "nothing"
-        return f"{self.query_class} looks like: {listed}  [{self.source}]"
+        notes = "".join(f"\n  note: {n}" for n in self.notes)
+        return f"{self.query_class} looks like: {listed}  [{self.source}]{notes}"
 
 
 @dataclass(frozen=True)

@@ -17,11 +17,14 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llafs_lib.artifacts import NOTEBOOKS, RunFolder, file_hash, library_digest, write_json
 from llafs_lib.classes import DATASETS, did_you_mean, novel_classes
 from llafs_lib.errors import LlafsError
+
+if TYPE_CHECKING:
+    from llafs_lib.language.asking import Asker
 
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _WIDGET_STANDS_FOR = "(interactive: a menu and its figure appear here in a running notebook)"
@@ -49,16 +52,24 @@ class Settings:
     queries: int = 150  # at most this many questions in notebook 05; 0 asks all there are
     novel_in_train: str = "background"  # "background", "ignore" or "drop": see llafs_lib.data.folds.make_fold
     hold_out: bool = True  # keep some base classes out of training, to choose a model on
-    llm: str = ""  # model to ask where no answer is recorded; "" asks none
+    llm: str = ""  # the model to ask which classes look alike; "" replays recorded answers and needs no key
+    llm_mode: str = "auto"  # "auto", "replay" or "refresh": see llafs_lib.language.asking.Asker
+    llm_budget: float = 0.0  # US dollars that asking may cost; 0 sets no limit
     runs: str = "runs"
 
     def __post_init__(self) -> None:
         from llafs_lib.data.folds import NOVEL_IN_TRAIN
+        from llafs_lib.language.asking import MODES
         from llafs_lib.vision.backbone import BACKBONES
         from llafs_lib.vision.recipes import recipe_for
 
         _one_of("dataset", self.dataset, DATASETS)
         _one_of("novel_in_train", self.novel_in_train, NOVEL_IN_TRAIN)
+        _one_of("llm_mode", self.llm_mode, MODES)
+        if self.llm_mode == "refresh" and not self.llm:
+            raise ParameterError("llm_mode 'refresh' asks a model anew: name one as llm.")
+        if isinstance(self.llm_budget, bool) or not 0 <= self.llm_budget < float("inf"):
+            raise ParameterError(f"llm_budget is US dollars from 0 (no limit), not {self.llm_budget!r}.")
         if not isinstance(self.hold_out, bool):
             raise ParameterError(f"hold_out must be True or False, not {self.hold_out!r}.")
         for name, low in (("fold", 0), ("shots", 1), ("seed", 0), ("queries", 0)):
@@ -80,6 +91,12 @@ class Settings:
     def run(self) -> RunFolder:
         """The run folder of these settings."""
         return RunFolder(self.runs, self.dataset, self.fold)
+
+    def asker(self, api_key: str | None = None) -> Asker:
+        """Who is asked which classes look alike."""
+        from llafs_lib.language.asking import Asker
+
+        return Asker(self.llm or None, mode=self.llm_mode, budget=self.llm_budget or None, api_key=api_key)
 
     @property
     def model(self) -> dict[str, Any]:

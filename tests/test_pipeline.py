@@ -8,10 +8,14 @@ import torch
 from PIL import Image
 
 from llafs_lib import LLaFS
+from llafs_lib.classes import COCO_CLASSES
 from llafs_lib.cli import main
 from llafs_lib.data import folds
 from llafs_lib.data.toy import make_toy
 from llafs_lib.errors import LlafsError
+from llafs_lib.language import replay
+from llafs_lib.language.asking import Asker
+from llafs_lib.language.prompts import CONSTRAINED, Question
 from llafs_lib.language.replay import ReplayMiss
 from llafs_lib.pipeline import SupportReader
 from llafs_lib.retrieval.bank import SupportBank, build_bank
@@ -63,10 +67,20 @@ def test_a_base_class_is_its_own_support(model):
     assert related.source == "itself" and related.names == ("zebra",)
 
 
-def test_no_related_base_class_is_noted(model):
+def test_an_answer_without_a_base_class_falls_back_on_words_and_says_so(model):
     found = model.segment(np.zeros((64, 64, 3), np.uint8), "toothbrush")  # looks like nothing that `toy` has
-    assert found.notes == ("no related base class has a support: random base supports were used instead",)
-    assert len(found.supports) == 5 and "note:" in str(found)
+    assert found.related.source == "fallback" and {s.class_name for s in found.supports} <= set(found.related.names)
+    assert "cosine of the names" in found.notes[0] and "note:" in str(found)
+
+
+def test_no_related_base_class_at_all_is_noted(model, tmp_path):
+    question = Question(CONSTRAINED, "okapi", COCO_CLASSES, "m", 0.0)
+    response = {"text": "[]", "finish_reason": "stop", "model": "m", "usage": None}
+    replay.save(replay.make_recording(question.request, response, None, "a test", None), tmp_path)
+    model.asker = Asker("m", mode="replay", cache=tmp_path)
+    found = model.segment(np.zeros((64, 64, 3), np.uint8), "okapi")
+    assert found.notes[-1] == "no related base class has a support: random base supports were used instead"
+    assert len(found.supports) == 5
 
 
 def test_a_class_nobody_was_asked_about(model):

@@ -28,7 +28,11 @@ _IRREGULAR = {"people": "person", "mice": "mouse", "knives": "knife"}
 
 
 class ParseError(LlafsError):
-    """An answer in which no class of the vocabulary could be found."""
+    """An answer in which no class of the vocabulary could be found; `rejects` are the names that it gave instead."""
+
+    def __init__(self, message: str, rejects: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.rejects = rejects
 
 
 def parse_related(
@@ -43,10 +47,13 @@ def parse_related(
         ParseError: if no class of `vocabulary` other than `query_class` is found.
     """
     text = unfence(strip_thinking(raw))
-    given = entries(first_json(text)) or [(name, None, "") for name in listed_names(text)]
+    given = entries(first_json(text)) or [(name, None, "") for name in ([] if _is_json(text) else listed_names(text))]
     kept, dropped = _choose(given, query_class, vocabulary)
     if not kept:
-        raise ParseError(f"The answer about {query_class!r} names no class of the list. It begins with {raw[:200]!r}.")
+        raise ParseError(
+            f"The answer about {query_class!r} names no class of the list. It begins with {raw[:200]!r}.",
+            rejects=tuple(written for written, _, _ in given),
+        )
     ranked, unscored = _rank(kept)
     return tuple(ranked), (*dropped, *unscored)
 
@@ -114,6 +121,15 @@ def _rank(kept: list[Entry]) -> tuple[list[RelatedClass], list[str]]:
     ranked = [RelatedClass(*entry) for entry in kept if entry[1] is not None]
     dropped = [f"{name}: its score is not a number" for name, score, _ in kept if score is None]
     return sorted(ranked, key=lambda r: -r.score), dropped
+
+
+def _is_json(text: str) -> bool:
+    """Whether all of `text` is JSON: one that names nothing ("[]") is an answer, not prose to look for names in."""
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
 
 
 def _json_values(text: str) -> Iterator[dict | list]:

@@ -1,105 +1,157 @@
-"""The one entry point of this room: which classes look like this one?"""
+"""Relations between classes as values: those that are no language model's, as controls, and what is done with any.
+
+All are `RelatedClasses` with their provenance, so that every policy can be run with every relation.
+"""
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
 from llafs_lib.artifacts import RunFolder, write_json
-from llafs_lib.classes import COCO_CLASSES, find_class, normalise
+from llafs_lib.classes import COCO_CLASSES, COCO_SUPERCATEGORIES, find_class
 from llafs_lib.errors import LlafsError
-from llafs_lib.language.parsing import ParseError, parse_related
-from llafs_lib.language.prompts import CONSTRAINED, OPEN, Prompt, check_class_name
-from llafs_lib.language.replay import DEFAULT_CACHE, ReplayMiss, find, save
-from llafs_lib.records import RelatedClass, RelatedClasses
+from llafs_lib.language.prompts import MAX_NAMES_IN_ANSWER
+from llafs_lib.records import Call, RelatedClass, RelatedClasses
 
-MODES = ("auto", "replay")
+SIMILARITY_FILE = Path(__file__).parent / "text_similarity.json"
 
 
-def related_classes(
+# --- controls --------------------------------------------------------------------------------------------------------
+
+
+def by_supercategory(class_name: str, vocabulary: Sequence[str]) -> RelatedClasses:
+    """The classes of COCO's super-category of `class_name`, all with score 1: what the data set's own labels say.
+
+    A class that is not COCO's has none; a note says so.
+    """
+    known_as = find_class(class_name, COCO_CLASSES)
+    family = next((names for names in COCO_SUPERCATEGORIES.values() if known_as in names), ())
+    alike = [c for c in vocabulary if find_class(c, family) not in (None, known_as)]
+    notes = () if known_as else (f"{class_name!r} is no COCO class and has no super-category",)
+    ranked = tuple(RelatedClass(c, 1.0) for c in alike)
+    return RelatedClasses(class_name, ranked, "supercategory", "COCO's super-categories", notes=notes)
+
+
+@dataclass(frozen=True)
+class TextSimilarity:
+    """How alike names are as words: `matrix` [n, n] of cosines between the embeddings of `names` by `model`."""
+
+    model: str
+    names: tuple[str, ...]
+    matrix: np.ndarray = field(repr=False)
+
+    @classmethod
+    def from_embeddings(cls, model: str, names: Sequence[str], vectors: np.ndarray) -> TextSimilarity:
+        """From [n, d] embeddings of any length above 0."""
+        vectors = np.asarray(vectors, np.float64)
+        unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
+        return cls(model, tuple(names), unit @ unit.T)
+
+    def row(self, class_name: str) -> dict[str, float] | None:
+        """Name → cosine in [−1, 1] with `class_name`; None if it has no embedding here."""
+        known_as = find_class(class_name, self.names)
+        return None if known_as is None else dict(zip(self.names, self.matrix[self.names.index(known_as)], strict=True))
+
+
+@functools.cache
+def shipped_similarity() -> TextSimilarity:
+    """The shipped table: MiniLM cosines of the names of COCO's and PASCAL's classes."""
+    stored = json.loads(SIMILARITY_FILE.read_text(encoding="utf-8"))
+    matrix = np.eye(len(stored["names"]))
+    for i, row in enumerate(stored["similarity"]):
+        matrix[i, :i] = matrix[:i, i] = row
+    return TextSimilarity(stored["model"], tuple(stored["names"]), matrix)
+
+
+def by_text(
     class_name: str,
-    vocabulary: tuple[str, ...],
-    *,
-    mode: str = "auto",
-    model: str | None = None,
-    cache: Path | str | None = DEFAULT_CACHE,
-    prompt: Prompt | None = None,
-    base_url: str | None = None,
+    vocabulary: Sequence[str],
+    similarity: TextSimilarity | None = None,
+    most: int = MAX_NAMES_IN_ANSWER,
 ) -> RelatedClasses:
-    """The classes of `vocabulary` that look like `class_name`, from a recorded answer or else from a model.
+    """The `most` classes of `vocabulary` whose names are most alike as words, with their cosine (0 where negative).
 
     Args:
-        class_name: any name; of a COCO class also an alias ("sofa"). All 80 have a recorded answer.
-        vocabulary: the classes that the answer may name. To keep a fold's base classes only, use
-            `RelatedClasses.restrict_to` on what comes back.
-        mode: "replay" never asks a model; "auto" asks `model`, if one is given, when no answer is recorded.
-        cache: the folder where live answers are kept and looked for; None for neither.
-        prompt: the question. By default `OPEN` where its answer is recorded, else `CONSTRAINED`; name
-            `CONSTRAINED` to ask a model about a class that has a recorded answer to `OPEN`.
-        base_url: the server, if not OpenAI; see `client.ask`.
+        similarity: by default the shipped table. A name that it does not hold is related to nothing; a note says so.
+    """
+    similarity = similarity or shipped_similarity()
+    row = similarity.row(class_name)
+    itself = find_class(class_name, tuple(vocabulary))
+    scores = {}
+    for other in vocabulary if row else ():
+        known_as = find_class(other, similarity.names)
+        if other != itself and known_as:
+            scores[other] = min(max(float(row[known_as]), 0.0), 1.0)
+    best = sorted(scores, key=scores.get, reverse=True)[:most]
+    notes = () if row else (f"{similarity.model} has no embedding of {class_name!r} here",)
+    ranked = tuple(RelatedClass(c, scores[c]) for c in best if scores[c] > 0)
+    return RelatedClasses(class_name, ranked, "text", f"cosine of the names by {similarity.model}", notes=notes)
+
+
+def shuffled(related: Mapping[str, RelatedClasses], seed: int = 0) -> dict[str, RelatedClasses]:
+    """The same answers, each dealt to another class: what a list of real classes is worth when it is not the right one.
 
     Raises:
-        ClassNameError: if the name is not fit to be sent to a model.
-        ReplayMiss: if no answer is recorded and no model may be asked.
-        LLMError: if the model gives no answer.
-        ParseError: if the answer names no class of `vocabulary`.
+        LlafsError: fewer than two classes.
     """
-    if mode not in MODES:
-        raise LlafsError(f"mode must be 'auto' or 'replay', not {mode!r}")
-    known_as = find_class(check_class_name(class_name), COCO_CLASSES) or normalise(class_name)
-    others = tuple(c for c in vocabulary if find_class(c, (known_as,)) is None)
-    requests = [p.request(known_as, others, model) for p in ((prompt,) if prompt else (OPEN, CONSTRAINED))]
-    recording = next((found for r in requests if (found := find(r, cache))), None)
-    source = "recorded" if recording else "live"
-    if recording is None:
-        if mode == "replay" or model is None:
-            raise ReplayMiss(class_name)
-        from llafs_lib.language.client import ask  # here, because importing openai takes a second
-
-        recording = ask(requests[-1], base_url=base_url)
-    raw = recording["response"]["text"]
-    ranked, dropped = parse_related(raw, known_as, vocabulary)
-    if source == "live" and cache is not None:  # after parsing: a useless answer is not kept
-        save(recording, cache)
-    return RelatedClasses(class_name, ranked, source, recording["provenance"], raw, dropped)
+    names = list(related)
+    if len(names) < 2:
+        raise LlafsError("to deal answers to other classes, at least two classes are needed.")
+    order = np.random.default_rng(seed).permutation(len(names))
+    dealt = {}
+    for giver, taker in zip(order, np.roll(order, 1), strict=True):  # one ring: nobody keeps its own
+        name, other = names[taker], names[giver]
+        ranked = tuple(r for r in related[other].ranked if find_class(r.name, (name,)) is None)
+        dealt[name] = RelatedClasses(name, ranked, "shuffled", f"the answer about {other!r}, dealt to {name!r}")
+    return {name: dealt[name] for name in names}
 
 
-def related_base_classes(
-    class_name: str, vocabulary: tuple[str, ...], base: Iterable[str], *, model: str | None = None
-) -> RelatedClasses:
-    """`related_classes`, restricted to a fold's base classes: what the method may use.
-
-    An answer that names no class of `vocabulary` is not an error here: it becomes an empty one of source "fallback",
-    whose provenance says what happened.
-    """
-    try:
-        return related_classes(class_name, vocabulary, model=model).restrict_to(base)
-    except ParseError as error:
-        return RelatedClasses(class_name, (), "fallback", str(error))
+# --- what is done with relations -------------------------------------------------------------------------------------
 
 
-def relation_matrix(classes: tuple[str, ...]) -> np.ndarray:
-    """[n, n] recorded scores in [0, 1]: row i holds what the answer about class i gives to each class.
+def merge_by_mean_rank(samples: Sequence[RelatedClasses]) -> RelatedClasses:
+    """Several answers to one question as one: ordered by mean rank, with the mean score.
 
-    A class that the answer does not name has 0, and so has the diagonal.
+    An answer of n classes gives a class that it does not name rank n + 1 and score 0. Equal mean ranks are ordered by
+    the mean score. Merging copies of one answer gives that answer.
 
     Raises:
-        ReplayMiss: if a class has no recorded answer.
+        LlafsError: no sample, or samples of several classes.
     """
-    columns = [find_class(c, COCO_CLASSES) or c for c in classes]
-    matrix = np.zeros((len(classes), len(classes)))
-    for i, name in enumerate(classes):
-        scores = related_classes(name, COCO_CLASSES, mode="replay", cache=None, prompt=OPEN).scores
-        matrix[i] = [scores.get(column, 0.0) for column in columns]
-    return matrix
+    if len({s.query_class for s in samples}) != 1:
+        raise LlafsError("to be merged, answers must be about one and the same class.")
+    names = list(dict.fromkeys(name for s in samples for name in s.names))
+    ranks = {n: np.mean([s.names.index(n) if n in s.names else len(s.names) for s in samples]) for n in names}
+    scores = {n: float(np.mean([s.scores.get(n, 0.0) for s in samples])) for n in names}
+    reasons = {r.name: r.reason for s in reversed(samples) for r in s.ranked if r.reason}
+    order = sorted(names, key=lambda n: (ranks[n], -scores[n]))
+    sources = {s.source for s in samples}
+    return replace(
+        samples[0],
+        ranked=tuple(RelatedClass(n, scores[n], reasons.get(n, "")) for n in order),
+        source=samples[0].source if len(sources) == 1 else "live" if "live" in sources else "recorded",
+        provenance=samples[0].provenance + (f" ({len(samples)} samples, by mean rank)" if len(samples) > 1 else ""),
+        raw="\n\n".join(s.raw for s in samples) if len(samples) > 1 else samples[0].raw,
+        dropped=tuple(d for s in samples for d in s.dropped),
+        notes=tuple(dict.fromkeys(n for s in samples for n in s.notes)),
+        calls=tuple(c for s in samples for c in s.calls),
+    )
+
+
+def relation_matrix(related: Mapping[str, RelatedClasses], columns: Sequence[str]) -> np.ndarray:
+    """[classes asked about, columns] scores in [0, 1]; 0 where an answer does not name the column's class."""
+    rows = [a.scores for a in related.values()]
+    return np.array([[scores.get(c, 0.0) for c in columns] for scores in rows]).reshape(len(rows), len(columns))
 
 
 def save_related(run: RunFolder, related: Mapping[str, RelatedClasses], fold: int) -> None:
-    """Write `related_classes.json`: novel class → its related base classes, with raw answer and provenance."""
+    """Write `related_classes.json`: novel class → its related base classes, with raw answer, provenance and cost."""
     with run.writing("related_classes.json", {"dataset": run.dataset, "fold": fold}) as path:
         write_json(path, {name: asdict(answer) for name, answer in related.items()})
 
@@ -107,12 +159,14 @@ def save_related(run: RunFolder, related: Mapping[str, RelatedClasses], fold: in
 def load_related(run: RunFolder) -> dict[str, RelatedClasses]:
     """Read `related_classes.json`."""
     stored = json.loads(run.require("related_classes.json").read_text(encoding="utf-8"))
-    return {
-        name: RelatedClasses(
-            **(
-                entry
-                | {"ranked": tuple(RelatedClass(**r) for r in entry["ranked"]), "dropped": tuple(entry["dropped"])}
-            )
-        )
-        for name, entry in stored.items()
+    return {name: _from_dict(entry) for name, entry in stored.items()}
+
+
+def _from_dict(entry: dict) -> RelatedClasses:
+    parts = {
+        "ranked": tuple(RelatedClass(**r) for r in entry["ranked"]),
+        "dropped": tuple(entry["dropped"]),
+        "notes": tuple(entry["notes"]),
+        "calls": tuple(Call(**c) for c in entry["calls"]),
     }
+    return RelatedClasses(**entry | parts)

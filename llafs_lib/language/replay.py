@@ -1,27 +1,32 @@
 """Recorded answers: those in the package, and those that a live model gave before. All are files to be read.
 
-    recorded/<prompt>-v<version>/<class>.json                   in the package; no API gave them
-    data/llm_cache/<prompt>-v<version>/<class>--<digest>.json   live answers; the digest tells requests apart
+    recorded/<prompt>-v<version>/<class>--<key>.json         in the package; no API gave them
+    data/llm_cache/<prompt>-v<version>/<class>--<key>.json   live answers
 
-What is kept is the answer as given, never what was parsed from it: a better parser improves old answers too.
+The key is a hash of the canonical request (`Question.request`). What is kept is the answer as given, never what was
+parsed from it: a better parser improves old answers too. Neither keys nor headers are kept.
 """
 
 from __future__ import annotations
 
-import hashlib
+import asyncio
 import json
 import os
 import re
 import uuid
-from importlib import resources
-from importlib.resources.abc import Traversable
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+
+from filelock import FileLock, Timeout
 
 from llafs_lib.classes import COCO_CLASSES, did_you_mean, normalise
 from llafs_lib.errors import LlafsError
+from llafs_lib.language.prompts import digest_of
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 DEFAULT_CACHE = Path("data/llm_cache")
+RECORDED = Path(__file__).parent / "recorded"
 
 
 class RecordingError(LlafsError):
@@ -29,52 +34,68 @@ class RecordingError(LlafsError):
 
 
 class ReplayMiss(LlafsError):
-    """No recorded answer for a class, and no model was to be asked."""
+    """No recorded answer, and no model was to be asked."""
 
-    def __init__(self, class_name: str) -> None:
-        hint = did_you_mean(class_name, COCO_CLASSES)
+    def __init__(self, class_name: str, model: str | None = None) -> None:
+        hint = "" if model else did_you_mean(class_name, COCO_CLASSES)
+        by = f" by {model}" if model else ""
         super().__init__(
-            f"No recorded answer exists for {class_name!r}.{hint} To ask a model, set OPENAI_API_KEY (or "
-            f'OPENAI_BASE_URL for a local server) and use mode="auto" with model="<the name of a model>".'
+            f"No recorded answer{by} exists for {class_name!r}.{hint} To record one, set OPENAI_API_KEY (or "
+            f'OPENAI_BASE_URL for a server of your own) and ask once with mode="auto" and model="<name of a model>": '
+            f"llafs ask {json.dumps(class_name, ensure_ascii=False)} --llm MODEL"
         )
 
 
-def make_recording(request: dict, response: dict, provenance: str, recorded_on: str | None) -> dict:
-    """A recording: what was asked, what came back, where from, and when (ISO date, or None if unknown)."""
+def make_recording(request: dict, response: dict, sent: dict | None, provenance: str, recorded_on: str | None) -> dict:
+    """A recording: what was asked, what came back, where from, and when (ISO date, or None if unknown).
+
+    `sent` holds the settings that the server took in the end: it may have refused a response format or a temperature.
+    """
     return {
         "schema_version": SCHEMA_VERSION,
         "request": request,
         "response": response,
+        "sent": sent,
         "provenance": provenance,
         "recorded_on": recorded_on,
     }
 
 
 def find(request: dict, cache: Path | str | None = DEFAULT_CACHE) -> dict | None:
-    """The recording that answers `request` (see `Prompt.request`): the package's, else the cache's, or None.
+    """The recording that answers `request` (see `Question.request`): the package's, else the cache's, or None.
+
+    A request that names no model is answered by any model's recording in the cache.
 
     Raises:
-        RecordingError: if a file of the cache cannot be read.
+        RecordingError: if a file cannot be read.
     """
-    return committed(request) or (cached(request, cache) if cache is not None else None)
+    folders = [RECORDED, *([Path(cache)] if cache is not None else [])]
+    return next((found for folder in folders if (found := _find_in(folder, request))), None)
 
 
-def committed(request: dict) -> dict | None:
-    """The package's own recording for the prompt and class of `request`, or None. No model decides it."""
-    folder = resources.files("llafs_lib.language") / "recorded" / _folder(request)
-    path = folder / f"{slug(request['class'])}.json"
-    recording = _read(path) if path.is_file() else None
-    return recording if recording and recording["request"]["class"] == request["class"] else None
-
-
-def cached(request: dict, folder: Path | str) -> dict | None:
-    """The recording in `folder` of just this request, or None. If it names no model, any model's will do."""
-    for path in sorted((Path(folder) / _folder(request)).glob(f"{slug(request['class'])}--*.json")):
+def _find_in(folder: Path, request: dict) -> dict | None:
+    for path in _paths(folder, request):
         recording = _read(path)
-        model = request["model"] or recording["request"]["model"]
-        if recording["request"] == {**request, "model": model}:
+        asked = recording["request"]
+        any_model = {} if request["model"] else {k: asked[k] for k in ("model", "temperature")}
+        if asked == request | any_model:
             return recording
     return None
+
+
+def _paths(folder: Path, request: dict) -> Iterator[Path]:
+    """Where the answer lies if it is there: its own path, and without a model those of all models."""
+    own = path_of(request, folder)
+    if own.is_file():
+        yield own
+    if request["model"] is None:
+        yield from sorted(p for p in own.parent.glob(f"{slug(request['class'])}--*.json") if p != own)
+
+
+def path_of(request: dict, folder: Path | str) -> Path:
+    """The file in `folder` in which the answer to a canonical request is kept."""
+    key = digest_of(request)
+    return Path(folder) / f"{request['prompt']}-v{request['version']}" / f"{slug(request['class'])}--{key}.json"
 
 
 def save(recording: dict, folder: Path | str) -> Path:
@@ -83,11 +104,9 @@ def save(recording: dict, folder: Path | str) -> Path:
     Raises:
         RecordingError: if the folder cannot be written.
     """
-    request = recording["request"]
-    digest = hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:12]
-    path = Path(folder) / _folder(request) / f"{slug(request['class'])}--{digest}.json"
+    path = path_of(recording["request"], folder)
     temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
+    with _writable(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             # "backslashreplace" turns half a surrogate pair, which UTF-8 cannot hold, into its JSON escape
@@ -95,11 +114,36 @@ def save(recording: dict, folder: Path | str) -> Path:
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
-    except OSError as error:
-        raise RecordingError(
-            f"The answer could not be kept in {path} ({error.strerror}); set cache to a writable folder."
-        ) from error
     return path
+
+
+@asynccontextmanager
+async def claimed(request: dict, folder: Path | str | None) -> AsyncIterator[None]:
+    """Hold the answer to one request: another process that wants the same one waits, then finds it in the cache.
+
+    The system lets go of a lock when its process ends, however it ends.
+
+    Raises:
+        RecordingError: if the folder cannot be written: before anything was paid for.
+    """
+    if folder is None:
+        yield
+        return
+    path = path_of(request, folder)
+    with _writable(path):
+        locks = Path(folder) / ".locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(locks / f"{path.stem.rpartition('--')[2]}.lock", thread_local=False)
+    while not lock.is_locked:
+        try:
+            with _writable(path):
+                lock.acquire(blocking=False)
+        except Timeout:
+            await asyncio.sleep(0.05)
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def as_text(recording: dict) -> str:
@@ -112,11 +156,20 @@ def slug(class_name: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", normalise(class_name)).strip("-")
 
 
-def _folder(request: dict) -> str:
-    return f"{request['prompt']}-v{request['version']}"
+@contextmanager
+def _writable(path: Path) -> Iterator[None]:
+    """Turn a failed write at `path` into one sentence."""
+    try:
+        yield
+    except Timeout:  # an OSError too, but it says that the lock is held
+        raise
+    except OSError as error:
+        raise RecordingError(
+            f"The answer could not be kept in {path} ({error.strerror}); set cache to a writable folder."
+        ) from error
 
 
-def _read(path: Path | Traversable) -> dict:
+def _read(path: Path) -> dict:
     try:
         recording = json.loads(path.read_text(encoding="utf-8"))
         usable = (
@@ -124,9 +177,9 @@ def _read(path: Path | Traversable) -> dict:
             and isinstance(recording["response"]["text"], str)
             and isinstance(recording["provenance"], str)
             and isinstance(recording["request"]["class"], str)
-            and "model" in recording["request"]
+            and {"model", "temperature"} <= recording["request"].keys()
         )
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         usable = False
     if not usable:
         raise RecordingError(f"The recorded answer {path} cannot be read; delete this file and ask again.")

@@ -1,121 +1,271 @@
+import asyncio
 import json
 import threading
+import time
 import traceback
 
 import pytest
+from llm_servers import KEY, PATH, ask_once, completion, refusal
 
 from llafs_lib.errors import LlafsError
-from llafs_lib.language.client import LLMError, ask
-from llafs_lib.language.prompts import CONSTRAINED
+from llafs_lib.language.client import Connection, LLMError, Server
+from llafs_lib.language.prompts import CONSTRAINED, OPEN, Question
 
-KEY = "sk-recognisable-0123456789"
-REQUEST = CONSTRAINED.request("okapi", ("zebra", "cow"), model="some-model")
-PATH = "/v1/chat/completions"
+QUESTION = Question(CONSTRAINED, "okapi", ("zebra", "cow"), model="some-model", temperature=0.0)
 
 
-def completion(text='{"related": [{"class": "zebra", "score": 0.9}]}', **changes):
-    return {
-        "id": "1",
-        "object": "chat.completion",
-        "created": 1,
-        "model": "some-model-2025",
-        "choices": [
-            {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}},
-        ],
-        "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
-        **changes,
-    }
-
-
-@pytest.fixture(autouse=True)
-def environment(monkeypatch):
-    """No setting of the machine reaches a test, and no request leaves it."""
-    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-
-
-def failure(httpserver, **kwargs):
-    """The error that `ask` raises, once it is sure that the key is nowhere in it."""
+def failure(httpserver, question=QUESTION, **settings):
+    """The error of one call, once it is sure that the key is nowhere in it."""
     with pytest.raises(LLMError) as failed:
-        ask(REQUEST, base_url=httpserver.url_for("/v1"), **{"api_key": KEY, "max_retries": 0, **kwargs})
+        ask_once(question, **{"base_url": httpserver.url_for("/v1"), "key": KEY, "retries": 0, **settings})
     assert isinstance(failed.value, LlafsError)
     assert KEY not in "".join(traceback.format_exception(failed.value))
     assert failed.value.__context__ is None, "a chained exception would carry the request and its headers"
-    return str(failed.value)
+    return failed.value
+
+
+def sent(httpserver):
+    return [request.json for request, _ in httpserver.log]
+
+
+# --- an answer -------------------------------------------------------------------------------------------------------
 
 
 def test_an_answer_becomes_a_recording_without_the_key(httpserver):
     httpserver.expect_oneshot_request(PATH, method="POST").respond_with_json(completion())
-    recording = ask(REQUEST, base_url=httpserver.url_for("/v1"), api_key=KEY)
-    sent, _ = httpserver.log[0]
-    assert sent.headers["Authorization"] == f"Bearer {KEY}"
-    assert sent.json == {"model": "some-model", "messages": REQUEST["messages"]}
-    assert recording["request"] == REQUEST
+    recording = ask_once(QUESTION, base_url=httpserver.url_for("/v1"), key=KEY)
+    assert httpserver.log[0][0].headers["Authorization"] == f"Bearer {KEY}"
+    (body,) = sent(httpserver)
+    assert body["model"] == "some-model" and body["messages"] == QUESTION.messages and body["temperature"] == 0
+    schema = body["response_format"]["json_schema"]
+    assert schema["strict"] and schema["schema"] == QUESTION.schema
+    assert recording["request"] == QUESTION.request
     assert recording["response"] == {
         "text": '{"related": [{"class": "zebra", "score": 0.9}]}',
         "finish_reason": "stop",
+        "refusal": None,
         "model": "some-model-2025",
         "usage": {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15},
     }
+    assert recording["sent"] == {"response_format": "json_schema", "temperature": 0.0}
     assert recording["provenance"] == f"some-model answered on {recording['recorded_on']}"
     assert KEY not in json.dumps(recording)
+
+
+def test_a_free_answer_is_asked_for_without_a_format(httpserver):
+    httpserver.expect_request(PATH).respond_with_json(completion())
+    ask_once(Question(OPEN, "okapi", ("zebra",), model="m"), base_url=httpserver.url_for("/v1"))
+    assert set(sent(httpserver)[0]) == {"model", "messages"}
 
 
 def test_settings_come_from_the_environment(httpserver, monkeypatch):
     httpserver.expect_request(PATH).respond_with_json(completion())
     monkeypatch.setenv("OPENAI_BASE_URL", httpserver.url_for("/v1"))
-    ask(REQUEST)
+    ask_once(QUESTION)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    ask(REQUEST, base_url="")
-    assert [sent.headers["Authorization"] for sent, _ in httpserver.log] == ["Bearer none", f"Bearer {KEY}"]
+    ask_once(QUESTION)
+    assert [r.headers["Authorization"] for r, _ in httpserver.log] == ["Bearer none", f"Bearer {KEY}"]
 
 
 def test_a_local_server_may_leave_out_what_is_not_the_answer(httpserver):
-    sparse = {"choices": [{"message": {"content": "zebra"}}]}
-    httpserver.expect_request(PATH).respond_with_json(sparse)
-    response = ask(REQUEST, base_url=httpserver.url_for("/v1"))["response"]
-    assert response == {"text": "zebra", "finish_reason": None, "model": None, "usage": None}
+    httpserver.expect_request(PATH).respond_with_json({"choices": [{"message": {"content": "zebra"}}]})
+    response = ask_once(QUESTION, base_url=httpserver.url_for("/v1"))["response"]
+    assert response == {"text": "zebra", "finish_reason": None, "refusal": None, "model": None, "usage": None}
 
 
-@pytest.mark.parametrize("base_url", [None, ""])
-def test_no_key_and_no_server(monkeypatch, base_url):
-    monkeypatch.setenv("OPENAI_BASE_URL", "")
+@pytest.mark.parametrize("finish", ["content_filter", "refusal"])
+def test_a_withheld_answer_is_an_answer(httpserver, finish):
+    body = completion(None, finish="content_filter")
+    if finish == "refusal":
+        body["choices"][0].update(finish_reason="stop", message={"content": None, "refusal": "I cannot."})
+    httpserver.expect_request(PATH).respond_with_json(body)
+    response = ask_once(QUESTION, base_url=httpserver.url_for("/v1"))["response"]
+    assert response["text"] == "" and response["finish_reason"] == finish
+
+
+# --- the ladder ------------------------------------------------------------------------------------------------------
+
+
+def refuse_formats(httpserver, *formats, **error):
+    """A server that refuses these response formats, and answers any other request."""
+
+    def answer(request):
+        from werkzeug import Response
+
+        asked = (request.json.get("response_format") or {}).get("type", "text")
+        problem = refusal("response_format", **error)
+        body, status = (problem["response_json"], problem["status"]) if asked in formats else (completion(), 200)
+        return Response(json.dumps(body), status, content_type="application/json")
+
+    httpserver.expect_request(PATH).respond_with_handler(answer)
+
+
+def formats(httpserver):
+    return [(body.get("response_format") or {}).get("type", "text") for body in sent(httpserver)]
+
+
+@pytest.mark.parametrize("status", [400, 422])
+def test_the_ladder_is_descended_once_and_remembered(httpserver, status):
+    refuse_formats(httpserver, "json_schema", "json_object", status=status)
+    for _ in range(2):
+        recording = ask_once(QUESTION, base_url=httpserver.url_for("/v1"))
+        assert recording["sent"]["response_format"] == "text"
+    assert formats(httpserver) == ["json_schema", "json_object", "text", "text"]
+
+
+def test_what_one_model_refuses_another_is_asked(httpserver):
+    refuse_formats(httpserver, "json_schema")
+    for model in ("one", "two"):
+        ask_once(Question(CONSTRAINED, "okapi", ("zebra",), model), base_url=httpserver.url_for("/v1"))
+    assert formats(httpserver) == ["json_schema", "json_object"] * 2
+
+
+def test_a_validation_error_in_fastapis_form_is_understood(httpserver):
+    detail = [{"loc": ["body", "response_format", "type"], "msg": "unexpected value", "type": "value_error"}]
+    httpserver.expect_ordered_request(PATH).respond_with_json({"detail": detail}, status=422)
+    httpserver.expect_ordered_request(PATH).respond_with_json(completion())
+    ask_once(QUESTION, base_url=httpserver.url_for("/v1"))
+    assert formats(httpserver) == ["json_schema", "json_object"]
+
+
+def test_questions_at_the_same_time_find_out_together(httpserver):
+    refuse_formats(httpserver, "json_schema")
+
+    async def run():
+        async with Connection(Server.find(httpserver.url_for("/v1"))) as connection:
+            await asyncio.gather(*(connection.ask(QUESTION) for _ in range(6)))
+
+    asyncio.run(run())
+    assert sorted(formats(httpserver)) == ["json_object"] * 6 + ["json_schema"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        refusal("messages", message="response_format is fine, the messages are not"),
+        refusal("response_format", status=401),
+        refusal("response_format", status=429),
+        refusal("response_format", status=500),
+        refusal(None, message="this is about something else"),
+    ],
+    ids=lambda e: f"{e['status']} {e['response_json']['error']['param']}",
+)
+def test_nothing_else_descends(httpserver, error):
+    httpserver.expect_request(PATH).respond_with_json(**error)
+    failure(httpserver)
+    assert formats(httpserver) == ["json_schema"]
+
+
+def test_a_refused_temperature_is_dropped_once_recorded_and_remembered(httpserver):
+    httpserver.expect_ordered_request(PATH).respond_with_json(**refusal("temperature"))
+    httpserver.expect_ordered_request(PATH).respond_with_json(completion())
+    httpserver.expect_ordered_request(PATH).respond_with_json(completion())
+    for _ in range(2):
+        recording = ask_once(QUESTION, base_url=httpserver.url_for("/v1"))
+        assert recording["sent"]["temperature"] is None and recording["request"]["temperature"] == 0
+    assert ["temperature" in body for body in sent(httpserver)] == [True, False, False]
+
+
+def test_a_temperature_that_is_refused_for_ever_ends(httpserver):
+    httpserver.expect_request(PATH).respond_with_json(**refusal("temperature"))
+    assert "not supported" in str(failure(httpserver))
+    assert len(httpserver.log) == 2
+
+
+def test_an_older_server_gets_the_older_name_of_the_limit(httpserver):
+    httpserver.expect_ordered_request(PATH).respond_with_json(**refusal("max_completion_tokens"))
+    httpserver.expect_ordered_request(PATH).respond_with_json(completion())
+    ask_once(QUESTION, max_tokens=77, base_url=httpserver.url_for("/v1"))
+    first, second = sent(httpserver)
+    assert first["max_completion_tokens"] == 77 and "max_tokens" not in first
+    assert second["max_tokens"] == 77 and "max_completion_tokens" not in second
+
+
+# --- what is wrong before anything is sent ---------------------------------------------------------------------------
+
+
+def test_no_key_and_no_server():
     with pytest.raises(LLMError, match="set OPENAI_API_KEY, or OPENAI_BASE_URL"):
-        ask(REQUEST, base_url=base_url)
+        Server.find()
 
 
-def test_no_model():
-    with pytest.raises(LLMError, match="No model is named"):
-        ask({**REQUEST, "model": None}, api_key=KEY)
+@pytest.mark.parametrize("empty", ["", "  "])
+def test_an_empty_address_does_not_send_the_key_to_openai(monkeypatch, empty):
+    monkeypatch.setenv("OPENAI_BASE_URL", empty)
+    with pytest.raises(LLMError, match="OPENAI_BASE_URL is empty: unset it"):
+        Server.find(key=KEY)
+
+
+@pytest.mark.parametrize("address", ["localhost:11434/v1", "ftp://x/v1", "http://", "http://[::1"])
+def test_an_address_that_cannot_be_read(address):
+    with pytest.raises(LLMError, match="must be like http://"):
+        Server.find(address, KEY)
+
+
+def test_no_model(httpserver):
+    unnamed = Question(CONSTRAINED, "okapi", ("zebra",))
+    assert "No model is named" in str(failure(httpserver, unnamed))
 
 
 @pytest.mark.parametrize("key", [KEY + "\n", KEY + "\r\nX: y", "é" + KEY, KEY + "\u200b"], ids=ascii)
 def test_malformed_keys_are_refused_unseen(httpserver, key):
-    assert "API key holds" in failure(httpserver, api_key=key)
+    error = failure(httpserver, key=key)
+    assert "API key holds" in str(error) and error.for_all
     assert not httpserver.log
 
 
+def test_a_server_prints_without_its_secrets():
+    server = Server.find(f"https://user:{KEY}@example.org/v1?key={KEY}", KEY)
+    assert KEY not in repr(server.shown) and server.shown == "https://example.org/v1"
+
+
+# --- what comes back wrong -------------------------------------------------------------------------------------------
+
+
 @pytest.mark.parametrize(
-    ("status", "sentence"),
+    ("status", "sentence", "for_all"),
     [
-        (401, "refused the key"),
-        (404, "knows no model 'some-model'"),
-        (429, "too many requests or no credit left"),
-        (400, "said so"),
-        (500, "said so"),
+        (401, "refused the key", True),
+        (403, "does not let this key", True),
+        (404, "knows no model 'some-model'", True),
+        (429, "too many requests", False),
+        (400, "said so", False),
+        (500, "said so", False),
     ],
 )
-def test_a_refusal_is_one_sentence(httpserver, status, sentence):
+def test_a_refusal_is_one_sentence(httpserver, status, sentence, for_all):
     body = {"error": {"message": f"the server\nsaid so of {KEY}"}}
     httpserver.expect_request(PATH).respond_with_json(body, status=status)
-    message = failure(httpserver)
-    assert sentence in message and str(status) in message and "\n" not in message
+    error = failure(httpserver)
+    assert sentence in str(error) and str(status) in str(error) and "\n" not in str(error)
+    assert error.for_all == for_all and error.refused
 
 
 def test_a_busy_server_is_asked_again_but_not_for_ever(httpserver):
     httpserver.expect_request(PATH).respond_with_json({}, status=429, headers={"retry-after-ms": "1"})
-    failure(httpserver, max_retries=2)
+    failure(httpserver, retries=2)
     assert len(httpserver.log) == 3
+
+
+def test_retry_after_is_honoured(httpserver):
+    httpserver.expect_ordered_request(PATH).respond_with_json({}, status=429, headers={"retry-after": "1"})
+    httpserver.expect_ordered_request(PATH).respond_with_json(completion())
+    began = time.monotonic()
+    ask_once(QUESTION, base_url=httpserver.url_for("/v1"))
+    assert time.monotonic() - began >= 1
+
+
+def test_a_wait_of_hours_is_not_cut_short(httpserver):
+    httpserver.expect_request(PATH).respond_with_json({}, status=429, headers={"retry-after": "7200"})
+    failure(httpserver, retries=2)
+    assert len(httpserver.log) == 1
+
+
+def test_no_credit_is_not_tried_again(httpserver):
+    body = {"error": {"message": "You exceeded your quota", "code": "insufficient_quota", "type": "insufficient_quota"}}
+    httpserver.expect_request(PATH).respond_with_json(body, status=429, headers={"retry-after-ms": "1"})
+    error = failure(httpserver, retries=2)
+    assert "no credit is left" in str(error) and error.for_all and len(httpserver.log) == 1
 
 
 @pytest.mark.parametrize(
@@ -125,34 +275,46 @@ def test_a_busy_server_is_asked_again_but_not_for_ever(httpserver):
 )
 def test_json_of_another_kind(httpserver, body):
     httpserver.expect_request(PATH).respond_with_json(body)
-    assert "did not answer as the OpenAI API does" in failure(httpserver)
+    assert "did not answer as the OpenAI API does" in str(failure(httpserver))
 
 
 @pytest.mark.parametrize("content_type", ["text/html", "application/json"])
 def test_a_web_page_with_status_200(httpserver, content_type):
     httpserver.expect_request(PATH).respond_with_data("<html>Log in</html>", content_type=content_type)
-    assert "did not answer as the OpenAI API does" in failure(httpserver)
+    assert "did not answer as the OpenAI API does" in str(failure(httpserver))
 
 
 @pytest.mark.parametrize("text", [None, "", " \n", ["zebra"]])
 def test_an_answer_without_text(httpserver, text):
     httpserver.expect_request(PATH).respond_with_json(completion(text))
-    assert "answered without text (finish reason: stop)" in failure(httpserver)
+    assert "answered without text (finish reason: stop)" in str(failure(httpserver))
 
 
 def test_a_slow_server(httpserver):
     answered = threading.Event()
-
-    def slow(_):
-        answered.wait(5)
-
-    httpserver.expect_request(PATH).respond_with_handler(slow)
+    httpserver.expect_request(PATH).respond_with_handler(lambda _: answered.wait(5))
     try:
-        assert "did not answer in time" in failure(httpserver, timeout=0.2)
+        assert "did not answer in time" in str(failure(httpserver, timeout=0.2))
     finally:
         answered.set()
 
 
+def test_a_server_that_drips(httpserver):
+    from werkzeug import Response
+
+    def drip(_):
+        def bytes_one_by_one():
+            for _ in range(30):
+                time.sleep(0.1)
+                yield b" "
+
+        return Response(bytes_one_by_one(), content_type="application/json")
+
+    httpserver.expect_request(PATH).respond_with_handler(drip)
+    assert "did not answer in time" in str(failure(httpserver, timeout=0.5))
+
+
 def test_no_server():
-    with pytest.raises(LLMError, match="cannot be reached"):
-        ask(REQUEST, base_url="http://127.0.0.1:1/v1", max_retries=0)
+    with pytest.raises(LLMError, match="cannot be reached") as failed:
+        ask_once(QUESTION, base_url="http://127.0.0.1:1/v1", retries=0)
+    assert failed.value.for_all

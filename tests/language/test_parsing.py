@@ -1,10 +1,11 @@
+import functools
 import json
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from llafs_lib.classes import COCO_CLASSES, PASCAL_CLASSES
+from llafs_lib.classes import COCO_CLASSES, PASCAL_CLASSES, find_class
 from llafs_lib.language.parsing import (
     ParseError,
     first_json,
@@ -13,6 +14,7 @@ from llafs_lib.language.parsing import (
     strip_thinking,
     unfence,
 )
+from llafs_lib.language.replay import RECORDED
 
 
 def names(raw, query="giraffe", vocabulary=COCO_CLASSES):
@@ -131,6 +133,24 @@ PIECE = st.one_of(
 )
 
 
+VOCABULARY = ("giraffe", "zebra", "horse", "couch", "cow", "wine glass")
+
+
+def check(raw, query, vocabulary):
+    """An answer gives classes of the list, or the parser's own error; never anything else."""
+    try:
+        ranked, dropped = parse_related(raw, query, vocabulary)
+    except ParseError as error:
+        assert all(isinstance(reject, str) for reject in error.rejects)
+        return
+    found = [r.name for r in ranked]
+    scores = [r.score for r in ranked]
+    assert found and len(set(found)) == len(found)
+    assert set(found) <= set(vocabulary) - {find_class(query, vocabulary)}
+    assert all(0 <= s <= 1 for s in scores) and scores == sorted(scores, reverse=True)
+    assert all(isinstance(reason, str) for reason in dropped)
+
+
 @settings(max_examples=300, deadline=None)
 @given(st.lists(PIECE, max_size=10).map("".join))
 @example("[" * 100_000)
@@ -138,14 +158,39 @@ PIECE = st.one_of(
 @example("<think>" * 5_000)
 @example('[{"class": "zebra", "score": 1' + "0" * 5_000 + "}]")
 def test_any_answer_gives_listed_classes_or_a_parse_error(raw):
-    vocabulary = ("giraffe", "zebra", "horse", "couch", "cow", "wine glass")
-    try:
-        ranked, dropped = parse_related(raw, "giraffe", vocabulary)
-    except ParseError:
-        return
-    found = [r.name for r in ranked]
-    scores = [r.score for r in ranked]
-    assert found and len(set(found)) == len(found)
-    assert set(found) <= set(vocabulary) - {"giraffe"}
-    assert all(0 <= s <= 1 for s in scores) and scores == sorted(scores, reverse=True)
-    assert all(isinstance(reason, str) for reason in dropped)
+    check(raw, "giraffe", VOCABULARY)
+
+
+@functools.cache
+def recorded_answers():
+    texts = [json.loads(p.read_text(encoding="utf-8")) for p in sorted(RECORDED.rglob("*.json"))]
+    return [(r["request"]["class"], r["response"]["text"]) for r in texts]
+
+
+WRAPPED = st.sampled_from(["%s", "```json\n%s\n```", "<think>a dog?</think>%s", "Sure: %s Anything else?"])
+
+
+@st.composite
+def mutated(draw):
+    """A recorded answer in one of the forms that models use, then cut, doubled or overwritten in up to six places."""
+    query, text = draw(st.sampled_from(recorded_answers()))
+    text = draw(WRAPPED) % text
+    for _ in range(draw(st.integers(0, 6))):
+        a, b = sorted((draw(st.integers(0, len(text))), draw(st.integers(0, len(text)))))
+        how = draw(st.sampled_from(["delete", "double", "overwrite", "shout", "cut"]))
+        middle = {
+            "delete": "",
+            "double": text[a:b] * 2,
+            "overwrite": draw(PIECE) if how == "overwrite" else "",
+            "shout": text[a:b].upper(),
+            "cut": text[a:b],
+        }[how]
+        text = text[:a] + middle + ("" if how == "cut" else text[b:])
+    return query, text
+
+
+@settings(max_examples=10_000, deadline=None, suppress_health_check=list(HealthCheck))
+@given(mutated(), st.sampled_from([COCO_CLASSES, PASCAL_CLASSES]))
+def test_ten_thousand_mutated_answers(answer, vocabulary):
+    query, text = answer
+    check(text, query, vocabulary)

@@ -1,53 +1,75 @@
+import asyncio
 import json
-from importlib import resources
 
 import pytest
 
-from llafs_lib.classes import COCO_CLASSES
+from llafs_lib.classes import COCO_CLASSES, PASCAL_CLASSES
 from llafs_lib.language import replay
 from llafs_lib.language.parsing import parse_related
-from llafs_lib.language.prompts import CONSTRAINED, OPEN
+from llafs_lib.language.prompts import CONSTRAINED, OPEN, Question
 
 
 def recorded(name):
-    return replay.committed(OPEN.request(name))
+    return replay.find(Question(OPEN, name).request, None)
 
 
-def ranking(name):
-    ranked, dropped = parse_related(recorded(name)["response"]["text"], name, COCO_CLASSES)
+def recorded_of_pascal(name):
+    return replay.find(Question(CONSTRAINED, name, tuple(c for c in PASCAL_CLASSES if c != name)).request, None)
+
+
+def ranking(recording, vocabulary):
+    ranked, dropped = parse_related(recording["response"]["text"], recording["request"]["class"], vocabulary)
     assert not dropped
     return [(r.name, r.score) for r in ranked]
 
 
 def live(name="okapi", model="m", text='["zebra"]', candidates=("zebra", "horse")):
-    request = CONSTRAINED.request(name, candidates, model)
-    response = {"text": text, "finish_reason": "stop", "model": model, "usage": None}
-    return replay.make_recording(request, response, f"{model} answered on 2025-01-01", "2025-01-01")
+    request = Question(CONSTRAINED, name, candidates, model, 0.0).request
+    response = {"text": text, "finish_reason": "stop", "refusal": None, "model": model, "usage": None}
+    return replay.make_recording(request, response, None, f"{model} answered on 2025-01-01", "2025-01-01")
+
+
+def asked(name="okapi", model="m", candidates=("zebra", "horse")):
+    return Question(CONSTRAINED, name, candidates, model, 0.0 if model else None).request
 
 
 @pytest.mark.parametrize("name", COCO_CLASSES)
 def test_every_coco_class_has_a_recording(name):
     recording = recorded(name)
-    assert recording["schema_version"] == replay.SCHEMA_VERSION
-    assert recording["request"] == OPEN.request(name)
-    assert recording["response"]["model"] is None and recording["request"]["model"] is None
-    assert recording["recorded_on"] is None and "no model name" in recording["provenance"]
+    assert recording["request"] == Question(OPEN, name).request
+    assert recording["recorded_on"] is None
     assert recording["context"] and set(recording["context"]) <= set(COCO_CLASSES) - {name}
-    assert ranking(name)
-    path = resources.files("llafs_lib.language") / "recorded/open-v1" / f"{replay.slug(name)}.json"
-    assert path.read_text(encoding="utf-8") == replay.as_text(recording)
+    assert ranking(recording, COCO_CLASSES)
+
+
+@pytest.mark.parametrize("name", PASCAL_CLASSES)
+def test_every_pascal_class_has_a_recording(name):
+    scores = [score for _, score in ranking(recorded_of_pascal(name), PASCAL_CLASSES)]
+    assert scores == sorted(scores, reverse=True) and len(scores) <= 8
+
+
+def test_no_recording_of_the_package_claims_a_model():
+    files = list(replay.RECORDED.rglob("*.json"))
+    assert len(files) == 100
+    for path in files:
+        recording = json.loads(path.read_text(encoding="utf-8"))
+        assert path.read_text(encoding="utf-8") == replay.as_text(recording)
+        assert path == replay.path_of(recording["request"], replay.RECORDED)
+        assert recording["schema_version"] == replay.SCHEMA_VERSION
+        assert recording["response"]["model"] is None and recording["request"]["model"] is None
+        assert "no model name" in recording["provenance"] and recording["response"]["usage"] is None
 
 
 def test_a_recording_parses_back_to_its_ranking():
     giraffe = {"zebra": 0.7, "horse": 0.6, "elephant": 0.5, "cow": 0.5, "sheep": 0.35, "dog": 0.3}
-    assert ranking("giraffe") == list(giraffe.items())
+    assert ranking(recorded("giraffe"), COCO_CLASSES) == list(giraffe.items())
 
 
 def test_all_recordings_equal_the_reference(reference):
     reference = json.loads((reference / "llm_related.json").read_text(encoding="utf-8"))
     assert set(reference["related"]) == set(COCO_CLASSES)
     for name, ranked in reference["related"].items():
-        assert ranking(name) == [(r["class"], r["score"]) for r in ranked]
+        assert ranking(recorded(name), COCO_CLASSES) == [(r["class"], r["score"]) for r in ranked]
         assert recorded(name)["context"] == reference["context"][name]
 
 
@@ -55,13 +77,12 @@ def test_what_is_saved_is_found_again_and_nothing_else_is(tmp_path):
     path = replay.save(live(), tmp_path)
     assert path.read_text(encoding="utf-8") == replay.as_text(live())
     assert [p for p in tmp_path.rglob("*") if p.is_file()] == [path]
-    request = live()["request"]
-    assert replay.find(request, tmp_path) == live()
-    assert replay.find({**request, "model": None}, tmp_path) == live(), "any model's answer will do"
-    assert replay.find({**request, "model": "other"}, tmp_path) is None
-    assert replay.find(CONSTRAINED.request("okapi", ("cow",), "m"), tmp_path) is None, "other candidates"
-    assert replay.find(request, tmp_path / "nowhere") is None
-    assert replay.find(request, None) is None
+    assert replay.find(asked(), tmp_path) == live()
+    assert replay.find(asked(model=None), tmp_path) == live(), "any model's answer will do"
+    assert replay.find(asked(model="other"), tmp_path) is None
+    assert replay.find(asked(candidates=("cow",)), tmp_path) is None
+    assert replay.find(asked(), tmp_path / "nowhere") is None
+    assert replay.find(asked(), None) is None
 
 
 def test_names_that_share_a_slug_do_not_share_an_answer(tmp_path):
@@ -82,14 +103,21 @@ def test_a_corrupt_file_is_named(tmp_path, text):
     path = replay.save(live(), tmp_path)
     path.write_text(text, encoding="utf-8")
     with pytest.raises(replay.RecordingError, match="delete this file") as corrupt:
-        replay.find(live()["request"], tmp_path)
+        replay.find(asked(), tmp_path)
     assert str(path) in str(corrupt.value)
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+def test_a_folder_that_cannot_be_written_is_named_before_anything_is_asked(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(replay.RecordingError, match="writable folder"):
         replay.save(live(), tmp_path / "file")
+
+    async def claim():
+        async with replay.claimed(asked(), tmp_path / "file"):
+            raise AssertionError("claimed")
+
+    with pytest.raises(replay.RecordingError, match="writable folder"):
+        asyncio.run(claim())
 
 
 def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
@@ -100,3 +128,24 @@ def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
     with pytest.raises(replay.RecordingError, match="No space left"):
         replay.save(live(), tmp_path)
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
+
+
+def test_one_holds_an_answer_at_a_time(tmp_path):
+    inside, most = 0, 0
+
+    async def claim(request):
+        nonlocal inside, most
+        async with replay.claimed(request, tmp_path):
+            inside += 1
+            most = max(most, inside)
+            await asyncio.sleep(0.01)
+            inside -= 1
+
+    async def run(requests):
+        nonlocal most
+        most = 0
+        await asyncio.gather(*(claim(r) for r in requests))
+        return most
+
+    assert asyncio.run(run([asked()] * 4)) == 1
+    assert asyncio.run(run([asked(), asked(model="other")])) == 2

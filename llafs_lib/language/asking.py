@@ -1,0 +1,312 @@
+"""The one entry point of this room: which classes look like this one?
+
+recorded answer → else a live one → parse → one repair turn where nothing in it was usable → else text similarity
+
+`Asker` does it for one class or for all of a fold, and counts what it costs. Everything a model said is kept before it
+is looked at, so nothing that was paid for is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llafs_lib.classes import COCO_CLASSES, find_class, normalise
+from llafs_lib.errors import LlafsError
+from llafs_lib.language.cost import MAX_TOKENS, Budget, Price, load_prices
+from llafs_lib.language.parsing import ParseError, parse_related
+from llafs_lib.language.prompts import CONSTRAINED, OPEN, Prompt, Question, check_class_name
+from llafs_lib.language.relations import by_text, merge_by_mean_rank
+from llafs_lib.language.replay import DEFAULT_CACHE, ReplayMiss, claimed, find, save
+from llafs_lib.language.running import run_now
+from llafs_lib.progress import track
+from llafs_lib.records import Call, RelatedClasses
+
+if TYPE_CHECKING:  # importing openai takes a second, and a replay does not need it
+    from llafs_lib.language.client import Connection
+
+MODES = ("auto", "replay", "refresh")
+
+
+class Unanswered(LlafsError):
+    """Some of several classes got no answer. `answers` holds those that did, `failures` the errors of the others."""
+
+    def __init__(self, answers: Mapping[str, RelatedClasses], failures: Mapping[str, LlafsError], asked: int) -> None:
+        self.answers, self.failures = dict(answers), dict(failures)
+        name, first = next(iter(failures.items()))
+        super().__init__(
+            f"{asked - len(answers)} of {asked} classes got no answer, the first of them {name!r}: {first} "
+            f"What was answered is kept: run again to ask for the rest only."
+        )
+
+
+@dataclass
+class Asker:
+    """Asks which classes look like others.
+
+    Args:
+        model: the model to ask, by the name that its server knows; None asks none and replays recorded answers.
+        mode: "auto" looks for a recorded answer of `model` and asks if there is none; "replay" never asks; "refresh"
+            always asks, and replaces what was recorded.
+        prompt: by default `CONSTRAINED`; without a model whichever has a recorded answer.
+        cache: the folder where live answers are kept and looked for; None for neither.
+        base_url, api_key: the server, if not OPENAI_BASE_URL's or OpenAI; its key, if not OPENAI_API_KEY.
+        temperature: 0 asks for the likeliest answer; None leaves it to the server.
+        samples: ask so many times (with a temperature above 0) and merge by mean rank.
+        timeout, retries: seconds for each try, and further tries; see `client.Server`.
+        at_once: the most calls on their way at any time.
+        budget: US dollars that this object may spend; None sets no limit. See `cost.Budget`.
+        max_tokens: the most tokens of one answer; None leaves it to the server, or is 2,000 with a budget.
+        prices: model → `Price`; by default those of prices.json.
+    """
+
+    model: str | None = None
+    mode: str = "auto"
+    prompt: Prompt | None = None
+    cache: Path | str | None = DEFAULT_CACHE
+    base_url: str | None = None
+    api_key: str | None = field(default=None, repr=False)
+    temperature: float | None = 0.0
+    samples: int = 1
+    timeout: float = 60.0
+    retries: int = 2
+    at_once: int = 8
+    budget: float | None = None
+    max_tokens: int | None = None
+    prices: Mapping[str, Price] | None = None
+    spent: float = field(default=0.0, init=False)  # US dollars, where a budget is set
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES:
+            raise LlafsError(f"mode must be one of {', '.join(MODES)}, not {self.mode!r}.")
+        if self.mode == "refresh" and not self.model:
+            raise LlafsError('mode "refresh" asks a model anew: give model="<name of a model>".')
+        for name in ("samples", "at_once"):
+            if getattr(self, name) < 1:
+                raise LlafsError(f"{name} must be at least 1, not {getattr(self, name)}.")
+        self.model = self.model or None
+        if self.prices is None:
+            self.prices = load_prices()
+        if self.budget is not None:
+            Budget(self.budget, self.prices)  # a limit that cannot be is refused before anything is asked
+            self.max_tokens = self.max_tokens or MAX_TOKENS
+
+    def related(
+        self, class_name: str, vocabulary: tuple[str, ...], base: Iterable[str] | None = None
+    ) -> RelatedClasses:
+        """The classes that look like `class_name`, most alike first.
+
+        Args:
+            class_name: any name; of a class of COCO or PASCAL also an alias ("sofa").
+            vocabulary: the classes that the answer may name. If all are COCO's, the question is put over all of
+                COCO's, so that one recorded answer serves every data set and fold with COCO's names.
+            base: keep these only (a fold's base classes); None keeps all of `vocabulary`.
+
+        Returns: an answer without any usable name, even after asking twice, is replaced by text similarity: its
+            `source` is then "fallback", and its `provenance` says why.
+
+        Raises:
+            ClassNameError: the name is not fit to be sent to a model.
+            ReplayMiss: no answer is recorded and no model may be asked.
+            LLMError: the model cannot be asked, or gives no answer.
+            BudgetError: the question might cost more than is left of the budget.
+        """
+        return run_now(self._each([class_name], vocabulary, base))[class_name]
+
+    def related_to_each(
+        self, class_names: Iterable[str], vocabulary: tuple[str, ...], base: Iterable[str] | None = None
+    ) -> dict[str, RelatedClasses]:
+        """`related` for many classes, several at once, with a bar where a model is asked.
+
+        An error that concerns one class does not stop the others; one that concerns all (no credit, a wrong key) does.
+
+        Raises:
+            Unanswered: some class got no answer; the answers of the others are in it, and kept in the cache.
+        """
+        return run_now(self._each(list(dict.fromkeys(class_names)), vocabulary, base))
+
+    # --- many classes ---
+
+    async def _each(
+        self, names: list[str], vocabulary: tuple[str, ...], base: Iterable[str] | None
+    ) -> dict[str, RelatedClasses]:
+        allowed = set(vocabulary) & set(vocabulary if base is None else base)
+        answers: dict[str, RelatedClasses] = {}
+        failures: dict[str, LlafsError] = {}
+        call = _Calls(self)
+        places = asyncio.Semaphore(self.at_once)
+
+        async def answer(name: str) -> None:
+            async with places:
+                if any(getattr(error, "for_all", False) for error in failures.values()):
+                    return
+                try:
+                    answers[name] = await self._related(name, vocabulary, allowed, call)
+                except LlafsError as error:
+                    failures[name] = error
+
+        tasks = [asyncio.create_task(answer(name)) for name in names]
+        live = self.model is not None and self.mode != "replay" and len(names) > 1
+        try:
+            done = asyncio.as_completed(tasks)
+            for _ in track(names, f"asking {self.model}", "class") if live else names:
+                await next(done)
+        finally:
+            for task in tasks:  # after an interrupt: what is on its way is given up
+                task.cancel()
+            await call.close()
+        hopeless = [error for error in failures.values() if getattr(error, "for_all", False)]
+        if len(names) == 1 or (hopeless and not answers):
+            for error in hopeless or failures.values():
+                raise error
+        if failures:
+            raise Unanswered({n: answers[n] for n in names if n in answers}, failures, len(names))
+        return {name: answers[name] for name in names}
+
+    # --- one class ---
+
+    async def _related(self, name: str, vocabulary: tuple[str, ...], allowed: set[str], call: _Calls) -> RelatedClasses:
+        over = COCO_CLASSES if set(vocabulary) <= set(COCO_CLASSES) else vocabulary
+        question = self._question(check_class_name(name), over)
+        samples = [await self._answer(replace(question, sample=i), name, over, call) for i in range(self.samples)]
+        answer = merge_by_mean_rank(samples)
+        usable = answer.restrict_to(allowed)
+        if usable.ranked:
+            return usable
+        why = "names only classes that may not be used" if answer.ranked else "names no class of the list"
+        return _fallback(usable, tuple(c for c in vocabulary if c in allowed), why)
+
+    def _question(self, name: str, over: tuple[str, ...]) -> Question:
+        """The question to ask, or without a model the one that has a recorded answer."""
+        itself = find_class(name, over)
+        known_as = itself or find_class(name, COCO_CLASSES) or normalise(name)
+        others = tuple(c for c in over if c != itself)
+        constrained = Question(self.prompt or CONSTRAINED, known_as, others, self.model, self.temperature)
+        if self.model is not None:
+            return constrained
+        constrained = replace(constrained, temperature=None)
+        if self.prompt is None and find(constrained.request, self.cache) is None:
+            return replace(constrained, prompt=OPEN, class_name=find_class(name, COCO_CLASSES) or known_as)
+        return constrained
+
+    async def _answer(self, question: Question, name: str, over: tuple[str, ...], call: _Calls) -> RelatedClasses:
+        recording, live = await call(question)
+        turns = [(recording, live)]
+        notes = _notes(recording, question)
+        try:
+            ranked, dropped = parse_related(recording["response"]["text"], question.class_name, over)
+        except ParseError as useless:
+            ranked, dropped = (), tuple(f"{r}: not in the list" for r in useless.rejects)
+            if useless.rejects and (repair := await call.again(question, recording, useless.rejects)):
+                turns.append(repair)
+                notes = (*notes, "the first answer named no candidate; asked once more", *_notes(repair[0], question))
+                try:
+                    ranked, more = parse_related(repair[0]["response"]["text"], question.class_name, over)
+                    dropped = (*dropped, *more)
+                except ParseError:
+                    pass
+        return RelatedClasses(
+            query_class=name,
+            ranked=ranked,
+            source="live" if any(now for _, now in turns) else "recorded",
+            provenance=recording["provenance"],
+            raw="\n\n".join(recording["response"]["text"] for recording, _ in turns),
+            dropped=dropped,
+            notes=notes,
+            calls=tuple(_call(recording, now) for recording, now in turns if recording["request"]["model"]),
+        )
+
+
+class _Calls:
+    """The calls of one run: `await call(question)` → the recording, and whether it was made just now."""
+
+    def __init__(self, asker: Asker):
+        self.asker = asker
+        self._connection: Connection | None = None
+        limit = asker.budget
+        self._budget = None if limit is None else Budget(limit, asker.prices)
+        if self._budget:
+            self._budget.spent = asker.spent
+
+    async def __call__(self, question: Question) -> tuple[dict, bool]:
+        asker = self.asker
+        if recording := self._found(question):
+            return recording, False
+        if asker.model is None or asker.mode == "replay":
+            raise ReplayMiss(question.class_name, asker.model)
+        async with claimed(question.request, asker.cache):
+            if recording := self._found(question):  # another process was faster
+                return recording, False
+            recording = await self._pay(question)
+            if asker.cache is not None:
+                save(recording, asker.cache)
+            return recording, True
+
+    async def again(self, question: Question, recording: dict, rejects: tuple[str, ...]) -> tuple[dict, bool] | None:
+        """The repair turn; None where none was recorded and none may be asked for."""
+        try:
+            return await self(question.repaired(recording["response"]["text"], rejects))
+        except ReplayMiss:
+            return None
+
+    def _found(self, question: Question) -> dict | None:
+        return None if self.asker.mode == "refresh" else find(question.request, self.asker.cache)
+
+    async def _pay(self, question: Question) -> dict:
+        asker, connection = self.asker, self._connected()
+        if self._budget is None:
+            return await connection.ask(question, asker.max_tokens)
+        async with self._budget.paying(question, asker.max_tokens, tries=1 + asker.retries) as calls:
+            recording = await connection.ask(question, asker.max_tokens)
+            calls.append(_call(recording, True))
+            return recording
+
+    def _connected(self) -> Connection:
+        if self._connection is None:
+            from llafs_lib.language.client import Connection, Server
+
+            asker = self.asker
+            server = Server.find(asker.base_url, asker.api_key, timeout=asker.timeout, retries=asker.retries)
+            self._connection = Connection(server)
+        return self._connection
+
+    async def close(self) -> None:
+        if self._budget is not None:
+            self.asker.spent = self._budget.spent
+        if self._connection is not None:
+            await self._connection.__aexit__()
+
+
+def _fallback(answer: RelatedClasses, vocabulary: tuple[str, ...], why: str) -> RelatedClasses:
+    """Text similarity in the place of an answer that cannot be used, with all that is known about that answer."""
+    text = by_text(answer.query_class, vocabulary)
+    provenance = f"{text.provenance}, because this answer {why}: {answer.provenance}"
+    notes = (*answer.notes, *text.notes)
+    return replace(answer, ranked=text.ranked, source="fallback", provenance=provenance, notes=notes)
+
+
+def _notes(recording: dict, question: Question) -> tuple[str, ...]:
+    """What did not go as planned in one call."""
+    finish = recording["response"].get("finish_reason")
+    sent = recording.get("sent") or {"temperature": question.temperature}
+    said = {
+        "length": "the answer was cut off; what was whole in it is used",
+        "content_filter": "the answer was withheld by the server's content filter",
+        "refusal": "the model refused to answer",
+    }
+    dropped = question.temperature is not None and sent.get("temperature") is None
+    refused = ("the model takes no temperature; its own was used",) if dropped else ()
+    return (*((said[finish],) if finish in said else ()), *refused)
+
+
+def _call(recording: dict, live: bool) -> Call:
+    usage = recording["response"].get("usage") or {}
+    return Call(recording["request"]["model"], usage.get("prompt_tokens"), usage.get("completion_tokens"), live)
+
+
+def related_classes(class_name: str, vocabulary: tuple[str, ...], **settings: Any) -> RelatedClasses:
+    """`Asker(**settings).related(class_name, vocabulary)`, for a single question."""
+    return Asker(**settings).related(class_name, vocabulary)

@@ -1,0 +1,179 @@
+"""What asking costs: tokens as the server counts them, prices as the reader states them, and a budget that holds.
+
+Prices are US dollars per million tokens. The shipped table, prices.json, names its source; it is there to be edited.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from llafs_lib.errors import LlafsError
+from llafs_lib.language.prompts import Question
+from llafs_lib.records import Call, RelatedClasses
+
+PRICE_FILE = Path(__file__).parent / "prices.json"
+MAX_TOKENS = 2000  # of an answer, where a budget must hold: some models think aloud before they answer
+_TOKENS_PER_MESSAGE = 16  # more than any chat format adds
+_DATE = re.compile(r"-\d{4}-\d{2}-\d{2}$")
+
+
+class PriceError(LlafsError):
+    """A table of prices that cannot be read, or a model that is not in it where a budget must hold."""
+
+
+class BudgetError(LlafsError):
+    """The next question might cost more than is left."""
+
+    for_all = True
+
+
+@dataclass(frozen=True)
+class Price:
+    """US dollars per million tokens, of what is sent and of what is answered."""
+
+    input: float
+    output: float
+
+    def of(self, prompt_tokens: float, completion_tokens: float) -> float:
+        """US dollars for so many tokens."""
+        return (prompt_tokens * self.input + completion_tokens * self.output) / 1e6
+
+
+def load_prices(path: Path | str = PRICE_FILE) -> dict[str, Price]:
+    """Model → price, read from a file like prices.json.
+
+    Raises:
+        PriceError: the file cannot be read, or a price is not a number from 0.
+    """
+    try:
+        listed = json.loads(Path(path).read_text(encoding="utf-8"))["usd_per_million_tokens"]
+        prices = {model: Price(float(p["input"]), float(p["output"])) for model, p in listed.items()}
+        if not all(0 <= x < float("inf") for p in prices.values() for x in (p.input, p.output)):
+            raise ValueError("a price below 0 or without end")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise PriceError(f"The prices in {path} cannot be read: {error}.") from error
+    return prices
+
+
+def price_of(model: str, prices: Mapping[str, Price]) -> Price | None:
+    """A model's price, also under its dated name (`"gpt-5.4-mini-2026-03-17"`); None if it is not listed."""
+    return prices.get(model) or prices.get(_DATE.sub("", model))
+
+
+def cost_of(call: Call, prices: Mapping[str, Price]) -> float | None:
+    """What one call costs in US dollars; None if its price or its tokens are not known."""
+    price = price_of(call.model, prices)
+    if price is None or call.prompt_tokens is None or call.completion_tokens is None:
+        return None
+    return price.of(call.prompt_tokens, call.completion_tokens)
+
+
+def cost_table(answers: Iterable[RelatedClasses], prices: Mapping[str, Price]) -> list[dict]:
+    """One row per call behind `answers`, then their sum: class, model, tokens, US dollars, and whether asked just now.
+
+    What is not known is None, in the sum too: a total that leaves something out would be a wrong number.
+    """
+    rows = [
+        {
+            "class": answer.query_class,
+            "model": call.model,
+            "prompt tokens": call.prompt_tokens,
+            "completion tokens": call.completion_tokens,
+            "USD": cost_of(call, prices),
+            "asked now": call.live,
+        }
+        for answer in answers
+        for call in answer.calls
+    ]
+    summed = {name: _sum(row[name] for row in rows) for name in ("prompt tokens", "completion tokens", "USD")}
+    calls = f"{len(rows)} calls"
+    return [*rows, {"class": "all", "model": calls, **summed, "asked now": sum(row["asked now"] for row in rows)}]
+
+
+def cost_line(answers: Iterable[RelatedClasses], prices: Mapping[str, Price]) -> str:
+    """The sum of `cost_table` in one line: calls, how many of them were made just now, tokens, US dollars."""
+    *calls, total = cost_table(answers, prices)
+    if not calls:
+        return "0 calls to a model: recorded answers without a model's name"
+    known = {k: "an unknown number of" if total[k] is None else f"{total[k]:,}" for k in total if "tokens" in k}
+    dollars = "unknown (no price listed, or no tokens counted)" if total["USD"] is None else f"${total['USD']:.4f}"
+    tokens = f"{known['prompt tokens']} prompt and {known['completion tokens']} completion tokens"
+    return f"{len(calls)} calls, {total['asked now']} of them made now; {tokens}; cost {dollars}"
+
+
+def _sum(values: Iterable[float | None]) -> float | None:
+    values = list(values)
+    return None if any(v is None for v in values) else sum(values)
+
+
+class Budget:
+    """US dollars that may be spent. Each call first sets aside the most that it can cost, so the limit always holds.
+
+    A call costs at most its bytes in tokens (a token is at least one byte), and as many tokens of answer as it allows.
+    Calls that run at the same time share one budget; one waits if only what others have set aside stands in its way.
+    """
+
+    def __init__(self, limit: float, prices: Mapping[str, Price]):
+        if not 0 <= limit < float("inf"):
+            raise PriceError(f"A budget is US dollars from 0, not {limit!r}.")
+        self.limit, self.spent, self._prices = limit, 0.0, prices
+        self._aside: list[float] = []  # of the calls on their way
+        self._freed = asyncio.Condition()
+
+    def most(self, question: Question, max_tokens: int) -> float:
+        """The most that one call can cost, in US dollars.
+
+        Raises:
+            PriceError: the model has no known price.
+        """
+        price = price_of(question.model, self._prices)
+        if price is None:
+            raise PriceError(
+                f"A budget needs the price of {question.model!r}: add it to prices.json or to prices (0 for your own)."
+            )
+        size = len(json.dumps([question.messages, question.schema], ensure_ascii=False).encode("utf-8", "replace"))
+        return price.of(size + _TOKENS_PER_MESSAGE * len(question.messages), max_tokens)
+
+    @asynccontextmanager
+    async def paying(self, question: Question, max_tokens: int, tries: int = 1) -> AsyncIterator[list[Call]]:
+        """Set the most aside, yield a list to put the call in, then count what it really cost.
+
+        A call without known tokens is counted as the most it can have cost. So is one that was lost on its way, for
+        each of its `tries`; one that the server refused costs nothing.
+
+        Raises:
+            BudgetError: what is left may not be enough; nothing was sent.
+        """
+        most = self.most(question, max_tokens)
+        aside = most * tries
+        async with self._freed:
+            await self._freed.wait_for(lambda: self._fits(aside) or not self._aside)
+            if not self._fits(aside):
+                raise BudgetError(
+                    f"The budget of ${self.limit:g} might be exceeded: ${self.spent:.4f} is spent, the question about "
+                    f"{question.class_name!r} may cost up to ${aside:.4f}. What was answered is kept; raise the budget "
+                    f"and run again to ask the rest."
+                )
+            self._aside.append(aside)
+        calls: list[Call] = []
+        lost = 0.0
+        try:
+            yield calls
+        except BaseException as error:
+            lost = 0.0 if getattr(error, "refused", False) else aside
+            raise
+        finally:
+            known = [cost_of(call, self._prices) for call in calls]
+            async with self._freed:
+                self._aside.remove(aside)
+                self.spent += lost + sum(most if cost is None else cost for cost in known)
+                self._freed.notify_all()
+
+    def _fits(self, aside: float) -> bool:
+        return self.spent + sum(self._aside) + aside <= self.limit * (1 + 1e-9)

@@ -1,0 +1,136 @@
+import asyncio
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llafs_lib.language.cost import (
+    PRICE_FILE,
+    Budget,
+    BudgetError,
+    Price,
+    PriceError,
+    cost_line,
+    cost_of,
+    cost_table,
+    load_prices,
+    price_of,
+)
+from llafs_lib.language.prompts import CONSTRAINED, Question
+from llafs_lib.records import Call, RelatedClasses
+
+PRICES = {"m": Price(1.0, 2.0)}
+QUESTION = Question(CONSTRAINED, "okapi", ("zebra",), "m")
+
+
+def answer(name, *calls):
+    return RelatedClasses(name, (), "live", "a test", calls=calls)
+
+
+def test_the_shipped_prices_name_their_source():
+    assert json.loads(PRICE_FILE.read_text(encoding="utf-8"))["source"].startswith("https://")
+    assert load_prices()["gpt-5.4-mini"] == Price(0.75, 4.5)
+
+
+def test_a_dated_model_has_the_price_of_its_name():
+    assert price_of("gpt-5.4-mini-2026-03-17", load_prices()) == load_prices()["gpt-5.4-mini"]
+    assert price_of("somebody's", load_prices()) is None
+
+
+def test_a_call_costs_its_tokens():
+    assert cost_of(Call("m", 1_000_000, 500_000, True), PRICES) == pytest.approx(2.0)
+    assert cost_of(Call("m", 10, None, True), PRICES) is None
+    assert cost_of(Call("other", 10, 10, True), PRICES) is None
+
+
+def test_the_table_sums_calls_and_leaves_nothing_out():
+    answers = [
+        answer("cat", Call("m", 100, 10, True), Call("m", 200, 20, True)),
+        answer("dog", Call("m", 50, 5, False)),
+    ]
+    *rows, total = cost_table(answers, PRICES)
+    assert [row["class"] for row in rows] == ["cat", "cat", "dog"]
+    assert total["prompt tokens"] == 350 and total["completion tokens"] == 35 and total["asked now"] == 2
+    assert total["USD"] == pytest.approx((350 + 70) / 1e6)
+    assert cost_line(answers, PRICES).startswith("3 calls, 2 of them made now; 350 prompt and 35 completion tokens")
+    unknown = [*answers, answer("cup", Call("other", 1, 1, True))]
+    assert cost_table(unknown, PRICES)[-1]["USD"] is None and "cost unknown" in cost_line(unknown, PRICES)
+    assert "0 calls" in cost_line([answer("cat")], PRICES)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        '{"usd_per_million_tokens": {"m": {"input": -1, "output": 0}}}',
+        '{"usd_per_million_tokens": {"m": {"input": 1}}}',
+        '{"usd_per_million_tokens": []}',
+    ],
+)
+def test_prices_that_cannot_be_read(tmp_path, text):
+    (tmp_path / "prices.json").write_text(text)
+    with pytest.raises(PriceError, match="prices.json cannot be read"):
+        load_prices(tmp_path / "prices.json")
+    with pytest.raises(PriceError, match="cannot be read"):
+        load_prices(tmp_path / "nowhere.json")
+
+
+def pay(budget, *, tokens=(10, 5), tries=1, error=None):
+    async def run():
+        async with budget.paying(QUESTION, 100, tries) as calls:
+            if error:
+                raise error
+            calls.append(Call("m", *tokens, True))
+
+    return asyncio.run(run())
+
+
+class Refused(Exception):
+    refused = True
+
+
+def test_what_a_call_really_cost_is_counted():
+    budget = Budget(1.0, PRICES)
+    pay(budget)
+    assert budget.spent == pytest.approx(20e-6)
+    pay(budget, tokens=(None, None))
+    assert budget.spent == pytest.approx(20e-6 + budget.most(QUESTION, 100))
+    spent = budget.spent
+    with pytest.raises(Refused):
+        pay(budget, error=Refused())
+    assert budget.spent == spent
+    with pytest.raises(OSError):
+        pay(budget, error=OSError("lost"), tries=3)
+    assert budget.spent == pytest.approx(spent + 3 * budget.most(QUESTION, 100))
+
+
+def test_a_token_is_at_least_a_byte():
+    """So a question has at most as many tokens as bytes: the bound that the budget stands on."""
+    budget = Budget(1.0, {"m": Price(1e6, 0.0)})  # one dollar a token
+    content = "".join(m["content"] for m in QUESTION.messages) + json.dumps(QUESTION.schema)
+    assert budget.most(QUESTION, 100) >= len(content.encode())
+
+
+@given(
+    limit=st.floats(0, 0.01),
+    calls=st.lists(st.tuples(st.integers(0, 600), st.integers(0, 100), st.integers(1, 3)), max_size=30),
+)
+def test_the_limit_holds_whatever_runs_at_the_same_time(limit, calls):
+    budget = Budget(limit, PRICES)
+
+    async def one(prompt_tokens, completion_tokens, waits):
+        try:
+            async with budget.paying(QUESTION, 100) as made:
+                for _ in range(waits):
+                    await asyncio.sleep(0)
+                made.append(Call("m", prompt_tokens, completion_tokens, True))
+        except BudgetError:
+            pass
+        assert budget.spent <= limit * (1 + 1e-6)
+
+    async def run():
+        await asyncio.gather(*(one(*call) for call in calls))
+
+    asyncio.run(run())
