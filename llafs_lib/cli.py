@@ -35,6 +35,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_ask(commands.add_parser("ask", help="ask a language model which classes look alike; keep its answers"))
     _add_segment(commands.add_parser("segment", help="find a class in a picture with a finished run"))
     refresh = commands.add_parser("refresh", help="execute the committed notebooks in place (for maintainers)")
+    refresh.add_argument("only", nargs="*", metavar="NN", help="numbers such as 03 (default: all five)")
     refresh.set_defaults(command=_refresh)
     return parser
 
@@ -162,7 +163,7 @@ def _segment(arguments: argparse.Namespace) -> None:
 def _refresh(arguments: argparse.Namespace) -> None:
     from llafs_lib.tutorial import refresh_committed
 
-    refresh_committed()
+    refresh_committed(arguments.only)
 
 
 if __name__ == "__main__":

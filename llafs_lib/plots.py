@@ -90,11 +90,11 @@ def training_curves(histories: Mapping[str, History]) -> Figure:
 
 
 def related_bars(related: RelatedClasses) -> Figure:
-    """The related classes of one answer and their scores."""
+    """The related classes of one answer and their scores, and what kind of answer it is."""
     figure, ax = plt.subplots(figsize=(5, 0.35 * max(len(related.ranked), 1) + 0.8))
     ax.barh(related.names, [r.score for r in related.ranked], color=PREDICTION)
     ax.invert_yaxis()
-    ax.set(xlim=(0, 1), xlabel="relation", title=f"looks like a {related.query_class}")
+    ax.set(xlim=(0, 1), xlabel="relation", title=f"looks like a {related.query_class} [{related.source}]")
     ax.spines[["top", "right"]].set_visible(False)
     return _finish(figure)
 
@@ -106,6 +106,22 @@ def relation_heatmap(matrix: np.ndarray, rows: Sequence[str], columns: Sequence[
     ax.set_xticks(range(len(columns)), columns, rotation=90, fontsize=8)
     ax.set_yticks(range(len(rows)), rows, fontsize=8)
     ax.set(xlabel="base class in the answer", ylabel="novel class asked about")
+    figure.colorbar(shown, ax=ax, label="relation", shrink=0.8)
+    return _finish(figure)
+
+
+def relations_map(matrix: np.ndarray, groups: Mapping[str, Sequence[str]]) -> Figure:
+    """[n, n] relation scores in [0, 1] of all classes, in the order of `groups`, whose borders are drawn."""
+    figure, ax = plt.subplots(figsize=(8, 7))
+    shown = ax.imshow(matrix, cmap="cividis", vmin=0, vmax=1, interpolation="nearest")
+    ends = np.cumsum([len(names) for names in groups.values()])
+    for end in ends[:-1]:
+        ax.axhline(end - 0.5, color="white", linewidth=0.4)
+        ax.axvline(end - 0.5, color="white", linewidth=0.4)
+    middles = ends - np.array([len(names) for names in groups.values()]) / 2 - 0.5
+    ax.set_xticks(middles, groups, rotation=60, ha="right", fontsize=8)
+    ax.set_yticks(middles, groups, fontsize=8)
+    ax.set(xlabel="named in the answer", ylabel="asked about")
     figure.colorbar(shown, ax=ax, label="relation", shrink=0.8)
     return _finish(figure)
 

@@ -278,12 +278,13 @@ def execute(source: Path, output: Path, parameters: Mapping[str, Any] | None, pr
         raise LlafsError(f"{source.name} did not finish: {type(error).__name__}: {error}") from error
 
 
-def refresh_committed() -> None:
+def refresh_committed(only: Sequence[str] = ()) -> None:
     """Execute the committed notebooks in place with their own parameters, so that their outputs are current.
 
+    `only`: numbers such as "03"; without any, all five, in order.
     Papermill's bookkeeping (times, paths) is left out: the next refresh changes only what the code changed.
     """
-    for name in NOTEBOOKS:
+    for name in [name for name in NOTEBOOKS if not only or name[:2] in only]:
         path = project_root() / "notebooks" / f"{name}.ipynb"
         partial = path.with_suffix(".partial.ipynb")
         print(f"== {name}", flush=True)

@@ -112,10 +112,16 @@ def _sum(values: Iterable[float | None]) -> float | None:
     return None if any(v is None for v in values) else sum(values)
 
 
+def most_tokens(question: Question) -> int:
+    """The most tokens that asking `question` can take: a token is at least one byte of the messages and the schema."""
+    sent = json.dumps([question.messages, question.schema], ensure_ascii=False)
+    return len(sent.encode("utf-8", "replace")) + _TOKENS_PER_MESSAGE * len(question.messages)
+
+
 class Budget:
     """US dollars that may be spent. Each call first sets aside the most that it can cost, so the limit always holds.
 
-    A call costs at most its bytes in tokens (a token is at least one byte), and as many tokens of answer as it allows.
+    A call costs at most `most_tokens` of its question, and as many tokens of answer as it allows.
     Calls that run at the same time share one budget; one waits if only what others have set aside stands in its way.
     """
 
@@ -137,8 +143,7 @@ class Budget:
             raise PriceError(
                 f"A budget needs the price of {question.model!r}: add it to prices.json or to prices (0 for your own)."
             )
-        size = len(json.dumps([question.messages, question.schema], ensure_ascii=False).encode("utf-8", "replace"))
-        return price.of(size + _TOKENS_PER_MESSAGE * len(question.messages), max_tokens)
+        return price.of(most_tokens(question), max_tokens)
 
     @asynccontextmanager
     async def paying(self, question: Question, max_tokens: int, tries: int = 1) -> AsyncIterator[list[Call]]:

@@ -414,6 +414,37 @@ def test_a_kill_loses_at_most_what_was_on_its_way(unhurried, tmp_path):
     assert len(unhurried.log) == before + 80 - kept and len(whole_files(tmp_path / "cache")) == 80
 
 
+INTERRUPTED = """
+import asyncio, sys
+from llafs_lib.classes import COCO_CLASSES
+from llafs_lib.language.asking import Asker
+ask = lambda: Asker("m", cache=sys.argv[1]).related_to_each(COCO_CLASSES, COCO_CLASSES)
+async def notebook(): return ask()
+try:
+    ask() if sys.argv[2] == "script" else asyncio.new_event_loop().run_until_complete(notebook())
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no SIGINT to one process on Windows")
+@pytest.mark.parametrize("where", ["script", "notebook"])
+def test_an_interrupt_ends_it_and_keeps_what_was_answered(unhurried, tmp_path, where):
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    wake = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)"  # a background shell ignores it
+    process = subprocess.Popen(
+        [sys.executable, "-c", wake + INTERRUPTED, str(tmp_path / "cache"), where],
+        env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    while len(unhurried.log) < 20:
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=20)
+    assert out.strip() == "interrupted", err
+    assert 12 <= len(whole_files(tmp_path / "cache")) < 80
+
+
 def test_replay_needs_neither_torch_nor_the_api_client():
     code = (
         "import sys; from llafs_lib.language.asking import related_classes; "
