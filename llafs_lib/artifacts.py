@@ -29,10 +29,10 @@ NOTEBOOKS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "03_llm_prompting": (("folds.json",), ("related_classes.json",)),
     "04_retrieval_scoring": (
         ("folds.json", "hsnet.safetensors", "related_classes.json"),
-        ("support_bank.safetensors",),
+        ("support_bank.safetensors", "support_bank.json", "presence.json"),
     ),
     "05_full_evaluation": (
-        ("folds.json", "hsnet.safetensors", "related_classes.json", "support_bank.safetensors"),
+        ("folds.json", "hsnet.safetensors", "related_classes.json", "support_bank.safetensors", "support_bank.json"),
         ("episodes.csv", "results.json", "report.html"),
     ),
 }
@@ -97,6 +97,10 @@ class RunFolder:
             write_json(self._manifest_path(name), manifest)
         finally:
             partial.unlink(missing_ok=True)
+
+    def record(self, name: str, parameters: Mapping[str, Any]) -> None:
+        """Write the manifest of an artifact that is in place already: one that is filled over several calls."""
+        write_json(self._manifest_path(name), self._manifest(self.path / name, parameters))
 
     def require(self, name: str, **expected: Any) -> Path:
         """The path of a finished artifact made with the `expected` parameters.

@@ -151,12 +151,12 @@ def _segment(arguments: argparse.Namespace) -> None:
         raise LlafsError(f"the folder {arguments.output.parent} for the output does not exist.")
     from llafs_lib.data.splits import read_rgb
     from llafs_lib.pipeline import LLaFS
-    from llafs_lib.plots import prediction_row
+    from llafs_lib.plots import explanation
 
     image = read_rgb(arguments.picture)
     model = LLaFS.from_run(arguments.run, _asker(arguments))
     prediction = model.segment(image, arguments.class_name, shots=arguments.shots)
-    prediction_row(image, prediction).savefig(arguments.output, dpi=110, bbox_inches="tight")
+    explanation(image, prediction).savefig(arguments.output, dpi=110, bbox_inches="tight")
     print(f"{prediction.related}\n{prediction}\nwritten: {arguments.output}")
 
 

@@ -7,22 +7,30 @@ prediction = LLaFS.from_run("runs/toy/fold0").segment("photo.jpg", "giraffe")
 from __future__ import annotations
 
 import functools
+import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
 
 from llafs_lib.artifacts import RunFolder
 from llafs_lib.classes import find_class, normalise
 from llafs_lib.data.folds import load_fold, open_dataset
 from llafs_lib.data.splits import Split, read_rgb
+from llafs_lib.errors import LlafsError
+from llafs_lib.evaluation.presence import Presence
 from llafs_lib.language.asking import Asker
+from llafs_lib.progress import track
 from llafs_lib.records import Episode, Fold, Prediction, RelatedClass, RelatedClasses
-from llafs_lib.retrieval.bank import SupportBank, embed
+from llafs_lib.retrieval.bank import SupportBank
 from llafs_lib.retrieval.policies import Request, has_related_support, load_supports, select_supports
 from llafs_lib.vision.backbone import check_picture
+from llafs_lib.vision.features import query_embedding
 from llafs_lib.vision.segmenter import HSNetSegmenter
 
 NOT_A_QUERY_ID = -1  # a picture of one's own belongs to no data set
+MAX_SIDE = 2048  # px; a larger picture is segmented at this size
 
 
 class SupportReader:
@@ -36,6 +44,11 @@ class SupportReader:
         image, labels = self._load(image_id)
         return image, labels == self.split.classes.index(class_name) + 1
 
+    def picture(self, image_id: int, class_names: Iterable[str]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """A picture [H, W, 3] and the masks [H, W] of some classes in it."""
+        image, labels = self._load(image_id)
+        return image, {name: labels == self.split.classes.index(name) + 1 for name in class_names}
+
 
 class LLaFS:
     """Language-guided segmentation with a trained run.
@@ -46,6 +59,7 @@ class LLaFS:
         fold: says which classes are base classes.
         vocabulary: the data set's classes.
         llm: the model to ask which classes look alike, by name or as an `Asker`; None replays recorded answers.
+        presence: turns a probability map into the confidence that the class is there; None states no confidence.
     """
 
     def __init__(
@@ -56,9 +70,10 @@ class LLaFS:
         fold: Fold,
         vocabulary: tuple[str, ...],
         llm: str | Asker | None = None,
+        presence: Presence | None = None,
     ):
         self.segmenter, self.bank, self.read = segmenter, bank, read
-        self.fold, self.vocabulary = fold, vocabulary
+        self.fold, self.vocabulary, self.presence = fold, vocabulary, presence
         self.asker = llm if isinstance(llm, Asker) else Asker(llm)
 
     @classmethod
@@ -70,13 +85,16 @@ class LLaFS:
         """
         folder = RunFolder.at(run)
         dataset = open_dataset(folder.dataset)
+        folder.require("support_bank.json")
+        weights = folder.manifest("hsnet.safetensors").get("sha256")
         return cls(
             segmenter=HSNetSegmenter.from_file(folder.require("hsnet.safetensors")),
-            bank=SupportBank.load(folder.require("support_bank.safetensors")),
+            bank=SupportBank.load(folder.require("support_bank.safetensors"), weights=weights),
             read=SupportReader(dataset.train),
             fold=load_fold(folder, dataset),
             vocabulary=dataset.classes,
             llm=llm,
+            presence=Presence(**json.loads(folder.require("presence.json").read_text(encoding="utf-8"))["curve"]),
         )
 
     def related(self, class_name: str) -> RelatedClasses:
@@ -89,30 +107,80 @@ class LLaFS:
             return RelatedClasses(class_name, (RelatedClass(base, 1.0),), "itself", "a base class is its own support")
         return self.asker.related(class_name, self.vocabulary, self.fold.base)
 
-    def segment(self, picture: str | Path | np.ndarray, class_name: str, shots: int = 5) -> Prediction:
+    def segment(
+        self,
+        picture: str | Path | np.ndarray,
+        class_name: str,
+        shots: int = 5,
+        related: RelatedClasses | None = None,
+    ) -> Prediction:
         """Find `class_name` in a picture.
 
         Args:
             picture: a file, or [H, W, 3] uint8 RGB.
             class_name: any name; one of the data set's classes, an alias, or whatever the language model knows.
             shots: how many supports to use.
+            related: the classes that stand in for it; None asks for them.
 
-        Returns: mask and probability at the picture's size, the related classes and the supports; `notes` says which
-            fallback was taken, if any.
+        Returns: mask and probability at the picture's size, the confidence that the class is there at all, the related
+            classes and the supports; `notes` says which fallback was taken, if any. A mask is drawn for an absent class
+            too: the confidence is what tells.
 
         Raises:
             LlafsError: unreadable picture, a class without a recorded answer and no `llm` to ask, `shots` below 1.
         """
+        return self._segment(picture, class_name, related or self.related(class_name), shots)
+
+    def segment_all(
+        self, pictures: Iterable[str | Path | np.ndarray], class_name: str, shots: int = 5
+    ) -> Iterator[Prediction | LlafsError]:
+        """`segment` many pictures, one prediction after the other, with a bar; the class is asked about once.
+
+        A picture that cannot be read yields its error, so that one bad file does not end the rest.
+        """
+        related = self.related(class_name)
+        for picture in track(list(pictures), f"looking for {class_name}", "picture"):
+            try:
+                yield self._segment(picture, class_name, related, shots)
+            except LlafsError as error:
+                yield error
+
+    def _segment(self, picture: str | Path | np.ndarray, name: str, related: RelatedClasses, shots: int) -> Prediction:
         image = picture if isinstance(picture, np.ndarray) else read_rgb(picture)
         check_picture(image)
-        related = self.related(class_name)
         notes = list(related.notes)
         if related.source == "fallback":
             notes.append(f"the related classes come from {related.provenance}")
         if not has_related_support(self.bank, related):
             notes.append("no related base class has a support: random base supports were used instead")
-        known_as = find_class(class_name, self.vocabulary) or normalise(class_name)  # "Giraffe" draws as "giraffe" does
-        request = Request(Episode(known_as, NOT_A_QUERY_ID, ()), related, embed(self.segmenter.features(image)))
+        small = _within(image, MAX_SIDE)
+        if small is not image:
+            notes.append(f"segmented at {small.shape[1]} × {small.shape[0]} px, enlarged to the picture's size")
+        known_as = find_class(name, self.vocabulary) or normalise(name)  # "Giraffe" draws as "giraffe" does
+        seen = query_embedding(self.segmenter.describe(small))
+        request = Request(Episode(known_as, NOT_A_QUERY_ID, ()), related, seen)
         supports = load_supports(select_supports("llm", self.bank, request, shots), self.read)
-        found = self.segmenter.segment(image, supports, class_name)
-        return Prediction(class_name, found.mask, found.probability, supports, related, (*notes, *found.notes))
+        found = self.segmenter.segment(small, supports, name)
+        return Prediction(
+            class_name=name,
+            mask=_enlarged(found.mask.astype(np.uint8), image, cv2.INTER_NEAREST) > 0,
+            probability=_enlarged(found.probability, image, cv2.INTER_LINEAR),
+            supports=supports,
+            related=related,
+            notes=(*notes, *found.notes),
+            confidence=self.presence.confidence(found.probability) if self.presence else None,
+        )
+
+
+def _within(image: np.ndarray, side: int) -> np.ndarray:
+    """The picture itself, or smaller so that its longer side has `side` px: a model sees no more than some hundred."""
+    shrink = side / max(image.shape[:2])
+    if shrink >= 1:
+        return image
+    height, width = (max(round(n * shrink), 1) for n in image.shape[:2])
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+
+
+def _enlarged(found: np.ndarray, image: np.ndarray, how: int) -> np.ndarray:
+    height, width = image.shape[:2]
+    return found if found.shape == (height, width) else cv2.resize(found, (width, height), interpolation=how)

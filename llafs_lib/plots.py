@@ -148,6 +148,40 @@ def prediction_row(image: np.ndarray, prediction: Prediction, truth: np.ndarray 
     return _finish(figure)
 
 
+def explanation(image: np.ndarray, prediction: Prediction) -> Figure:
+    """The whole chain: what was asked and answered, the supports with their scores, the heat map, the mask."""
+    shots = max(len(prediction.supports), 1)
+    figure = plt.figure(figsize=(2.1 * max(shots, 4), 6.4), layout="constrained")
+    top, middle, bottom = figure.subfigures(3, 1, height_ratios=(1.1, 1, 1.2))
+    related, ax = prediction.related, top.subplots(1, 1)
+    if related is not None and related.ranked:
+        ax.barh(related.names, [r.score for r in related.ranked], color=PREDICTION)
+        ax.invert_yaxis()
+    source = "" if related is None else f" [{related.source}]"
+    ax.set(xlim=(0, 1), title=f"what looks like a {prediction.class_name}?{source}")
+    ax.spines[["top", "right"]].set_visible(False)
+    for ax, s in zip(np.atleast_1d(middle.subplots(1, shots)), prediction.supports, strict=False):
+        draw_mask(ax, s.image, s.mask, SUPPORT, f"{s.class_name}, score {s.score:.2f}")
+    query, heat, mask = bottom.subplots(1, 3)
+    draw_mask(query, image, title=f"where is the {prediction.class_name}?")
+    heat.imshow(prediction.probability, cmap="cividis", vmin=0, vmax=1)
+    heat.set_title("probability", fontsize=9)
+    heat.axis("off")
+    sure = "" if prediction.confidence is None else f", confidence {prediction.confidence:.2f}"
+    draw_mask(mask, image, prediction.mask, PREDICTION, f"mask{sure}")
+    plt.close(figure)
+    return figure
+
+
+def contact_sheet(images: Sequence[np.ndarray], predictions: Sequence[Prediction], ious: Sequence[float]) -> Figure:
+    """Queries with their predicted masks, the IoU of each above it; failures stay in."""
+    cells = [
+        (image, p.mask, PREDICTION, f"{p.class_name}: IoU {iou:.0f}")
+        for image, p, iou in zip(images, predictions, ious, strict=True)
+    ]
+    return picture_grid(cells, 5)
+
+
 def intervals(results: Mapping[str, Any]) -> Figure:
     """mIoU of every arm with its interval, and the paired differences with theirs."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 2.6))

@@ -152,7 +152,8 @@ class Support:
 class Prediction:
     """A segmented query: `probability` [H, W] float32 in [0, 1] and `mask` [H, W] bool, at the picture's own size.
 
-    `notes` holds every fallback that was taken on the way; empty when all went as planned.
+    `confidence` in [0, 1] says how likely it is that the class is in the picture at all; None where nobody measured
+    that. `notes` holds every fallback that was taken on the way; empty when all went as planned.
     """
 
     class_name: str
@@ -161,6 +162,7 @@ class Prediction:
     supports: tuple[Support, ...] = field(repr=False, default=())
     related: RelatedClasses | None = None
     notes: tuple[str, ...] = ()
+    confidence: float | None = None
 
     def __str__(self) -> str:
         by_class: dict[str, int] = {}
@@ -169,4 +171,5 @@ class Prediction:
         supports = ", ".join(f"{n} × {c}" for c, n in by_class.items())
         notes = "".join(f"\n  note: {n}" for n in self.notes)
         share = f"{self.mask.mean():.1%} of the picture"
+        share += "" if self.confidence is None else f", in it with confidence {self.confidence:.2f}"
         return f"{self.class_name}: {share}, segmented with {supports or 'no supports'}{notes}"

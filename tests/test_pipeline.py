@@ -18,7 +18,8 @@ from llafs_lib.language.asking import Asker
 from llafs_lib.language.prompts import CONSTRAINED, Question
 from llafs_lib.language.replay import ReplayMiss
 from llafs_lib.pipeline import SupportReader
-from llafs_lib.retrieval.bank import SupportBank, build_bank
+from llafs_lib.records import RelatedClass, RelatedClasses
+from llafs_lib.retrieval.bank import BankError, build_bank
 from llafs_lib.tutorial import Settings
 from llafs_lib.vision.backbone import Backbone
 from llafs_lib.vision.hsnet import HSNet
@@ -39,9 +40,17 @@ def project(tmp_path_factory):
         segmenter = HSNetSegmenter(HSNet(Backbone("small").freeze()), 97)
         with run.writing("hsnet.safetensors", {}) as path:
             segmenter.model.save(path, size=97)
-        pairs = sorted({(i, c) for c in fold.base for i in fold.train_images[c]})
-        with run.writing("support_bank.safetensors", {}) as path:
-            build_bank(pairs, fold.base, SupportReader(dataset.train), segmenter.features).save(path)
+        wanted = {i: tuple(c for c in fold.base if i in fold.train_images[c]) for i in dataset.train.image_ids}
+        wanted, read = {i: shown for i, shown in wanted.items() if shown}, SupportReader(dataset.train)
+        made_from = {"weights": run.manifest("hsnet.safetensors")["sha256"]}
+        build_bank(
+            run.path / "support_bank.safetensors", wanted, fold.base, lambda i: read.picture(i, wanted[i]),
+            segmenter.describe, made_from,
+        )  # fmt: skip
+        for name in ("support_bank.safetensors", "support_bank.json"):
+            run.record(name, {})
+        with run.writing("presence.json", {}) as path:
+            path.write_text('{"curve": {"slope": 1.0, "intercept": 0.0}}')
         yield root, patch, run, fold
 
 
@@ -104,14 +113,64 @@ def test_not_a_picture(model, picture):
         model.segment(picture, "giraffe")
 
 
-def test_a_missing_bank_names_the_notebook(project):
+@pytest.mark.parametrize("name", ["support_bank.safetensors", "support_bank.json", "presence.json"])
+def test_a_missing_artifact_names_the_notebook(project, name):
     _, _, run, _ = project
-    bank = SupportBank.load(run.require("support_bank.safetensors"))
-    (run.path / "support_bank.safetensors").unlink()
-    with pytest.raises(LlafsError, match="run notebook 04_retrieval_scoring"):
-        LLaFS.from_run(run.path)
-    with run.writing("support_bank.safetensors", {}) as path:
-        bank.save(path)
+    kept = (run.path / name).read_bytes()
+    (run.path / name).unlink()
+    try:
+        with pytest.raises(LlafsError, match="run notebook 04_retrieval_scoring"):
+            LLaFS.from_run(run.path)
+    finally:
+        (run.path / name).write_bytes(kept)
+
+
+def test_a_bank_of_another_model_is_refused(project):
+    _, _, run, _ = project
+    index = run.path / "support_bank.json"
+    kept = index.read_text()
+    index.write_text(kept.replace(run.manifest("hsnet.safetensors")["sha256"], "another"))
+    run.record("support_bank.json", {})
+    try:
+        with pytest.raises(BankError, match="stale"):
+            LLaFS.from_run(run.path)
+    finally:
+        index.write_text(kept)
+        run.record("support_bank.json", {})
+
+
+def test_confidence_is_a_probability(model):
+    found = model.segment(np.zeros((64, 64, 3), np.uint8), "giraffe", shots=1)
+    assert 0 <= found.confidence <= 1 and "confidence" in str(found)
+    model.presence = None
+    assert model.segment(np.zeros((64, 64, 3), np.uint8), "giraffe", shots=1).confidence is None
+
+
+def test_a_large_picture_is_segmented_small_and_answered_large(model, monkeypatch):
+    monkeypatch.setattr("llafs_lib.pipeline.MAX_SIDE", 64)
+    found = model.segment(np.zeros((90, 120, 3), np.uint8), "giraffe", shots=1)
+    assert found.mask.shape == found.probability.shape == (90, 120) and found.mask.dtype == bool
+    assert found.probability.max() <= 1 and "segmented at 64 × 48 px" in found.notes[0]
+
+
+def test_many_pictures_one_bad(model, tmp_path):
+    (tmp_path / "text.jpg").write_text("I am no picture")
+    pictures = [np.zeros((40, 50, 3), np.uint8), tmp_path / "text.jpg", np.zeros((30, 30, 3), np.uint8)]
+    first, bad, last = model.segment_all(pictures, "giraffe", shots=1)
+    assert first.mask.shape == (40, 50) and last.mask.shape == (30, 30)
+    assert isinstance(bad, LlafsError) and "text.jpg is not a readable picture" in str(bad)
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "I;16", "L", "P"])
+def test_other_kinds_of_pictures(model, tmp_path, mode):
+    Image.new(mode, (40, 30)).save(tmp_path / "p.png")
+    assert model.segment(tmp_path / "p.png", "giraffe", shots=1).mask.shape == (30, 40)
+
+
+def test_stand_ins_can_be_given(model):
+    cow = RelatedClasses("giraffe", (RelatedClass("cow", 1.0),), "recorded", "a test")
+    found = model.segment(np.zeros((64, 64, 3), np.uint8), "giraffe", related=cow)
+    assert {s.class_name for s in found.supports} == {"cow"}
 
 
 def test_the_command(project, tmp_path, capsys):

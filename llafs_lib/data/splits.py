@@ -146,6 +146,9 @@ def read_rgb(path: str | Path, turn: bool = True) -> np.ndarray:
                     return pixels
             if turn:
                 ImageOps.exif_transpose(picture, in_place=True)
+            if picture.mode.startswith("I;16") or picture.mode == "I":  # PIL would cut everything above 255 off
+                grey = np.clip(np.array(picture) >> 8, 0, 255).astype(np.uint8)
+                return np.repeat(grey[..., None], 3, axis=2)
             return np.array(picture.convert("RGB"))
     except FileNotFoundError:
         raise DataError(f"{path} does not exist.") from None

@@ -10,26 +10,38 @@ import numpy as np
 from llafs_lib.retrieval.bank import SupportBank
 
 GOOD_AREA = 0.10  # a mask that covers this share of its picture, or more, is as good as any
+BLOCK = 65_536  # rows that are looked at together, so that memory does not grow with the bank
 
 
-def relation_term(bank: SupportBank, scores: Mapping[str, float]) -> np.ndarray:
-    """How much each row's class looks like the query class, [N] in [0, 1]; 0 for classes that were not named."""
+def relation_term(bank: SupportBank, rows: np.ndarray, scores: Mapping[str, float]) -> np.ndarray:
+    """How much each row's class looks like the query class, [M] in [0, 1]; 0 for classes that were not named."""
     by_class = np.array([scores.get(c, 0.0) for c in bank.classes])
-    return by_class[bank.class_index]
+    return by_class[bank.class_index[rows]]
 
 
-def visual_term(bank: SupportBank, query: np.ndarray) -> np.ndarray:
-    """How much each row's foreground looks like the query picture, [N] in [0, 1]: (1 + cosine) / 2.
+def visual_term(bank: SupportBank, rows: np.ndarray, query: np.ndarray) -> np.ndarray:
+    """How much each row's foreground looks like the query picture, [M] in [0, 1]: (1 + cosine) / 2.
 
     Args:
         query: unit vector [C] of the whole query picture: where the object is, is what we do not know yet.
     """
-    return (1 + bank.foreground @ query) / 2
+    cosine = np.empty(len(rows), np.float32)
+    for start in range(0, len(rows), BLOCK):
+        block = slice(start, start + BLOCK)
+        inside = bank.foreground[as_slice(rows[block])]
+        cosine[block] = inside @ query / np.maximum(np.sqrt(np.einsum("nc,nc->n", inside, inside)), 1e-12)
+    return (1 + cosine) / 2
 
 
-def quality_term(bank: SupportBank) -> np.ndarray:
-    """How useful each row's mask is, [N] in (0, 1]: small objects leave few cells to compare with."""
-    return np.minimum(bank.area / GOOD_AREA, 1.0)
+def quality_term(bank: SupportBank, rows: np.ndarray) -> np.ndarray:
+    """How useful each row's mask is, [M] in [0, 1]: small objects leave few cells to compare with."""
+    return np.minimum(bank.area[rows] / GOOD_AREA, 1.0)
+
+
+def as_slice(rows: np.ndarray) -> np.ndarray | slice:
+    """Rows that follow one another as a slice, which is read where it lies; others as they are, which are copied."""
+    consecutive = len(rows) and rows[-1] - rows[0] == len(rows) - 1 and (np.diff(rows) == 1).all()
+    return slice(int(rows[0]), int(rows[-1]) + 1) if consecutive else rows
 
 
 @dataclass(frozen=True)
@@ -43,30 +55,47 @@ class Exponents:
 
 @dataclass(frozen=True)
 class Scores:
-    """The terms of every row, and their weighted product `total`; all [N]."""
+    """The terms of some rows of a bank, and their weighted product `total`; all [M]."""
 
+    rows: np.ndarray
     relation: np.ndarray
     visual: np.ndarray
     quality: np.ndarray
     total: np.ndarray
 
-    def explain(self, row: int) -> str:
-        """One row's score, taken apart."""
+    def explain(self, i: int) -> str:
+        """The i-th row's score, taken apart."""
         return (
-            f"{self.total[row]:.3f} from relation {self.relation[row]:.2f}, visual {self.visual[row]:.2f}, "
-            f"quality {self.quality[row]:.2f}"
+            f"{self.total[i]:.3f} from relation {self.relation[i]:.2f}, visual {self.visual[i]:.2f}, "
+            f"quality {self.quality[i]:.2f}"
         )
 
 
 def score_supports(
-    bank: SupportBank, scores: Mapping[str, float], query: np.ndarray, exponents: Exponents = Exponents()
+    bank: SupportBank,
+    scores: Mapping[str, float],
+    query: np.ndarray,
+    exponents: Exponents = Exponents(),
+    rows: np.ndarray | None = None,
 ) -> Scores:
-    """Score every row of the bank for one query.
+    """Score supports for one query.
 
     Args:
         scores: class → relation in [0, 1], from the language branch.
         query: embedding of the query picture, unit vector [C].
+        rows: which ones; by default all.
     """
-    relation, visual, quality = relation_term(bank, scores), visual_term(bank, query), quality_term(bank)
-    total = relation**exponents.relation * visual**exponents.visual * quality**exponents.quality
-    return Scores(relation, visual, quality, total)
+    rows = np.arange(len(bank)) if rows is None else rows
+    terms = relation_term(bank, rows, scores), visual_term(bank, rows, query), quality_term(bank, rows)
+    total = np.ones(len(rows))
+    for term, exponent in zip(terms, (exponents.relation, exponents.visual, exponents.quality), strict=True):
+        total = total * term**exponent
+    return Scores(rows, *terms, total)
+
+
+def nearest(bank: SupportBank, query: np.ndarray, k: int, rows: np.ndarray | None = None) -> np.ndarray:
+    """The `k` rows whose foreground looks most like the query, best first, among all or among `rows`; exact."""
+    rows = np.arange(len(bank)) if rows is None else rows
+    likeness = visual_term(bank, rows, query)
+    best = np.argpartition(-likeness, k - 1)[:k] if k < len(rows) else np.arange(len(rows))
+    return rows[best[np.argsort(-likeness[best], kind="stable")]]

@@ -16,28 +16,16 @@ from torch import Tensor
 
 from llafs_lib.errors import LlafsError
 from llafs_lib.records import Prediction, Support
-from llafs_lib.vision.backbone import Backbone, last_taps, to_mask
+from llafs_lib.vision.backbone import Backbone, to_mask
+from llafs_lib.vision.features import STRIDES, unit_features
 from llafs_lib.vision.segmenter import check_supports, squashed_taps, weights_of
 
-STRIDES = (16, 32)
 FLAT = 1e-6  # similarities that differ by less differ by rounding
 
 
-def unit_features(taps: Sequence[Tensor], levels: tuple[int, int, int], strides: Sequence[int] = STRIDES) -> Tensor:
-    """The last taps of some strides as one map of unit vectors: dot products of it average the strides' cosines.
-
-    Args:
-        taps: of one picture, shallow to deep, each [C, h, w]; levels: the backbone's; strides: of 8, 16 and 32.
-
-    Returns: [ΣC, h, w] on the finest grid.
-    """
-    last = last_taps(taps, levels, strides)
-    grid = last[0].shape[-2:]
-    maps = [F.interpolate(tap[None], grid, mode="bilinear", align_corners=True)[0] for tap in last]
-    return torch.cat([F.normalize(m, dim=0) for m in maps]) / len(maps) ** 0.5
-
-
-def prototypes(features: Tensor, masks: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+def prototypes(
+    features: Tensor, masks: Tensor, weights: Tensor | None = None, plain: bool = False
+) -> tuple[Tensor, Tensor]:
     """Masked averages over all supports and positions.
 
     Args:
@@ -45,8 +33,9 @@ def prototypes(features: Tensor, masks: Tensor, weights: Tensor | None = None) -
         masks: [K, H, W] in {0, 1}. A position at the border of a mask counts by the share of it that is covered, so
             that a small object is never lost.
         weights: [K] ≥ 0, how much each support counts; None: all the same.
+        plain: leave the foreground its length, too.
 
-    Returns: foreground [C] of length 1, background [C] of length ≤ 1; zeros where no mask has any.
+    Returns: foreground [C] of length 1 (≤ 1 if plain), background [C] of length ≤ 1; zeros where no mask has any.
 
     Raises:
         LlafsError: K = 0, shapes that do not belong together, or features that are not finite.
@@ -59,10 +48,42 @@ def prototypes(features: Tensor, masks: Tensor, weights: Tensor | None = None) -
     shares = F.adaptive_avg_pool2d(masks[:, None].to(features), features.shape[-2:])[:, 0]  # [K, H, W] → [K, h, w]
     weights = torch.ones(len(features)) if weights is None else weights
     weights = weights.to(features)[:, None, None]
-    foreground = torch.einsum("kchw,khw->c", features, weights * shares)
+    foreground = torch.einsum("kchw,khw->c", features, weights * shares) / (weights * shares).sum().clamp(min=1e-12)
     rest = weights * (1 - shares)
     background = torch.einsum("kchw,khw->c", features, rest) / rest.sum().clamp(min=1e-12)
-    return F.normalize(foreground, dim=0), background
+    return foreground if plain else F.normalize(foreground, dim=0), background
+
+
+def combine(
+    inside: np.ndarray, outside: np.ndarray, area: np.ndarray, weights: np.ndarray, plain: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
+    """`prototypes` of supports that are known by their `masked_means` alone: those of a whole bank, if need be.
+
+    Args:
+        inside, outside: [K, C]; area, weights: [K] ≥ 0.
+        plain: leave the foreground its length, too.
+
+    Returns: foreground [C] of length 1 (≤ 1 if plain), background [C] of length ≤ 1; zeros where no mask has any.
+    """
+    shown, rest = weights * area, weights * (1 - area)
+    foreground = shown @ inside / max(shown.sum(), 1e-12)
+    length = 1.0 if plain else max(np.linalg.norm(foreground), 1e-12)
+    return foreground / length, rest @ outside / max(rest.sum(), 1e-12)
+
+
+def diffuse(features: Tensor, scores: Tensor, sharpness: float) -> Tensor:
+    """Give every place the mean score of the places that look like it: noise goes, borders between unlike things stay.
+
+    Args:
+        features: unit features [C, h, w] of the query itself.
+        scores: [h, w].
+        sharpness: a place counts by exp(sharpness · (cosine − 1)); the higher, the more alike it must be.
+
+    Returns: [h, w].
+    """
+    flat = features.flatten(1)  # [C, h, w] → [C, hw]
+    affinity = torch.exp(sharpness * (flat.T @ flat - 1))  # [hw, hw]
+    return (affinity @ scores.flatten() / affinity.sum(dim=1)).view_as(scores)
 
 
 def _check_finite(features: Tensor) -> None:
@@ -70,11 +91,14 @@ def _check_finite(features: Tensor) -> None:
         raise LlafsError("features hold NaN or infinity: check the backbone's weights.")
 
 
-def score_map(features: Tensor, foreground: Tensor, background: Tensor, size: Sequence[int]) -> Tensor:
+def score_map(
+    features: Tensor, foreground: Tensor, background: Tensor, size: Sequence[int], sharpness: float | None = None
+) -> Tensor:
     """Similarity to the foreground minus similarity to the background, stretched to [0, 1] over the picture.
 
     Args:
         features: of the query, unit vectors [C, h, w]; foreground, background: prototypes [C]; size: (H, W) to give.
+        sharpness: `diffuse` the scores over the query's own likeness first; None does not.
 
     Returns: [H, W]: 0 is the picture's least likely pixel, 1 its most likely; all 0 if no pixel differs.
 
@@ -83,6 +107,7 @@ def score_map(features: Tensor, foreground: Tensor, background: Tensor, size: Se
     """
     _check_finite(features)
     scores = torch.einsum("chw,c->hw", features, foreground - background)
+    scores = scores if sharpness is None else diffuse(features, scores, sharpness)
     scores = F.interpolate(scores[None, None], tuple(size), mode="bilinear", align_corners=True)[0, 0]
     low, high = scores.aminmax()
     if high - low < FLAT:
@@ -123,6 +148,9 @@ class PrototypeSegmenter:
         size: side of the square that pictures are squashed to, px.
         threshold: on the score in [0, 1]; `best_threshold` chooses it on base classes.
         strides: of the maps that are compared.
+        plain: leave the foreground prototype its length, as the background has: the mean of what they share is then
+            taken off in full.
+        sharpness: of `diffuse`; None leaves the scores as they are.
     """
 
     def __init__(
@@ -131,8 +159,11 @@ class PrototypeSegmenter:
         size: int,
         threshold: float,
         strides: Sequence[int] = STRIDES,
+        plain: bool = False,
+        sharpness: float | None = None,
     ):
         self.backbone, self.size, self.threshold, self.strides = backbone, size, threshold, strides
+        self.plain, self.sharpness = plain, sharpness
         self.features = squashed_taps(backbone.optimised(), size)
 
     @torch.inference_mode()
@@ -150,10 +181,22 @@ class PrototypeSegmenter:
         if not masks.any():
             nothing, note = np.zeros(query.shape[:2], np.float32), "no support shows the class: nothing is marked"
             return Prediction(class_name, nothing > 0, nothing, tuple(supports), notes=(note,))
-        maps = torch.stack([self._features(s.image) for s in supports])
-        foreground, background = prototypes(maps, masks, weights_of(supports))
-        score = score_map(self._features(query), foreground, background, query.shape[:2]).cpu().numpy()
-        return Prediction(class_name, score >= self.threshold, score, tuple(supports))
+        maps = torch.stack([self.describe(s.image) for s in supports])
+        foreground, background = prototypes(maps, masks, weights_of(supports), self.plain)
+        found = self._marked(query, foreground, background)
+        return Prediction(class_name, found >= self.threshold, found, tuple(supports))
 
-    def _features(self, image: np.ndarray) -> Tensor:
+    @torch.inference_mode()
+    def mark(self, query: np.ndarray, foreground: np.ndarray, background: np.ndarray, name: str = "") -> Prediction:
+        """Segment `query` [H, W, 3] uint8 with prototypes [C] made elsewhere: of a whole support bank, say."""
+        found = self._marked(query, *(torch.from_numpy(np.asarray(p, np.float32)) for p in (foreground, background)))
+        return Prediction(name, found >= self.threshold, found)
+
+    def describe(self, image: np.ndarray) -> Tensor:
+        """The picture as the prototypes see it: unit features [C, h, w]."""
         return unit_features(self.features(image), self.backbone.levels, self.strides)
+
+    def _marked(self, query: np.ndarray, foreground: Tensor, background: Tensor) -> np.ndarray:
+        features = self.describe(query)
+        own = (foreground.to(features), background.to(features))
+        return score_map(features, *own, query.shape[:2], self.sharpness).cpu().numpy()

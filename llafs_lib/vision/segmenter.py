@@ -15,6 +15,7 @@ from torch import Tensor
 from llafs_lib.errors import LlafsError
 from llafs_lib.records import Prediction, Support
 from llafs_lib.vision.backbone import Backbone, check_picture, encode, to_input, to_mask
+from llafs_lib.vision.features import unit_features
 from llafs_lib.vision.hsnet import HSNet, vote
 
 
@@ -111,6 +112,10 @@ class HSNetSegmenter:
         model, header = HSNet.load(path)
         device = "cuda" if torch.cuda.is_available() else "cpu"
         return cls(model.to(device), int(header["size"]))
+
+    def describe(self, image: np.ndarray) -> Tensor:
+        """Unit features [C, h, w] of a picture, by which it is compared with the supports of a bank."""
+        return unit_features(self.features(image), self.model.backbone.levels)
 
     @torch.inference_mode()
     def segment(self, query: np.ndarray, supports: Sequence[Support], class_name: str = "") -> Prediction:

@@ -29,6 +29,12 @@ def test_every_kind_of_picture_becomes_rgb(tmp_path, mode):
     assert read_rgb(path).shape == (4, 5, 3) and read_rgb(path).dtype == np.uint8
 
 
+@pytest.mark.parametrize("name", ["p.png", "p.tif"])
+def test_sixteen_bits_become_eight_and_are_not_cut_off(tmp_path, name):
+    Image.fromarray(np.array([[0, 256, 32_768, 65_535]], np.uint16)).save(tmp_path / name)
+    assert read_rgb(tmp_path / name)[0, :, 0].tolist() == [0, 1, 128, 255]
+
+
 @pytest.mark.parametrize("mode", ["L", "CMYK"])
 def test_grey_and_cmyk_jpegs(tmp_path, mode):
     Image.new(mode, (5, 4)).save(tmp_path / "p.jpg")

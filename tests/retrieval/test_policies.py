@@ -6,8 +6,17 @@ from hypothesis import strategies as st
 from llafs_lib.errors import LlafsError
 from llafs_lib.records import Episode, RelatedClass, RelatedClasses
 from llafs_lib.retrieval.bank import SupportBank
-from llafs_lib.retrieval.policies import POLICIES, Request, select_supports, share_out
-from llafs_lib.retrieval.scoring import Exponents, score_supports
+from llafs_lib.retrieval.policies import (
+    POLICIES,
+    Choice,
+    Request,
+    augment,
+    choose_rows,
+    load_supports,
+    select_supports,
+    share_out,
+)
+from llafs_lib.retrieval.scoring import GOOD_AREA, Exponents, nearest, score_supports
 
 CLASSES = ("horse", "zebra", "cow", "bus")
 
@@ -19,12 +28,18 @@ def bank():
     vectors = rng.normal(size=(n, 8)).astype(np.float32)
     vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
     area = rng.uniform(0.01, 0.5, n).astype(np.float32)
-    return SupportBank(CLASSES, np.arange(n), np.arange(n) % 4, vectors, vectors, area)
+    index = np.repeat(np.arange(4), 10)
+    return SupportBank(CLASSES, np.tile(np.arange(10), 4), index, vectors, vectors, area, np.zeros((n, 4)))
 
 
-def request(scores, query_id=100, class_name="giraffe"):
-    related = RelatedClasses(class_name, tuple(RelatedClass(c, s) for c, s in scores.items()), "recorded", "a test")
-    return Request(Episode(class_name, query_id, (7, 8, 9)), related, np.eye(8, dtype=np.float32)[0])
+def answer(class_name, scores):
+    return RelatedClasses(class_name, tuple(RelatedClass(c, s) for c, s in scores.items()), "recorded", "a test")
+
+
+def request(scores, query_id=100, class_name="giraffe", **more):
+    others = {"shuffled": answer(class_name, {"bus": 0.9}), "oracle": answer(class_name, {"cow": 1.0})}
+    episode = Episode(class_name, query_id, (7, 8, 9))
+    return Request(episode, answer(class_name, scores), np.eye(8, dtype=np.float32)[0], others, **more)
 
 
 RELATED = {"zebra": 0.7, "horse": 0.6, "cow": 0.5}
@@ -35,18 +50,19 @@ def test_llm_takes_named_classes_only_and_the_best_first(bank):
     assert len(chosen) == 6 and {c.class_name for c in chosen} <= set(RELATED)
     shares = [sum(c.class_name == name for c in chosen) for name in RELATED]
     assert shares == sorted(shares, reverse=True)
-    scores = score_supports(bank, RELATED, np.eye(8)[0])
-    assert chosen[0].score == scores.total[bank.rows_of("zebra")].max()
+    scores = score_supports(bank, RELATED, np.eye(8)[0], rows=bank.rows_of("zebra"))
+    assert chosen[0].score == scores.total.max()
 
 
 @pytest.mark.parametrize("policy", POLICIES)
-@pytest.mark.parametrize("k", [1, 5, 100])
+@pytest.mark.parametrize("k", [1, 5, 100, "all"])
 def test_no_policy_returns_the_query_or_repeats_a_support(bank, policy, k):
     for query_id in range(6):
         chosen = select_supports(policy, bank, request(RELATED, query_id), k)
         pairs = [(c.image_id, c.class_name) for c in chosen]
-        assert 1 <= len(chosen) <= k and len(set(pairs)) == len(pairs)
+        assert 1 <= len(chosen) <= (40 if k == "all" else k) and len(set(pairs)) == len(pairs)
         assert all(c.image_id != query_id for c in chosen)
+        assert all(c.score >= 0 and 0 < c.weight <= 1 for c in chosen)
 
 
 @pytest.mark.parametrize("policy", POLICIES)
@@ -76,11 +92,74 @@ def test_a_class_without_relatives_falls_back_to_random_and_says_so(bank):
     assert len(chosen) == 5 and all(c.score == 0 for c in chosen)
 
 
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("k", [3, "all"])
+def test_pictures_that_may_not_serve_do_not(bank, policy, k):
+    chosen = select_supports(policy, bank, request(RELATED, exclude=frozenset({0, 1, 2, 7})), k)
+    assert chosen and not {c.image_id for c in chosen} & {0, 1, 2, 7}
+
+
+def classes_chosen(bank, policy, k=20):
+    return {c.class_name for c in select_supports(policy, bank, request(RELATED), k)}
+
+
+def test_each_relation_chooses_its_own_classes(bank):
+    assert classes_chosen(bank, "llm") == classes_chosen(bank, "hybrid") == set(RELATED)
+    assert classes_chosen(bank, "shuffled") == {"bus"} and classes_chosen(bank, "oracle") == {"cow"}
+    assert classes_chosen(bank, "supercategory") == {"horse", "zebra", "cow"}
+    assert classes_chosen(bank, "text") <= set(CLASSES) and classes_chosen(bank, "all", "all") == set(CLASSES)
+
+
+def test_visual_takes_what_looks_most_like_the_query(bank):
+    big = np.flatnonzero(bank.area >= GOOD_AREA)
+    best = big[bank.foreground[big, 0].argmax()]
+    (first,) = select_supports("visual", bank, request({}), 1)
+    assert (first.image_id, first.class_name) == (bank.image_ids[best], bank.class_of(best))
+
+
+def test_all_weighs_by_score_and_the_best_weighs_one(bank):
+    chosen = choose_rows("llm", bank, request(RELATED), "all")
+    assert len(chosen.rows) == 30 and chosen.weights.max() == 1
+    np.testing.assert_allclose(chosen.weights / chosen.weights[0], chosen.scores / chosen.scores[0])
+    blind = choose_rows("all", bank, request(RELATED), "all")
+    assert len(blind.rows) == 40 and (blind.weights == 1).all()
+
+
+def test_a_relation_of_many_classes_must_be_given(bank):
+    bare = Request(Episode("giraffe", 1, ()), answer("giraffe", RELATED), np.eye(8)[0])
+    for policy in ("shuffled", "oracle"):
+        with pytest.raises(LlafsError, match="needs its related classes"):
+            choose_rows(policy, bank, bare, 3)
+
+
+def test_added_supports_count_less():
+    true, base = [Choice(1, "giraffe", 1.0)], [Choice(2, "zebra", 0.5), Choice(3, "cow", 0.2, weight=0.5)]
+    assert [c.weight for c in augment(true, base, 0.1)] == pytest.approx([1, 0.1, 0.05])
+    with pytest.raises(LlafsError, match="from 0 up"):
+        augment(true, base, -1.0)
+
+
+def test_loading_keeps_the_weight():
+    (support,) = load_supports([Choice(2, "zebra", 0.5, 0.25)], lambda i, c: (np.zeros((2, 2, 3)), np.ones((2, 2))))
+    assert support.weight == 0.25 and support.score == 0.5
+
+
+@pytest.mark.parametrize("k", [1, 7, 100])
+def test_the_nearest_are_the_nearest(bank, k):
+    query = np.eye(8, dtype=np.float32)[2]
+    order = np.argsort(-bank.foreground[:, 2], kind="stable")
+    assert nearest(bank, query, k).tolist() == order[:k].tolist()
+    rows = bank.rows_of("cow")
+    assert set(nearest(bank, query, 3, rows)) == set(rows[np.argsort(-bank.foreground[rows, 2])[:3]])
+
+
 def test_bad_arguments(bank):
-    with pytest.raises(LlafsError, match="choose one of true, random, llm"):
+    with pytest.raises(LlafsError, match="choose one of true, random, all, llm"):
         select_supports("best", bank, request(RELATED), 5)
     with pytest.raises(LlafsError, match="at least 1"):
         select_supports("llm", bank, request(RELATED), 0)
+    with pytest.raises(LlafsError, match='or "all"'):
+        select_supports("llm", bank, request(RELATED), "many")
 
 
 @given(

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from llafs_lib.errors import LlafsError
 from llafs_lib.records import Support
 from llafs_lib.vision.backbone import Backbone
-from llafs_lib.vision.prototype import PrototypeSegmenter, best_threshold, prototypes, score_map, unit_features
+from llafs_lib.vision.features import masked_means, query_embedding, unit_features
+from llafs_lib.vision.prototype import PrototypeSegmenter, best_threshold, combine, diffuse, prototypes, score_map
 
 
 def random_maps(k=2, channels=5, grid=(4, 6)):
@@ -174,3 +175,56 @@ def test_empty_masks_give_an_empty_prediction(backbone):
 def test_no_supports(backbone):
     with pytest.raises(LlafsError, match="no support for giraffe"):
         PrototypeSegmenter(backbone, 97, 0.6).segment(picture(), [], "giraffe")
+
+
+def test_a_plain_foreground_keeps_its_length():
+    features, masks = random_maps(3), torch.randint(0, 2, (3, 4, 6))
+    (plain, background), (unit, same) = prototypes(features, masks, plain=True), prototypes(features, masks)
+    torch.testing.assert_close(F.normalize(plain, dim=0), unit)
+    torch.testing.assert_close(background, same)
+    inside = features.permute(0, 2, 3, 1)[masks.bool()]  # [places, C]
+    torch.testing.assert_close(plain, inside.mean(0))
+
+
+def test_masked_means_are_one_supports_part_of_the_prototypes():
+    features, masks = random_maps(1), torch.randint(0, 2, (1, 4, 6))
+    inside, outside, area = masked_means(features[0], masks[0].numpy())
+    parts = combine(inside[None], outside[None], np.array([area]), np.ones(1), plain=True)
+    for found, wanted in zip(parts, prototypes(features, masks, plain=True), strict=True):
+        np.testing.assert_allclose(found, wanted, atol=1e-12)
+    nothing = masked_means(features[0], np.zeros((4, 6), bool))
+    assert not nothing[0].any() and nothing[2] == 0
+
+
+def test_diffusion_by_hand():
+    features, scores = random_maps(1)[0], torch.randn(4, 6, dtype=torch.float64)
+    found = diffuse(features, scores, 3.0)
+    for i, j in np.ndindex(4, 6):
+        weights = torch.exp(3.0 * (torch.einsum("chw,c->hw", features, features[:, i, j]) - 1))
+        torch.testing.assert_close(found[i, j], (weights * scores).sum() / weights.sum())
+
+
+def test_diffusion_keeps_a_border_between_unlike_things_and_evens_out_like_ones():
+    features = torch.zeros(2, 1, 6)
+    features[0, :, :3], features[1, :, 3:] = 1, 1
+    scores = torch.tensor([[1.0, 0.5, 0.9, 0.1, 0.0, 0.2]])
+    found = diffuse(features, scores, 100.0)
+    torch.testing.assert_close(found, torch.tensor([[0.8] * 3 + [0.1] * 3]))
+    torch.testing.assert_close(diffuse(features, scores, 0.0), scores.mean().expand(1, 6))
+
+
+def test_marking_with_prototypes_equals_segmenting_with_the_supports():
+    rng = np.random.default_rng(0)
+    segmenter = PrototypeSegmenter(Backbone("small").freeze(), 64, 0.5, plain=True, sharpness=4.0)
+    pictures = [rng.integers(0, 256, (64, 64, 3), np.uint8) for _ in range(3)]
+    mask = np.zeros((64, 64), bool)
+    mask[8:40, 16:56] = True
+    supports = [Support(i, "cat", 1.0, p, mask, weight=w) for i, (p, w) in enumerate(zip(pictures[1:], (1.0, 0.5)))]  # noqa: B905
+    with torch.inference_mode():
+        rows = [masked_means(segmenter.describe(s.image), s.mask) for s in supports]
+    inside, outside, area = (np.stack(column) for column in zip(*rows, strict=True))
+    marked = segmenter.mark(pictures[0], *combine(inside, outside, area, np.array([1.0, 0.5]), plain=True))
+    found = segmenter.segment(pictures[0], supports, "cat")
+    np.testing.assert_allclose(marked.probability, found.probability, atol=1e-4)
+    with torch.inference_mode():
+        assert np.linalg.norm(query_embedding(segmenter.describe(pictures[0]))) == pytest.approx(1, abs=1e-5)

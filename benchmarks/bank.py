@@ -1,0 +1,157 @@
+"""What the support bank costs: filling it, and looking up the nearest among up to a million supports.
+
+    LLAFS_DATA=path/to/data python benchmarks/bank.py            # both tables; faiss is compared where it is installed
+
+Filling: coco-mini's training pictures 1, 4 and 16 times over; the peak is what is held at once beyond what was held
+before, and from the throughput follows what all of COCO train2014 would take. Looking up: the 20 nearest of a bank on
+disk, mapped into memory, among all rows and among those of five of sixty classes, as related classes leave them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from memory import peak_of
+
+from llafs_lib.data.folds import data_root, open_dataset
+from llafs_lib.data.splits import MIN_PIXELS
+from llafs_lib.pipeline import SupportReader
+from llafs_lib.retrieval.bank import SupportBank, build_bank
+from llafs_lib.retrieval.mapped import create, open_mapped
+from llafs_lib.retrieval.scoring import nearest
+from llafs_lib.vision.backbone import load_backbone
+from llafs_lib.vision.prototype import PrototypeSegmenter
+
+TRAIN2014_PICTURES = 82_783
+WIDTH, K, CLASSES = 512, 20, 60
+SIZE = 225  # px
+
+
+def main() -> None:
+    """Parse the command line and print both tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--times", type=int, nargs="+", default=[1, 4, 16], help="how often the pictures are repeated")
+    parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
+    parser.add_argument("--queries", type=int, default=50)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        print("| coco-mini × | pictures | pairs | s | pictures / s | peak MB |\n|---|---|---|---|---|---|")
+        for times in options.times:
+            path = Path(folder, f"{times}.safetensors")
+            (pictures, pairs, seconds), before, peak = peak_of(lambda p=path, t=times: fill(p, t))
+            rate = pictures / seconds
+            print(f"| {times} | {pictures} | {pairs} | {seconds:.0f} | {rate:.1f} | {peak - before:.0f} |", flush=True)
+        minutes = TRAIN2014_PICTURES / rate / 60
+        print(f"COCO train2014, {TRAIN2014_PICTURES:,} pictures, at the last rate: {minutes:.0f} min\n")
+        look_up(Path(folder), options.rows, options.queries)
+
+
+def fill(path: Path, times: int) -> tuple[int, int, float]:
+    """(pictures, pairs, seconds) of describing every training picture of coco-mini `times` times."""
+    train = open_dataset("coco-mini").train
+    shown = {
+        i: np.array(train.classes)[row >= MIN_PIXELS] for i, row in zip(train.image_ids, train.pixels, strict=True)
+    }
+    ids = [i for i in train.image_ids if len(shown[i])] * times
+    read = SupportReader(train, keep=1)
+    segmenter = PrototypeSegmenter(load_backbone("mobilenet_v2", data_root() / "weights"), SIZE, 0.5)
+    segmenter.features.limit = 0  # a picture that comes again is described again
+    began = time.perf_counter()
+    bank = build_bank(
+        path, {n: tuple(shown[i]) for n, i in enumerate(ids)}, train.classes,
+        lambda n: read.picture(ids[n], shown[ids[n]]), segmenter.describe, {"times": times},
+    )  # fmt: skip
+    return len(ids), len(bank), time.perf_counter() - began
+
+
+def look_up(folder: Path, sizes: list[int], queries: int) -> None:
+    """Latency of the exact search in the mapped bank, and of faiss on the same rows, all in turn in one process."""
+    print(f"| rows × {WIDTH} | search | p50 ms | p95 ms | recall of the {K} nearest |\n|---|---|---|---|---|")
+    for n in sizes:
+        bank = drawn_bank(folder / f"rows{n}.safetensors", n)
+        rng = np.random.default_rng(1)
+        asked = [
+            unit(bank.foreground[rng.integers(n)] + 0.5 * rng.normal(size=WIDTH) / WIDTH**0.5) for _ in range(queries)
+        ]
+        related = np.concatenate([bank.rows_of(c) for c in bank.classes[:5]])
+        searches: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+            "exact, five related classes": lambda q, b=bank, r=related: nearest(b, q, K, r),
+            "exact, all rows": lambda q, b=bank: nearest(b, q, K),
+            **faiss_searches(bank),
+        }
+        truth = [set(nearest(bank, q, K)) for q in asked]
+        for name, search in searches.items():
+            times, found = zip(*(timed(search, q) for q in asked), strict=True)
+            recall = np.mean([len(set(f) & t) / K for f, t in zip(found, truth, strict=True)])
+            shown = "" if "five" in name else f"{recall:.2f}"
+            p50, p95 = 1e3 * np.percentile(times, [50, 95])
+            print(f"| {n:,} | {name} | {p50:.1f} | {p95:.1f} | {shown} |", flush=True)
+
+
+def drawn_bank(path: Path, n: int) -> SupportBank:
+    """A bank of `n` drawn rows on disk: unit vectors around one centre per class."""
+    wide = {"foreground": ((n, WIDTH), np.float32), "background": ((1, WIDTH), np.float32)}
+    narrow = {
+        "image_ids": ((n,), np.int64),
+        "class_index": ((n,), np.int64),
+        "area": ((n,), np.float32),
+        "box": ((n, 4), np.float32),
+    }
+    create(path, wide | narrow)
+    arrays, rng = open_mapped(path, "r+"), np.random.default_rng(0)
+    arrays["image_ids"][:], arrays["class_index"][:], arrays["area"][:] = (
+        np.arange(n),
+        np.sort(np.arange(n) % CLASSES),
+        0.2,
+    )
+    centres = rng.normal(size=(CLASSES, WIDTH)).astype(np.float32)
+    for start in range(0, n, 50_000):
+        rows = slice(start, min(start + 50_000, n))
+        index = arrays["class_index"][rows]
+        arrays["foreground"][rows] = unit(centres[index] + 2 * rng.normal(size=(len(index), WIDTH)).astype(np.float32))
+    classes = tuple(f"class {i}" for i in range(CLASSES))
+    fresh = open_mapped(path)
+    return SupportBank(classes, **{name: fresh[name] for name in (*wide, *narrow)})
+
+
+def unit(vectors: np.ndarray) -> np.ndarray:
+    return (vectors / np.linalg.norm(vectors, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def timed(search: Callable, query: np.ndarray) -> tuple[float, np.ndarray]:
+    began = time.perf_counter()
+    found = search(query)
+    return time.perf_counter() - began, found
+
+
+def faiss_searches(bank: SupportBank) -> dict[str, Callable[[np.ndarray], np.ndarray]]:
+    """faiss's exact and its clustered index over all rows, held in memory; empty where it is not installed."""
+    try:
+        import faiss
+    except ImportError:
+        return {}
+    faiss.omp_set_num_threads(torch.get_num_threads())
+    rows = np.ascontiguousarray(bank.foreground)
+    flat = faiss.IndexFlatIP(WIDTH)
+    flat.add(rows)
+    lists = max(int(len(bank) ** 0.5), 1)
+    clustered = faiss.IndexIVFFlat(faiss.IndexFlatIP(WIDTH), WIDTH, lists, faiss.METRIC_INNER_PRODUCT)
+    clustered.train(rows[:: max(len(rows) // (40 * lists), 1)])
+    clustered.add(rows)
+    clustered.nprobe = max(lists // 16, 1)
+    return {
+        "faiss flat, all rows": lambda q: flat.search(q[None], K)[1][0],
+        f"faiss IVF, {clustered.nprobe} of {lists} lists": lambda q: clustered.search(q[None], K)[1][0],
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,292 @@
+"""All retrieval policies with 1, 5, 20 and all supports, on all four folds, with paired intervals.
+
+    LLAFS_DATA=path/to/data python benchmarks/policies.py --dataset coco-mini
+
+Every (picture, class) pair of at least 2,048 pixels is asked once, in the fold in which its class is novel; supports
+are training pictures of the base classes, never the query. The segmenter is training-free: prototypes of a frozen
+ImageNet backbone. Thresholds are chosen on queries with an even picture id, all results are of those with an odd one.
+
+A second table takes the method apart, one idea a row, against the row before it or against none of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from llafs_lib.classes import DATASETS, N_FOLDS, base_classes, novel_classes
+from llafs_lib.data.folds import DataSet, data_root, open_dataset
+from llafs_lib.data.splits import MIN_PIXELS, Split
+from llafs_lib.errors import LlafsError
+from llafs_lib.evaluation.metrics import miou
+from llafs_lib.evaluation.study import Arm, Curve, Question, Result, answer, relations_of, report, with_oracle
+from llafs_lib.language.asking import Asker
+from llafs_lib.language.relations import shuffled
+from llafs_lib.pipeline import SupportReader
+from llafs_lib.retrieval.bank import SupportBank, build_bank
+from llafs_lib.retrieval.policies import POLICIES, RELATIONS, Chosen
+from llafs_lib.retrieval.scoring import quality_term, visual_term
+from llafs_lib.vision.backbone import load_backbone
+from llafs_lib.vision.prototype import PrototypeSegmenter, combine
+
+SHOTS = (1, 5, 20)
+BASELINE = {"plain": False, "sharpness": None}  # prototypes as notebook 02 has them
+
+
+def main() -> None:
+    """Parse the command line, run both tables, print them, and write the counts."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dataset", default="coco-mini", choices=DATASETS)
+    parser.add_argument(
+        "--queries", default="both", choices=["val", "train", "both"], help="pictures that are asked about"
+    )
+    parser.add_argument("--limit", type=int, default=0, help="at most so many queries (default: all)")
+    parser.add_argument("--backbone", default="mobilenet_v2")
+    parser.add_argument("--size", type=int, default=417, help="px (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--out", type=Path, help="write every query's counts as JSON lines")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    try:
+        study = Study(open_dataset(options.dataset), options.backbone, options.size)
+        curves = study.ask(options.queries, options.limit)
+    except LlafsError as error:
+        sys.exit(f"policies: {error}")
+    results, bootstrap = report(curves)
+    everything = miou([c.at(0) for c in next(iter(curves.values())) if c.image_id % 2])
+    print(f"\n{study.described}\n{len(next(iter(results.values())).counts)} queries reported; ", end="")
+    print(f"marking the whole picture: {everything:.1f}\n")
+    print_policies(results, bootstrap)
+    print_ideas(results, bootstrap)
+    if options.out:
+        write_counts(options.out, results)
+
+
+class Study:
+    """The data, the bank of all classes, and the questions."""
+
+    def __init__(self, dataset: DataSet, backbone: str, size: int):
+        self.dataset = dataset
+        net = load_backbone(backbone, data_root() / "weights")
+        self.segmenter = PrototypeSegmenter(net, size, threshold=0.5)
+        self.described = f"{dataset.name}, {backbone}, {size} px"
+        self._split_of = {i: split for split in (dataset.train, dataset.val) for i in split.image_ids}
+        if len(self._split_of) < len(dataset.train) + len(dataset.val):
+            raise LlafsError(
+                f"the pictures of {dataset.name} share ids between its splits: a query could not be told apart."
+            )
+
+    def ask(self, which: str, limit: int) -> dict[str, list[Curve]]:
+        """Ask every arm every question."""
+        with tempfile.TemporaryDirectory() as folder:
+            bank = self.bank(Path(folder) / "bank.safetensors")
+            bank = bank.only(bank.classes)  # into memory
+        questions = sorted(self.questions(bank, which), key=lambda q: q.image_id)
+        questions = questions[:: max(len(questions) // limit, 1)][:limit] if limit else questions
+        questions = with_oracle(questions, self.describe, self.share)
+        return answer({**policy_arms(), **idea_arms()}, questions, self.describe, self.truth)
+
+    def bank(self, path: Path) -> SupportBank:
+        """Every training pair of every class: each fold takes what is base in it."""
+        train = self.dataset.train
+        pictures = _classes_of(train)
+        read = SupportReader(train)
+        made_from = {"dataset": self.dataset.name, "fingerprint": self.dataset.fingerprint}
+        return build_bank(
+            path, pictures, train.classes, lambda i: read.picture(i, pictures[i]), self.describe_image, made_from
+        )
+
+    def questions(self, bank: SupportBank, which: str) -> list[Question]:
+        """One question for each (picture, class) pair, in the fold in which the class is novel."""
+        classes, name = self.dataset.train.classes, self.dataset.name
+        llm = Asker().related_to_each(classes, classes)
+        splits = {"val": [self.dataset.val], "train": [self.dataset.train]}.get(
+            which, [self.dataset.train, self.dataset.val]
+        )
+        found = []
+        for fold in range(N_FOLDS):
+            novel, base = novel_classes(name, fold), base_classes(name, fold)
+            known = {c: llm[c].restrict_to(base) for c in novel}
+            relations = relations_of(novel, known, base, shuffled(known))
+            base_bank = bank.only(base)
+            for c in novel:
+                own, unlabelled = bank.only((c,)), frozenset(_showing(self.dataset.train, c))
+                for split in splits:
+                    ids = split.images_by_class()[c]
+                    found += [Question(c, i, base_bank, relations[c], own, unlabelled) for i in ids]
+        return found
+
+    def describe(self, image_id: int) -> torch.Tensor:
+        """Unit features [C, h, w] of a picture."""
+        return self.describe_image(self._split_of[image_id].image(image_id))
+
+    def describe_image(self, image: np.ndarray) -> torch.Tensor:
+        with torch.inference_mode():
+            return self.segmenter.describe(image).float()
+
+    def truth(self, image_id: int, class_name: str) -> tuple[np.ndarray, np.ndarray]:
+        """(mask, void), each [H, W] bool."""
+        split = self._split_of[image_id]
+        return split.mask(image_id, class_name), split.void(image_id)
+
+    def share(self, image_id: int, class_name: str) -> np.ndarray:
+        """[h, w]: which share of each place the truth covers."""
+        grid = self.describe(image_id).shape[-2:]
+        mask = torch.from_numpy(self.truth(image_id, class_name)[0]).float()
+        return torch.nn.functional.adaptive_avg_pool2d(mask[None], grid)[0].numpy()
+
+
+def _classes_of(split: Split) -> dict[int, tuple[str, ...]]:
+    """Picture → the classes that it shows at least 2,048 pixels of."""
+    shown = split.pixels >= MIN_PIXELS
+    return {i: tuple(np.array(split.classes)[row]) for i, row in zip(split.image_ids, shown, strict=True) if row.any()}
+
+
+def _showing(split: Split, class_name: str) -> list[int]:
+    """The pictures that show any pixel of a class."""
+    return np.array(split.image_ids)[split.pixels[:, split.classes.index(class_name)] > 0].tolist()
+
+
+# --- arms ------------------------------------------------------------------------------------------------------------
+
+
+def policy_arms() -> dict[str, Arm]:
+    """Every policy with every number of supports; `clean` and the null test for some."""
+    arms = {f"{p} {k}": Arm(p, k) for p in POLICIES if p != "all" for k in SHOTS}
+    arms |= {f"{p} all": Arm(p, "all") for p in ("all", "true", *RELATIONS, "visual", "hybrid")}
+    arms |= {f"random {k}, other draw": Arm("random", k, seed=1) for k in SHOTS}
+    return arms | {f"{p} {k}, clean": Arm(p, k, clean=True) for p in ("llm", "random") for k in (5,)} | {
+        "llm all, clean": Arm("llm", "all", clean=True), "all all, clean": Arm("all", "all", clean=True)
+    }  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Idea(Arm):
+    """The arm `llm all` with one thing changed: a `factor` of each weight, or what the background is mixed with."""
+
+    factor: str = ""
+    power: float = 2.0
+    against: str = ""
+    share: float = 0.2
+
+    def prototypes(self, question: Question, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        bank, chosen = self.choose(question, seen)
+        weights = chosen.weights ** (self.power / 2) * self._factor(bank, chosen, seen)
+        rows = chosen.rows
+        inside, outside = combine(bank.foreground[rows], bank.background[rows], bank.area[rows], weights, self.plain)
+        return inside, self._background(question, bank, outside)
+
+    def _factor(self, bank: SupportBank, chosen: Chosen, seen: np.ndarray) -> np.ndarray:
+        if self.factor == "visual":
+            return visual_term(bank, chosen.rows, seen) ** 8
+        if self.factor == "quality":
+            return quality_term(bank, chosen.rows)
+        if self.factor == "balanced":
+            index = bank.class_index[chosen.rows]
+            return 1 / np.bincount(index, minlength=len(bank.classes))[index]
+        return np.ones(len(chosen.rows))
+
+    def _background(self, question: Question, bank: SupportBank, outside: np.ndarray) -> np.ndarray:
+        named = set(question.relations["llm"].names)
+        if self.against == "unrelated":
+            others = [c for c in bank.classes if c not in named]
+        elif self.against == "context":
+            others = [c for c in CONTEXT.get(question.class_name, ()) if c in bank.classes and c not in named]
+        else:
+            return outside
+        rows = np.concatenate([bank.rows_of(c) for c in others] or [np.empty(0, int)])
+        rows = rows[bank.image_ids[rows] != question.image_id]
+        if not len(rows):
+            return outside
+        shown, _ = combine(bank.foreground[rows], bank.background[rows], bank.area[rows], np.ones(len(rows)), True)
+        return (1 - self.share) * outside + self.share * shown
+
+
+def _contexts() -> dict[str, tuple[str, ...]]:
+    """Class → classes that often stand beside it without looking like it, as the recorded answers name them."""
+    from llafs_lib.language.replay import RECORDED
+
+    answers = (json.loads(p.read_text(encoding="utf-8")) for p in RECORDED.glob("open-v1/*.json"))
+    return {a["request"]["class"]: tuple(a["context"]) for a in answers}
+
+
+CONTEXT = _contexts()
+
+
+def idea_arms() -> dict[str, Arm]:
+    """One idea a row."""
+    step = Idea("llm", "all")
+    return {
+        "unit foreground, no diffusion (as in notebook 02)": replace(step, **BASELINE),
+        "plain foreground": replace(step, sharpness=None),
+        "plain foreground, diffusion 4": replace(step, sharpness=4.0),
+        "plain foreground, diffusion 8 (kept)": step,
+        "plain foreground, diffusion 16": replace(step, sharpness=16.0),
+        "unit foreground, diffusion 8": replace(step, plain=False),
+        "kept, weights ∝ relation": replace(step, power=1.0),
+        "kept, weights ∝ relation³": replace(step, power=3.0),
+        "kept, × quality": replace(step, factor="quality"),
+        "kept, × visual⁸": replace(step, factor="visual"),
+        "kept, classes weigh the same whatever their number": replace(step, factor="balanced"),
+        "kept, context classes in the background": replace(step, against="context"),
+        "kept, unrelated classes in the background": replace(step, against="unrelated"),
+    }
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+
+def _interval(low_high: Sequence[float], sign: bool = False) -> str:
+    form = "+.1f" if sign else ".1f"
+    return "[" + ", ".join(format(x, form) for x in low_high) + "]"
+
+
+def _difference(results: Mapping[str, Result], a: str, b: str, bootstrap) -> str:
+    paired = bootstrap.paired_interval(results[a].counts, results[b].counts)
+    return f"{results[a].miou - results[b].miou:+.1f} {_interval(paired, True)}"
+
+
+def print_policies(results: Mapping[str, Result], bootstrap) -> None:
+    """mIoU by policy and number of supports, then the differences that matter."""
+    columns = [*map(str, SHOTS), "all"]
+    print("| policy | " + " | ".join(f"K = {k}" for k in columns) + " |\n|---|" + "---|" * len(columns))
+    for policy in POLICIES:
+        cells = [results.get(f"{policy} {k}") for k in columns]
+        print(f"| {policy} | " + " | ".join(f"{r.miou:.1f} {_interval(r.interval)}" if r else "" for r in cells) + " |")
+    pairs = [(f"{p} {k}", f"random {k}") for p in POLICIES if p not in ("random", "all") for k in SHOTS]
+    pairs += [(f"{p} all", "all all") for p in ("true", *RELATIONS, "visual", "hybrid")]
+    pairs += [(f"random {k}, other draw", f"random {k}") for k in SHOTS]
+    pairs += [("llm all", "llm 5"), ("llm 5", "text 5"), ("llm all", "text all"), ("llm 5, clean", "random 5, clean")]
+    pairs += [("llm all, clean", "all all, clean"), ("llm 5, clean", "llm 5"), ("llm all, clean", "llm all")]
+    print("\n| paired difference | mIoU |\n|---|---|")
+    for a, b in pairs:
+        print(f"| {a} − {b} | {_difference(results, a, b, bootstrap)} |")
+
+
+def print_ideas(results: Mapping[str, Result], bootstrap) -> None:
+    """One idea a row, with its difference to what is kept."""
+    kept = "plain foreground, diffusion 8 (kept)"
+    print("\n| llm, all supports | mIoU | − kept |\n|---|---|---|")
+    for name in idea_arms():
+        r = results[name]
+        print(f"| {name} | {r.miou:.1f} {_interval(r.interval)} | {_difference(results, name, kept, bootstrap)} |")
+
+
+def write_counts(path: Path, results: Mapping[str, Result]) -> None:
+    """One JSON line per arm and query, so that anything can be analysed again."""
+    with path.open("w", encoding="utf-8") as file:
+        for name, result in results.items():
+            for c in result.counts:
+                file.write(json.dumps({"arm": name, "threshold": result.threshold, **vars(c)}) + "\n")
+
+
+if __name__ == "__main__":
+    main()
