@@ -94,7 +94,7 @@ def related_bars(related: RelatedClasses) -> Figure:
     figure, ax = plt.subplots(figsize=(5, 0.35 * max(len(related.ranked), 1) + 0.8))
     ax.barh(related.names, [r.score for r in related.ranked], color=PREDICTION)
     ax.invert_yaxis()
-    ax.set(xlim=(0, 1), xlabel="relation", title=f"looks like a {related.query_class} [{related.source}]")
+    ax.set(xlim=(0, 1), xlabel="relation", title=f"what looks like '{related.query_class}'? [{related.source}]")
     ax.spines[["top", "right"]].set_visible(False)
     return _finish(figure)
 
@@ -158,7 +158,7 @@ def explanation(image: np.ndarray, prediction: Prediction) -> Figure:
         ax.barh(related.names, [r.score for r in related.ranked], color=PREDICTION)
         ax.invert_yaxis()
     source = "" if related is None else f" [{related.source}]"
-    ax.set(xlim=(0, 1), title=f"what looks like a {prediction.class_name}?{source}")
+    ax.set(xlim=(0, 1), title=f"what looks like '{prediction.class_name}'?{source}")
     ax.spines[["top", "right"]].set_visible(False)
     for ax, s in zip(np.atleast_1d(middle.subplots(1, shots)), prediction.supports, strict=False):
         draw_mask(ax, s.image, s.mask, SUPPORT, f"{s.class_name}, score {s.score:.2f}")
