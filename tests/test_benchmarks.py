@@ -1,6 +1,7 @@
 """The benchmarks run; what they measure is read by people, never asserted (machines differ)."""
 
 import importlib.util
+import json
 import sys
 
 import pytest
@@ -50,7 +51,32 @@ def test_the_plain_hsnet_of_the_benchmark_is_the_library_s():
     torch.testing.assert_close(scene.fast()(query, supports, masks), plain, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("name", "option"), [("data", "--data"), ("vision", "--quick")])
+def test_policies(photographs, cache, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("LLAFS_DATA", str(photographs))
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--limit", "6", "--size", "97", "--out", str(tmp_path / "counts.jsonl")]
+    monkeypatch.setattr("sys.argv", ["policies", *arguments, "--threads", str(torch.get_num_threads())])
+    load("policies").main()
+    found = capsys.readouterr().out
+    for text in ("| hybrid |", "llm all − all all", "self-consistent", "show the class asked for unlabelled"):
+        assert text in found
+    lines = (tmp_path / "counts.jsonl").read_text(encoding="utf-8").splitlines()
+    assert {"arm", "threshold", "class_name", "inter", "union"} <= set(json.loads(lines[0]))
+
+
+def test_bank(photographs, cache, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("LLAFS_DATA", str(photographs))
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--times", "1", "--rows", "3000", "--queries", "3", "--threads", str(torch.get_num_threads())]
+    monkeypatch.setattr("sys.argv", ["bank", *arguments])
+    load("bank").main()
+    found = capsys.readouterr().out
+    assert "| 1 | 286 | 694 |" in found and "exact, five related classes" in found
+
+
+@pytest.mark.parametrize(
+    ("name", "option"), [("data", "--data"), ("vision", "--quick"), ("policies", "--limit"), ("bank", "--rows")]
+)
 def test_help(name, option, capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", [name, "--help"])
     with pytest.raises(SystemExit) as end:

@@ -53,6 +53,12 @@ class Arm:
     clean: bool = False
     seed: int = 0
 
+    def scores(self, question: Question, features: torch.Tensor, size: Sequence[int]) -> np.ndarray:
+        """Score map [H, W] in [0, 1] of a query with unit features [C, h, w]."""
+        found = self.prototypes(question, query_embedding(features))
+        inside, outside = (torch.from_numpy(p.astype(np.float32)) for p in found)
+        return score_map(features, inside, outside, size, self.sharpness).numpy()
+
     def prototypes(self, question: Question, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Foreground and background prototype, each [C], for a query of embedding `seen` [C]."""
         bank, chosen = self.choose(question, seen)
@@ -113,10 +119,8 @@ def answer(
     curves: dict[str, list[Curve]] = {name: [] for name in arms}
     for q in track(questions, "asking all arms", "query"):
         features, (truth, void) = describe(q.image_id), read(q.image_id, q.class_name)
-        seen = query_embedding(features)
         for name, arm in arms.items():
-            own = (torch.from_numpy(p.astype(np.float32)) for p in arm.prototypes(q, seen))
-            score = score_map(features, *own, truth.shape, arm.sharpness).numpy()
+            score = arm.scores(q, features, truth.shape)
             curves[name].append(curve(score, truth, void, q.class_name, q.image_id))
     return curves
 
