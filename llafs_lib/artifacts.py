@@ -29,7 +29,7 @@ NOTEBOOKS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "03_llm_prompting": (("folds.json",), ("related_classes.json",)),
     "04_retrieval_scoring": (
         ("folds.json", "hsnet.safetensors", "related_classes.json"),
-        ("support_bank.safetensors", "support_bank.json", "presence.json"),
+        ("support_bank.safetensors", "support_bank.json", "calibration.json"),
     ),
     "05_full_evaluation": (
         ("folds.json", "hsnet.safetensors", "related_classes.json", "support_bank.safetensors", "support_bank.json"),

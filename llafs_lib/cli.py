@@ -142,6 +142,10 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--run", type=Path, default=Path("runs/toy/fold0"), help="run folder (default: %(default)s)")
     parser.add_argument("-o", "--output", type=Path, default=Path("segmented.png"), help="(default: %(default)s)")
     parser.add_argument("--shots", type=int, default=5, help="supports to use (default: %(default)s)")
+    parser.add_argument(
+        "--method", default="hsnet", choices=["hsnet", "prototypes"],
+        help="the trained model with a few supports, or the mean of all related ones (default: %(default)s)",
+    )  # fmt: skip
     _add_llm(parser, prefix="llm-")
     parser.set_defaults(command=_segment)
 
@@ -154,7 +158,7 @@ def _segment(arguments: argparse.Namespace) -> None:
     from llafs_lib.plots import explanation
 
     image = read_rgb(arguments.picture)
-    model = LLaFS.from_run(arguments.run, _asker(arguments))
+    model = LLaFS.from_run(arguments.run, _asker(arguments), arguments.method)
     prediction = model.segment(image, arguments.class_name, shots=arguments.shots)
     explanation(image, prediction).savefig(arguments.output, dpi=110, bbox_inches="tight")
     print(f"{prediction.related}\n{prediction}\nwritten: {arguments.output}")

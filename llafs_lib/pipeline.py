@@ -24,12 +24,14 @@ from llafs_lib.language.asking import Asker
 from llafs_lib.progress import track
 from llafs_lib.records import Episode, Fold, Prediction, RelatedClass, RelatedClasses
 from llafs_lib.retrieval.bank import SupportBank
-from llafs_lib.retrieval.policies import Request, has_related_support, load_supports, select_supports
+from llafs_lib.retrieval.policies import Request, choose_rows, has_related_support, load_supports, select_supports
 from llafs_lib.vision.backbone import check_picture
 from llafs_lib.vision.features import query_embedding
+from llafs_lib.vision.prototype import PrototypeSegmenter, combine
 from llafs_lib.vision.segmenter import HSNetSegmenter
 
 NOT_A_QUERY_ID = -1  # a picture of one's own belongs to no data set
+METHODS = ("hsnet", "prototypes")
 MAX_SIDE = 2048  # px; a larger picture is segmented at this size
 
 
@@ -60,6 +62,7 @@ class LLaFS:
         vocabulary: the data set's classes.
         llm: the model to ask which classes look alike, by name or as an `Asker`; None replays recorded answers.
         presence: turns a probability map into the confidence that the class is there; None states no confidence.
+        prototypes: answers with *all* related supports of the bank at once instead of a few; None does not.
     """
 
     def __init__(
@@ -71,30 +74,43 @@ class LLaFS:
         vocabulary: tuple[str, ...],
         llm: str | Asker | None = None,
         presence: Presence | None = None,
+        prototypes: PrototypeSegmenter | None = None,
     ):
         self.segmenter, self.bank, self.read = segmenter, bank, read
-        self.fold, self.vocabulary, self.presence = fold, vocabulary, presence
+        self.fold, self.vocabulary = fold, vocabulary
+        self.presence, self.prototypes = presence, prototypes
         self.asker = llm if isinstance(llm, Asker) else Asker(llm)
 
     @classmethod
-    def from_run(cls, run: str | Path, llm: str | Asker | None = None) -> LLaFS:
+    def from_run(cls, run: str | Path, llm: str | Asker | None = None, method: str = "hsnet") -> LLaFS:
         """Open what notebooks 01, 02 and 04 left in a run folder such as `runs/toy/fold0`.
 
+        Args:
+            method: "hsnet" shows the trained model a few supports; "prototypes" compares with the mean of all related
+                ones, without a trained model: the better choice where little was trained on (notebook 04, section 6).
+
         Raises:
-            LlafsError: not a run folder, or one of its artifacts is missing: the message names the notebook to run.
+            LlafsError: unknown method, not a run folder, or one of its artifacts is missing: the message names the
+                notebook to run.
         """
+        if method not in METHODS:
+            raise LlafsError(f"unknown method {method!r}: choose one of {', '.join(METHODS)}.")
         folder = RunFolder.at(run)
         dataset = open_dataset(folder.dataset)
         folder.require("support_bank.json")
         weights = folder.manifest("hsnet.safetensors").get("sha256")
+        segmenter = HSNetSegmenter.from_file(folder.require("hsnet.safetensors"))
+        calibration = json.loads(folder.require("calibration.json").read_text(encoding="utf-8"))
+        by_prototypes = PrototypeSegmenter(segmenter.model.backbone, segmenter.size, **calibration["prototypes"])
         return cls(
-            segmenter=HSNetSegmenter.from_file(folder.require("hsnet.safetensors")),
+            segmenter=segmenter,
             bank=SupportBank.load(folder.require("support_bank.safetensors"), weights=weights),
             read=SupportReader(dataset.train),
             fold=load_fold(folder, dataset),
             vocabulary=dataset.classes,
             llm=llm,
-            presence=Presence(**json.loads(folder.require("presence.json").read_text(encoding="utf-8"))["curve"]),
+            presence=Presence(**calibration["presence"]) if method == "hsnet" else None,
+            prototypes=by_prototypes if method == "prototypes" else None,
         )
 
     def related(self, class_name: str) -> RelatedClasses:
@@ -159,8 +175,13 @@ class LLaFS:
         known_as = find_class(name, self.vocabulary) or normalise(name)  # "Giraffe" draws as "giraffe" does
         seen = query_embedding(self.segmenter.describe(small))
         request = Request(Episode(known_as, NOT_A_QUERY_ID, ()), related, seen)
-        supports = load_supports(select_supports("llm", self.bank, request, shots), self.read)
-        found = self.segmenter.segment(small, supports, name)
+        chosen = select_supports("llm", self.bank, request, shots)
+        supports = load_supports(chosen, self.read)
+        if self.prototypes is None:
+            found = self.segmenter.segment(small, supports, name)
+        else:
+            found = self._with_all(small, request)
+            notes.append("marked by prototypes of all related supports; those shown are the first few")
         return Prediction(
             class_name=name,
             mask=_enlarged(found.mask.astype(np.uint8), image, cv2.INTER_NEAREST) > 0,
@@ -170,6 +191,11 @@ class LLaFS:
             notes=(*notes, *found.notes),
             confidence=self.presence.confidence(found.probability) if self.presence else None,
         )
+
+    def _with_all(self, image: np.ndarray, request: Request) -> Prediction:
+        chosen, bank = choose_rows("llm", self.bank, request, "all"), self.bank
+        rows = bank.foreground[chosen.rows], bank.background[chosen.rows], bank.area[chosen.rows]
+        return self.prototypes.mark(image, *combine(*rows, chosen.weights, self.prototypes.plain))
 
 
 def _within(image: np.ndarray, side: int) -> np.ndarray:

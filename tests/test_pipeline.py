@@ -18,10 +18,12 @@ from llafs_lib.language.asking import Asker
 from llafs_lib.language.prompts import CONSTRAINED, Question
 from llafs_lib.language.replay import ReplayMiss
 from llafs_lib.pipeline import SupportReader
-from llafs_lib.records import RelatedClass, RelatedClasses
+from llafs_lib.records import Episode, RelatedClass, RelatedClasses
 from llafs_lib.retrieval.bank import BankError, build_bank
+from llafs_lib.retrieval.policies import Request, load_supports, select_supports
 from llafs_lib.tutorial import Settings
 from llafs_lib.vision.backbone import Backbone
+from llafs_lib.vision.features import query_embedding
 from llafs_lib.vision.hsnet import HSNet
 from llafs_lib.vision.segmenter import HSNetSegmenter
 
@@ -49,8 +51,9 @@ def project(tmp_path_factory):
         )  # fmt: skip
         for name in ("support_bank.safetensors", "support_bank.json"):
             run.record(name, {})
-        with run.writing("presence.json", {}) as path:
-            path.write_text('{"curve": {"slope": 1.0, "intercept": 0.0}}')
+        with run.writing("calibration.json", {}) as path:
+            prototypes = {"threshold": 0.6, "plain": True, "sharpness": 8.0}
+            path.write_text(json.dumps({"presence": {"slope": 1.0, "intercept": 0.0}, "prototypes": prototypes}))
         yield root, patch, run, fold
 
 
@@ -113,7 +116,7 @@ def test_not_a_picture(model, picture):
         model.segment(picture, "giraffe")
 
 
-@pytest.mark.parametrize("name", ["support_bank.safetensors", "support_bank.json", "presence.json"])
+@pytest.mark.parametrize("name", ["support_bank.safetensors", "support_bank.json", "calibration.json"])
 def test_a_missing_artifact_names_the_notebook(project, name):
     _, _, run, _ = project
     kept = (run.path / name).read_bytes()
@@ -165,6 +168,20 @@ def test_many_pictures_one_bad(model, tmp_path):
 def test_other_kinds_of_pictures(model, tmp_path, mode):
     Image.new(mode, (40, 30)).save(tmp_path / "p.png")
     assert model.segment(tmp_path / "p.png", "giraffe", shots=1).mask.shape == (30, 40)
+
+
+def test_prototypes_of_all_related_supports(project):
+    model = LLaFS.from_run(project[2].path, method="prototypes")
+    image = np.random.default_rng(0).integers(0, 256, (70, 90, 3), np.uint8)
+    found = model.segment(image, "giraffe", shots=2)
+    assert found.mask.shape == (70, 90) and 0 < found.mask.mean() < 1 and found.confidence is None
+    assert len(found.supports) == 2 and "all related supports" in found.notes[0]
+    request = Request(Episode("giraffe", -1, ()), found.related, query_embedding(model.segmenter.describe(image)))
+    supports = load_supports(select_supports("llm", model.bank, request, "all"), model.read)
+    by_pictures = model.prototypes.segment(image, supports, "giraffe")
+    assert np.corrcoef(found.probability.ravel(), by_pictures.probability.ravel())[0, 1] > 0.99
+    with pytest.raises(LlafsError, match="choose one of hsnet, prototypes"):
+        LLaFS.from_run(project[2].path, method="magic")
 
 
 def test_stand_ins_can_be_given(model):

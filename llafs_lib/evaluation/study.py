@@ -140,11 +140,16 @@ def report(curves: Mapping[str, list[Curve]]) -> tuple[dict[str, Result], Bootst
     results, bootstrap = {}, None
     for name, asked in curves.items():
         tune, test = [c for c in asked if c.image_id % 2 == 0], [c for c in asked if c.image_id % 2]
-        best = int(np.argmax([miou([c.at(t) for c in tune]) for t in range(STEPS + 1)]))
-        counts = [c.at(best) for c in test]
+        threshold = best_threshold_of(tune)
+        counts = [c.at(round(threshold * STEPS)) for c in test]
         bootstrap = bootstrap or Bootstrap(counts)
-        results[name] = Result(miou(counts), bootstrap.interval(counts), best / STEPS, counts)
+        results[name] = Result(miou(counts), bootstrap.interval(counts), threshold, counts)
     return results, bootstrap
+
+
+def best_threshold_of(curves: Sequence[Curve]) -> float:
+    """The threshold in [0, 1] with the highest mIoU."""
+    return int(np.argmax([miou([c.at(t) for c in curves]) for t in range(STEPS + 1)])) / STEPS
 
 
 def relations_of(

@@ -199,7 +199,7 @@ class Asker:
         try:
             ranked, dropped = parse_related(recording["response"]["text"], question.class_name, over)
         except ParseError as useless:
-            ranked, dropped = (), tuple(f"{r}: not in the list" for r in useless.rejects)
+            ranked, dropped = (), useless.dropped
             if useless.rejects and (repair := await call.again(question, recording, useless.rejects)):
                 turns.append(repair)
                 notes = (*notes, "the first answer named no candidate; asked once more", *_notes(repair[0], question))

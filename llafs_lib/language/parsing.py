@@ -28,11 +28,14 @@ _IRREGULAR = {"people": "person", "mice": "mouse", "knives": "knife"}
 
 
 class ParseError(LlafsError):
-    """An answer in which no class of the vocabulary could be found; `rejects` are the names that it gave instead."""
+    """An answer in which no class of the vocabulary could be found.
 
-    def __init__(self, message: str, rejects: tuple[str, ...] = ()) -> None:
+    `rejects` are the names that it gave instead, `dropped` says of each why it does not count.
+    """
+
+    def __init__(self, message: str, rejects: tuple[str, ...] = (), dropped: tuple[str, ...] = ()) -> None:
         super().__init__(message)
-        self.rejects = rejects
+        self.rejects, self.dropped = rejects, dropped
 
 
 def parse_related(
@@ -53,6 +56,7 @@ def parse_related(
         raise ParseError(
             f"The answer about {query_class!r} names no class of the list. It begins with {raw[:200]!r}.",
             rejects=tuple(written for written, _, _ in given),
+            dropped=tuple(dropped),
         )
     ranked, unscored = _rank(kept)
     return tuple(ranked), (*dropped, *unscored)
