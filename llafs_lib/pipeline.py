@@ -140,12 +140,13 @@ class LLaFS:
 
         Returns: mask and probability at the picture's size, the confidence that the class is there at all, the related
             classes and the supports; `notes` says which fallback was taken, if any. A mask is drawn for an absent class
-            too: the confidence is what tells.
+            too; the confidence says how likely it is there, as far as the model can tell: notebook 04 measures that.
 
         Raises:
             LlafsError: unreadable picture, a class without a recorded answer and no `llm` to ask, `shots` below 1.
         """
-        return self._segment(picture, class_name, related or self.related(class_name), shots)
+        image = _read(picture)  # before anybody is asked: a question may cost something
+        return self._segment(image, class_name, related or self.related(class_name), shots)
 
     def segment_all(
         self, pictures: Iterable[str | Path | np.ndarray], class_name: str, shots: int = 5
@@ -157,13 +158,11 @@ class LLaFS:
         related = self.related(class_name)
         for picture in track(list(pictures), f"looking for {class_name}", "picture"):
             try:
-                yield self._segment(picture, class_name, related, shots)
+                yield self._segment(_read(picture), class_name, related, shots)
             except LlafsError as error:
                 yield error
 
-    def _segment(self, picture: str | Path | np.ndarray, name: str, related: RelatedClasses, shots: int) -> Prediction:
-        image = picture if isinstance(picture, np.ndarray) else read_rgb(picture)
-        check_picture(image)
+    def _segment(self, image: np.ndarray, name: str, related: RelatedClasses, shots: int) -> Prediction:
         notes = list(related.notes)
         if related.source == "fallback":
             notes.append(f"the related classes come from {related.provenance}")
@@ -196,6 +195,13 @@ class LLaFS:
         chosen, bank = choose_rows("llm", self.bank, request, "all"), self.bank
         rows = bank.foreground[chosen.rows], bank.background[chosen.rows], bank.area[chosen.rows]
         return self.prototypes.mark(image, *combine(*rows, chosen.weights, self.prototypes.plain))
+
+
+def _read(picture: str | Path | np.ndarray) -> np.ndarray:
+    """A picture as [H, W, 3] uint8 RGB."""
+    image = picture if isinstance(picture, np.ndarray) else read_rgb(picture)
+    check_picture(image)
+    return image
 
 
 def _within(image: np.ndarray, side: int) -> np.ndarray:

@@ -95,6 +95,12 @@ def test_no_related_base_class_at_all_is_noted(model, tmp_path):
     assert len(found.supports) == 5
 
 
+def test_a_picture_that_cannot_be_read_is_found_out_before_a_model_is_asked(model):
+    model.asker = Asker("m", base_url="http://127.0.0.1:1/v1", retries=0)
+    with pytest.raises(LlafsError, match="does not exist"):
+        model.segment("nowhere.jpg", "okapi")
+
+
 def test_a_class_nobody_was_asked_about(model):
     with pytest.raises(ReplayMiss, match="okapi"):
         model.segment(np.zeros((64, 64, 3), np.uint8), "okapi")
