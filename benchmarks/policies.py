@@ -36,7 +36,7 @@ from llafs_lib.retrieval.policies import POLICIES, RELATIONS, Chosen
 from llafs_lib.retrieval.scoring import quality_term, visual_term
 from llafs_lib.vision.backbone import load_backbone
 from llafs_lib.vision.features import query_embedding
-from llafs_lib.vision.prototype import PrototypeSegmenter, combine, score_map
+from llafs_lib.vision.prototype import PrototypeSegmenter, score_map
 
 SHOTS = (1, 5, 20)
 BASELINE = {"plain": False, "sharpness": None}  # prototypes as notebook 02 has them
@@ -207,7 +207,7 @@ class Idea(Arm):
         bank, chosen = self.choose(question, seen)
         weights = chosen.weights ** (self.power / 2) * self._factor(bank, chosen, seen)
         rows = chosen.rows
-        inside, outside = combine(bank.foreground[rows], bank.background[rows], bank.area[rows], weights, self.plain)
+        inside, outside = bank.prototypes(rows, weights, self.plain)
         return inside, self._background(question, bank, outside)
 
     def _factor(self, bank: SupportBank, chosen: Chosen, seen: np.ndarray) -> np.ndarray:
@@ -232,7 +232,7 @@ class Idea(Arm):
         rows = rows[bank.image_ids[rows] != question.image_id]
         if not len(rows):
             return outside
-        shown, _ = combine(bank.foreground[rows], bank.background[rows], bank.area[rows], np.ones(len(rows)), True)
+        shown, _ = bank.prototypes(rows, np.ones(len(rows)), plain=True)
         return (1 - self.share) * outside + self.share * shown
 
 

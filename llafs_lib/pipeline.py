@@ -27,7 +27,7 @@ from llafs_lib.retrieval.bank import SupportBank
 from llafs_lib.retrieval.policies import Request, choose_rows, has_related_support, load_supports, select_supports
 from llafs_lib.vision.backbone import check_picture
 from llafs_lib.vision.features import query_embedding
-from llafs_lib.vision.prototype import PrototypeSegmenter, combine
+from llafs_lib.vision.prototype import PrototypeSegmenter
 from llafs_lib.vision.segmenter import HSNetSegmenter
 
 NOT_A_QUERY_ID = -1  # a picture of one's own belongs to no data set
@@ -180,7 +180,8 @@ class LLaFS:
             found = self.segmenter.segment(small, supports, name)
         else:
             found = self._with_all(small, request)
-            notes.append("marked by prototypes of all related supports; those shown are the first few")
+            which = "related" if has_related_support(self.bank, related) else "base"
+            notes.append(f"marked by prototypes of all {which} supports; those shown are the first few")
         return Prediction(
             class_name=name,
             mask=_enlarged(found.mask.astype(np.uint8), image, cv2.INTER_NEAREST) > 0,
@@ -192,9 +193,8 @@ class LLaFS:
         )
 
     def _with_all(self, image: np.ndarray, request: Request) -> Prediction:
-        chosen, bank = choose_rows("llm", self.bank, request, "all"), self.bank
-        rows = bank.foreground[chosen.rows], bank.background[chosen.rows], bank.area[chosen.rows]
-        return self.prototypes.mark(image, *combine(*rows, chosen.weights, self.prototypes.plain))
+        chosen = choose_rows("llm", self.bank, request, "all")
+        return self.prototypes.mark(image, *self.bank.prototypes(chosen.rows, chosen.weights, self.prototypes.plain))
 
 
 def _read(picture: str | Path | np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ from llafs_lib.records import Episode, RelatedClass, RelatedClasses
 from llafs_lib.retrieval.bank import SupportBank
 from llafs_lib.retrieval.policies import Chosen, K, Request, choose_rows
 from llafs_lib.vision.features import query_embedding
-from llafs_lib.vision.prototype import combine, score_map
+from llafs_lib.vision.prototype import score_map
 
 STEPS = 100  # thresholds from 0 to 1
 
@@ -62,8 +62,7 @@ class Arm:
     def prototypes(self, question: Question, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Foreground and background prototype, each [C], for a query of embedding `seen` [C]."""
         bank, chosen = self.choose(question, seen)
-        rows = chosen.rows
-        return combine(bank.foreground[rows], bank.background[rows], bank.area[rows], chosen.weights, self.plain)
+        return bank.prototypes(chosen.rows, chosen.weights, self.plain)
 
     def choose(self, question: Question, seen: np.ndarray) -> tuple[SupportBank, Chosen]:
         """The bank that the policy chooses from, and what it chooses."""
@@ -196,7 +195,7 @@ def with_oracle(
 
 def _difference(bank: SupportBank, rows: np.ndarray, query_id: int) -> np.ndarray:
     rows = rows[bank.image_ids[rows] != query_id]
-    inside, outside = combine(bank.foreground[rows], bank.background[rows], bank.area[rows], np.ones(len(rows)), True)
+    inside, outside = bank.prototypes(rows, np.ones(len(rows)), plain=True)
     return inside - outside
 
 

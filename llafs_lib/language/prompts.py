@@ -108,6 +108,8 @@ class Question:
 
     def repaired(self, answer: str, rejects: Sequence[str]) -> Question:
         """The next turn, after an `answer` in which no name was usable: says which, and asks once more."""
+        answer = answer.encode("utf-8", "replace").decode()  # half a surrogate pair cannot be sent back
+        rejects = [r.encode("utf-8", "replace").decode() for r in rejects]
         listed = _as_json([r[:MAX_NAME_LENGTH] for r in rejects][:20])
         again = (
             f"None of these is one of the candidates: {listed}\nAnswer again with candidates only, copied verbatim: "

@@ -27,6 +27,7 @@ from llafs_lib.errors import LlafsError
 from llafs_lib.progress import track
 from llafs_lib.retrieval.mapped import Shapes, create, open_mapped
 from llafs_lib.vision.features import masked_means
+from llafs_lib.vision.prototype import combine
 
 
 class BankError(LlafsError):
@@ -79,6 +80,10 @@ class SupportBank:
         """The mean features of the whole picture, [M, C]: they follow from those inside and outside the mask."""
         area = self.area[rows][..., None]
         return area * self.foreground[rows] + (1 - area) * self.background[rows]
+
+    def prototypes(self, rows: np.ndarray, weights: np.ndarray, plain: bool = False) -> tuple[np.ndarray, np.ndarray]:
+        """Foreground and background prototype, each [C], of some rows with their weights [M]; see `combine`."""
+        return combine(self.foreground[rows], self.background[rows], self.area[rows], weights, plain)
 
     def only(self, classes: Sequence[str]) -> SupportBank:
         """The bank of these classes alone, in their order (a copy in memory)."""

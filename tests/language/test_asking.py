@@ -227,6 +227,12 @@ def test_an_answer_without_a_candidate_is_repaired_once(scripted):
     assert replayed.ranked == related.ranked and replayed.source == "recorded" and len(server.log) == 2
 
 
+def test_half_a_surrogate_pair_does_not_spoil_the_repair(scripted):
+    server = scripted('["camel\ud83e"]', '["zebra"]')
+    assert related_classes("giraffe", COCO_CLASSES, model="m").names == ("zebra",)
+    assert '["camel?"]' in server.log[1][0].json["messages"][-1]["content"]
+
+
 def test_text_similarity_stands_in_where_the_repair_fails_too(scripted):
     server = scripted('["camel"]', "I am sorry, I cannot help with that.")
     for mode in ("auto", "replay"):
