@@ -6,7 +6,8 @@ Every (picture, class) pair of at least 2,048 pixels is asked once, in the fold 
 are training pictures of the base classes, never the query. The segmenter is training-free: prototypes of a frozen
 ImageNet backbone. Thresholds are chosen on queries with an even picture id, all results are of those with an odd one.
 
-A second table takes the method apart, one idea a row, against the row before it or against none of it.
+A second table takes the method apart, one idea a row, against what is kept of it (`policy_ideas.py`). A third adds base
+supports to few true ones: the other reading of the source document's rows.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ import json
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
+from policy_ideas import augmented_arms, idea_arms
 
 from llafs_lib.classes import DATASETS, N_FOLDS, base_classes, novel_classes
 from llafs_lib.data.folds import DataSet, data_root, open_dataset
@@ -32,14 +33,11 @@ from llafs_lib.language.asking import Asker
 from llafs_lib.language.relations import shuffled
 from llafs_lib.pipeline import SupportReader
 from llafs_lib.retrieval.bank import SupportBank, build_bank
-from llafs_lib.retrieval.policies import POLICIES, RELATIONS, Chosen
-from llafs_lib.retrieval.scoring import quality_term, visual_term
+from llafs_lib.retrieval.policies import POLICIES, RELATIONS
 from llafs_lib.vision.backbone import load_backbone
-from llafs_lib.vision.features import query_embedding
-from llafs_lib.vision.prototype import PrototypeSegmenter, score_map
+from llafs_lib.vision.prototype import PrototypeSegmenter
 
 SHOTS = (1, 5, 20)
-BASELINE = {"plain": False, "sharpness": None}  # prototypes as notebook 02 has them
 
 
 def main() -> None:
@@ -69,6 +67,7 @@ def main() -> None:
     print(f"{unlabelled:.0%} of the chosen five supports show the class asked for unlabelled\n")
     print_policies(results, bootstrap)
     print_ideas(results, bootstrap)
+    print_augmented(results, bootstrap)
     if options.out:
         write_counts(options.out, results)
 
@@ -96,7 +95,7 @@ class Study:
         questions = sorted(self.questions(bank, which), key=lambda q: q.image_id)
         questions = questions[:: max(len(questions) // limit, 1)][:limit] if limit else questions
         self.asked = questions = with_oracle(questions, self.describe, self.share)
-        return answer({**policy_arms(), **idea_arms()}, questions, self.describe, self.truth)
+        return answer({**policy_arms(), **idea_arms(), **augmented_arms()}, questions, self.describe, self.truth)
 
     def bank(self, path: Path) -> SupportBank:
         """Every training pair of every class: each fold takes what is base in it."""
@@ -180,94 +179,6 @@ def policy_arms() -> dict[str, Arm]:
     }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Idea(Arm):
-    """The arm `llm all` with one thing changed: a `factor` of each weight, or what the background is mixed with."""
-
-    factor: str = ""
-    power: float = 2.0
-    against: str = ""
-    share: float = 0.2
-    own: float = 0.0  # how much of the prototypes is the query's own, from a first round's surest places
-
-    def scores(self, question: Question, features: torch.Tensor, size: Sequence[int]) -> np.ndarray:
-        first = super().scores(question, features, features.shape[-2:] if self.own else size)
-        if not self.own:
-            return first
-        sure, unsure = (first >= np.quantile(first, q) for q in (0.95, 0.4))  # [h, w]
-        inside, outside = self.prototypes(question, query_embedding(features))
-        mixed = (
-            (1 - self.own) * found + self.own * features[:, torch.from_numpy(places)].mean(dim=1).numpy()
-            for found, places in ((inside, sure), (outside, ~unsure))
-        )
-        inside, outside = (torch.from_numpy(p.astype(np.float32)) for p in mixed)
-        return score_map(features, inside, outside, size, self.sharpness).numpy()
-
-    def prototypes(self, question: Question, seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        bank, chosen = self.choose(question, seen)
-        weights = chosen.weights ** (self.power / 2) * self._factor(bank, chosen, seen)
-        rows = chosen.rows
-        inside, outside = bank.prototypes(rows, weights, self.plain)
-        return inside, self._background(question, bank, outside)
-
-    def _factor(self, bank: SupportBank, chosen: Chosen, seen: np.ndarray) -> np.ndarray:
-        if self.factor == "visual":
-            return visual_term(bank, chosen.rows, seen) ** 8
-        if self.factor == "quality":
-            return quality_term(bank, chosen.rows)
-        if self.factor == "balanced":
-            index = bank.class_index[chosen.rows]
-            return 1 / np.bincount(index, minlength=len(bank.classes))[index]
-        return np.ones(len(chosen.rows))
-
-    def _background(self, question: Question, bank: SupportBank, outside: np.ndarray) -> np.ndarray:
-        named = set(question.relations["llm"].names)
-        if self.against == "unrelated":
-            others = [c for c in bank.classes if c not in named]
-        elif self.against == "context":
-            others = [c for c in CONTEXT.get(question.class_name, ()) if c in bank.classes and c not in named]
-        else:
-            return outside
-        rows = np.concatenate([bank.rows_of(c) for c in others] or [np.empty(0, int)])
-        rows = rows[bank.image_ids[rows] != question.image_id]
-        if not len(rows):
-            return outside
-        shown, _ = bank.prototypes(rows, np.ones(len(rows)), plain=True)
-        return (1 - self.share) * outside + self.share * shown
-
-
-def _contexts() -> dict[str, tuple[str, ...]]:
-    """Class → classes that often stand beside it without looking like it, as the recorded answers name them."""
-    from llafs_lib.language.replay import RECORDED
-
-    answers = (json.loads(p.read_text(encoding="utf-8")) for p in RECORDED.glob("open-v1/*.json"))
-    return {a["request"]["class"]: tuple(a["context"]) for a in answers}
-
-
-CONTEXT = _contexts()
-
-
-def idea_arms() -> dict[str, Arm]:
-    """One idea a row."""
-    step = Idea("llm", "all")
-    return {
-        "unit foreground, no diffusion (as in notebook 02)": replace(step, **BASELINE),
-        "plain foreground": replace(step, sharpness=None),
-        "plain foreground, diffusion 4": replace(step, sharpness=4.0),
-        "plain foreground, diffusion 8 (kept)": step,
-        "plain foreground, diffusion 16": replace(step, sharpness=16.0),
-        "unit foreground, diffusion 8": replace(step, plain=False),
-        "kept, weights ∝ relation": replace(step, power=1.0),
-        "kept, weights ∝ relation³": replace(step, power=3.0),
-        "kept, × quality": replace(step, factor="quality"),
-        "kept, × visual⁸": replace(step, factor="visual"),
-        "kept, classes weigh the same whatever their number": replace(step, factor="balanced"),
-        "kept, self-consistent: a third of the prototypes is the query's own": replace(step, own=1 / 3),
-        "kept, context classes in the background": replace(step, against="context"),
-        "kept, unrelated classes in the background": replace(step, against="unrelated"),
-    }
-
-
 # --- tables ----------------------------------------------------------------------------------------------------------
 
 
@@ -305,6 +216,14 @@ def print_ideas(results: Mapping[str, Result], bootstrap) -> None:
     for name in idea_arms():
         r = results[name]
         print(f"| {name} | {r.miou:.1f} {_interval(r.interval)} | {_difference(results, name, kept, bootstrap)} |")
+
+
+def print_augmented(results: Mapping[str, Result], bootstrap) -> None:
+    """True supports and base supports together, with the difference to the true ones alone."""
+    print("\n| true supports and … | mIoU | − true alone |\n|---|---|---|")
+    for name, arm in augmented_arms().items():
+        r = results[name]
+        print(f"| {name} | {r.miou:.1f} | {_difference(results, name, f'true {arm.k}', bootstrap)} |")
 
 
 def write_counts(path: Path, results: Mapping[str, Result]) -> None:

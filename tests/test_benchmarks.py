@@ -58,7 +58,13 @@ def test_policies(photographs, cache, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["policies", *arguments, "--threads", str(torch.get_num_threads())])
     load("policies").main()
     found = capsys.readouterr().out
-    for text in ("| hybrid |", "llm all − all all", "self-consistent", "show the class asked for unlabelled"):
+    for text in (
+        "| hybrid |",
+        "llm all − all all",
+        "self-consistent",
+        "show the class asked for unlabelled",
+        "5 true + 20 llm, weight 0.3",
+    ):
         assert text in found
     lines = (tmp_path / "counts.jsonl").read_text(encoding="utf-8").splitlines()
     assert {"arm", "threshold", "class_name", "inter", "union"} <= set(json.loads(lines[0]))
