@@ -55,6 +55,9 @@ def _add_tutorial(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--hold-out", type=_yes_or_no, default=True, metavar="yes|no", help="base classes to choose a model on"
     )
+    parser.add_argument(
+        "--compare-losses", type=_yes_or_no, default=True, metavar="yes|no", help="the last section of notebook 02"
+    )
     _add_llm(parser, prefix="llm-")
     parser.add_argument("--runs", default="runs", help="folder of all runs (default: %(default)s)")
     parser.add_argument(

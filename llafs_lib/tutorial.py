@@ -52,6 +52,7 @@ class Settings:
     queries: int = 150  # at most this many questions in notebook 05; 0 asks all there are
     novel_in_train: str = "background"  # "background", "ignore" or "drop": see llafs_lib.data.folds.make_fold
     hold_out: bool = True  # keep some base classes out of training, to choose a model on
+    compare_losses: bool = True  # notebook 02, section 11: three losses, three seeds; half of its time on toy
     llm: str = ""  # the model to ask which classes look alike; "" replays recorded answers and needs no key
     llm_mode: str = "auto"  # "auto", "replay" or "refresh": see llafs_lib.language.asking.Asker
     llm_budget: float = 0.0  # US dollars that asking may cost; 0 sets no limit
@@ -70,8 +71,9 @@ class Settings:
             raise ParameterError("llm_mode 'refresh' asks a model anew: name one as llm.")
         if isinstance(self.llm_budget, bool) or not 0 <= self.llm_budget < float("inf"):
             raise ParameterError(f"llm_budget is US dollars from 0 (no limit), not {self.llm_budget!r}.")
-        if not isinstance(self.hold_out, bool):
-            raise ParameterError(f"hold_out must be True or False, not {self.hold_out!r}.")
+        for name in ("hold_out", "compare_losses"):
+            if not isinstance(getattr(self, name), bool):
+                raise ParameterError(f"{name} must be True or False, not {getattr(self, name)!r}.")
         for name, low in (("fold", 0), ("shots", 1), ("seed", 0), ("queries", 0)):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < low:
