@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 
 # What may be written behind `make tutorial`, each a notebook parameter (see `llafs tutorial --help`).
-PARAMETERS := DATASET FOLD SHOTS SEED BACKBONE BUDGET QUERIES NOVEL_IN_TRAIN HOLD_OUT COMPARE_LOSSES LLM LLM_MODE LLM_BUDGET RUNS ONLY
+PARAMETERS := DATASET FOLD SHOTS SEED BACKBONE BUDGET SEGMENTERS QUERIES NOVEL_IN_TRAIN HOLD_OUT COMPARE_LOSSES LLM LLM_MODE LLM_BUDGET RUNS ONLY
 flags = $(foreach p,$(PARAMETERS),$(if $($p),--$(shell echo $p | tr A-Z_ a-z-) "$($p)"))
 given = $(foreach word,$(MAKEOVERRIDES),$(firstword $(subst =, ,$(word))))
 unknown = $(filter-out $(PARAMETERS) PYTHON VENV,$(foreach n,$(given),$(if $(filter command,$(origin $n)),$n)))

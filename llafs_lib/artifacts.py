@@ -32,8 +32,11 @@ NOTEBOOKS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("support_bank.safetensors", "support_bank.json", "calibration.json"),
     ),
     "05_full_evaluation": (
-        ("folds.json", "hsnet.safetensors", "related_classes.json", "support_bank.safetensors", "support_bank.json"),
-        ("episodes.csv", "results.json", "report.html"),
+        (
+            *("folds.json", "hsnet.safetensors", "repri.safetensors", "related_classes.json"),
+            *("support_bank.safetensors", "support_bank.json", "calibration.json"),
+        ),
+        ("episodes.csv", "results.json", "results.csv", "results.md", "results.tex", "examples.png", "report.html"),
     ),
 }
 MADE_BY: dict[str, str] = {name: book for book, (_, made) in NOTEBOOKS.items() for name in made}

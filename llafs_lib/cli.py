@@ -32,6 +32,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="llafs", description="Language-guided few-shot segmentation.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     _add_tutorial(commands.add_parser("tutorial", help="run notebooks 01 to 05 and print the results table"))
+    _add_sweep(commands.add_parser("sweep", help="run the notebooks for many folds and seeds, on one machine or many"))
     _add_ask(commands.add_parser("ask", help="ask a language model which classes look alike; keep its answers"))
     _add_segment(commands.add_parser("segment", help="find a class in a picture with a finished run"))
     refresh = commands.add_parser("refresh", help="execute the committed notebooks in place (for maintainers)")
@@ -48,6 +49,9 @@ def _add_tutorial(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of training, episodes and draws (default: %(default)s)")
     parser.add_argument("--backbone", default="auto", help="small, mobilenet_v2, resnet50 … (default: by data set)")
     parser.add_argument("--budget", default="small", help="tiny, small or full training (default: %(default)s)")
+    parser.add_argument(
+        "--segmenters", default="hsnet,repri,prototype", help="to evaluate in notebook 05 (default: %(default)s)"
+    )
     parser.add_argument("--queries", type=int, default=150, help="at most; 0 asks all (default: %(default)s)")
     parser.add_argument(
         "--novel-in-train", default="background", help="novel objects in training: background, ignore or drop"
@@ -64,6 +68,55 @@ def _add_tutorial(parser: argparse.ArgumentParser) -> None:
         "--only", action="append", default=[], choices=[n[:2] for n in NOTEBOOKS], help="just this notebook, now"
     )
     parser.set_defaults(command=_tutorial)
+
+
+def _add_sweep(parser: argparse.ArgumentParser) -> None:
+    parser.description = (
+        "Run the series for every fold and training seed, each as one Ray task, and merge the results into one report. "
+        "What is finished is skipped, what fails is tried again and then listed."
+    )
+    parser.add_argument("--dataset", default="toy", help=f"one of {', '.join(DATASETS)} (default: %(default)s)")
+    parser.add_argument("--folds", default="0-3", help="such as 0-3 or 0,2 (default: %(default)s)")
+    parser.add_argument("--seeds", default="0-2", help="of the training (default: %(default)s)")
+    parser.add_argument("--segmenters", default="hsnet,repri,prototype", help="to evaluate (default: %(default)s)")
+    parser.add_argument("--shots", type=int, default=5, help="supports per query, beside one (default: %(default)s)")
+    parser.add_argument("--backbone", default="auto", help="as for tutorial (default: by data set)")
+    parser.add_argument("--budget", default="small", help="tiny, small or full training (default: %(default)s)")
+    parser.add_argument("--queries", type=int, default=0, help="at most; 0 asks all (default: %(default)s)")
+    parser.add_argument("--runs", default="runs", help="folder of all runs (default: %(default)s)")
+    parser.add_argument(
+        "--address", default="auto",
+        help="of a Ray cluster; auto: one that runs here, else this machine; local (default: %(default)s)",
+    )  # fmt: skip
+    parser.add_argument("--cpus", type=float, default=1, help="of one run, also its threads (default: %(default)s)")
+    parser.add_argument("--gpus", type=float, default=0, help="of one run; 0.25: four on one (default: %(default)s)")
+    parser.add_argument("--retries", type=int, default=1, help="of a run that fails (default: %(default)s)")
+    parser.add_argument("--only", action="append", default=[], choices=[n[:2] for n in NOTEBOOKS], help="this notebook")
+    parser.add_argument("--dry-run", action="store_true", help="list what would be run, and about how long it takes")
+    parser.set_defaults(command=_sweep)
+
+
+def _sweep(arguments: argparse.Namespace) -> None:
+    from llafs_lib.evaluation.report import text_report
+    from llafs_lib.sweep import Resources, Sweep, SweepError, dry_run, merge, numbers, run_sweep
+    from llafs_lib.tutorial import Settings
+
+    given = vars(arguments)
+    names = ("dataset", "segmenters", "shots", "backbone", "budget", "queries", "runs")
+    settings = Settings(**{name: given[name] for name in names}, compare_losses=False)
+    folds, seeds = numbers(arguments.folds), numbers(arguments.seeds)
+    sweep = Sweep(settings, tuple(folds), tuple(seeds), tuple(arguments.only))
+    if arguments.dry_run:
+        print(dry_run(sweep, arguments.cpus))
+        return
+    outcome = run_sweep(sweep, Resources(arguments.address, arguments.cpus, arguments.gpus, arguments.retries))
+    print(f"{len(outcome.done)} runs done, {len(outcome.skipped)} were finished, {len(outcome.failed)} failed")
+    for name, error in outcome.failed.items():
+        print(f"  {name}: {error}", file=sys.stderr)
+    results = merge(sweep, outcome.failed)
+    print(f"\n{text_report(results)}\n\nreport: {sweep.folder / 'report.html'}")
+    if outcome.failed:
+        raise SweepError(f"{len(outcome.failed)} runs failed: {', '.join(outcome.failed)}.")
 
 
 def _add_llm(parser: argparse.ArgumentParser, prefix: str) -> None:

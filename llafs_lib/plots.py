@@ -10,7 +10,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from llafs_lib.evaluation.report import ARM_LABELS
+from llafs_lib.evaluation.claims import models_of
+from llafs_lib.evaluation.runner import Asked
+from llafs_lib.evaluation.tables import FEW, FLOORS, label, split_name
 from llafs_lib.records import Prediction, RelatedClasses, Support
 from llafs_lib.vision.training import History
 
@@ -18,7 +20,8 @@ plt.rcParams["figure.dpi"] = 80  # a notebook with its figures stays well below 
 
 # Okabe and Ito's palette
 TRUTH, SUPPORT, PREDICTION, NEUTRAL = "#009E73", "#E69F00", "#0072B2", "#999999"
-ARM_COLOURS = {"everything": NEUTRAL, "random": "#E69F00", "llm": "#0072B2", "true": "#009E73"}
+ARM_COLOURS = {"everything": NEUTRAL, "centre": NEUTRAL, "random": "#E69F00", "llm": "#0072B2", "true": "#009E73"}
+ARM_COLOURS |= {"shuffled": "#CC79A7", "all": "#56B4E9"}
 
 
 def draw_mask(
@@ -182,19 +185,48 @@ def contact_sheet(images: Sequence[np.ndarray], predictions: Sequence[Prediction
     return picture_grid(cells, 5)
 
 
-def intervals(results: Mapping[str, Any]) -> Figure:
-    """mIoU of every arm with its interval, and the paired differences with theirs."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 2.6))
-    arms = [a for a in ARM_LABELS if a in results["arms"]]
-    _forest(left, [ARM_LABELS[a] for a in arms], [results["arms"][a]["miou"] for a in arms],
-            [results["arms"][a]["ci95"] for a in arms], [ARM_COLOURS[a] for a in arms])  # fmt: skip
-    left.set(xlabel="mIoU, novel classes (%)", xlim=(0, None))
-    paired = results["paired"]
-    _forest(right, list(paired), [p["diff"] for p in paired.values()], [p["ci95"] for p in paired.values()],
-            [PREDICTION] * len(paired))  # fmt: skip
-    right.axvline(0, color=NEUTRAL, linewidth=1)
-    right.set(xlabel="paired difference (points)")
+def arm_intervals(results: Mapping[str, Any]) -> Figure:
+    """mIoU of every arm with its interval, one panel for each model; the floors that need no model as dashed lines."""
+    models = models_of(results)
+    names = {m: [n for n in results["arms"] if split_name(n)[0] == m] for m in models}
+    figure, axes = plt.subplots(
+        len(models), 1, figsize=(8, sum(0.3 * len(n) + 0.9 for n in names.values())), sharex=True, squeeze=False,
+        height_ratios=[len(n) + 2 for n in names.values()],
+    )  # fmt: skip
+    for ax, model in zip(axes.flat, models, strict=True):
+        arms = [results["arms"][n] for n in names[model]]
+        labels = [split_name(n)[1] for n in names[model]]
+        _forest(ax, [label(a) for a in labels], [a["miou"] for a in arms], [a["ci95"] for a in arms],
+                [_colour(a) for a in labels])  # fmt: skip
+        for floor in (n for n in results["arms"] if n in FLOORS):
+            ax.axvline(results["arms"][floor]["miou"], color=NEUTRAL, linestyle="--", linewidth=1)
+        ax.set(title=model, xlim=(0, None))
+    axes.flat[-1].set_xlabel("mIoU, novel classes (%); dashed: " + ", ".join(n for n in results["arms"] if n in FLOORS))
     return _finish(figure)
+
+
+def differences(results: Mapping[str, Any]) -> Figure:
+    """Paired differences with their intervals, one panel for each model; grey: two random draws, the null test."""
+    models = models_of(results)
+    pairs = {m: [p for p in results["paired"].values() if split_name(p["a"])[0] == m] for m in models}
+    models = [m for m in models if pairs[m]]
+    figure, axes = plt.subplots(
+        len(models), 1, figsize=(8, sum(0.3 * len(pairs[m]) + 0.9 for m in models)), sharex=True, squeeze=False,
+        height_ratios=[len(pairs[m]) + 2 for m in models],
+    )  # fmt: skip
+    for ax, model in zip(axes.flat, models, strict=True):
+        shown = pairs[model]
+        labels = [f"{split_name(p['a'])[1]} − {split_name(p['b'])[1]}" for p in shown]
+        colours = [NEUTRAL if "other draw" in name else PREDICTION for name in labels]
+        _forest(ax, labels, [p["diff"] for p in shown], [p["ci95"] for p in shown], colours)
+        ax.axvline(0, color="black", linewidth=0.8)
+        ax.set(title=model)
+    axes.flat[-1].set_xlabel("paired difference of mIoU (points), 95% interval")
+    return _finish(figure)
+
+
+def _colour(arm: str) -> str:
+    return ARM_COLOURS.get("true" if "+" not in arm and arm.startswith("true") else arm.split(" ")[0], PREDICTION)
 
 
 def _forest(
@@ -203,25 +235,53 @@ def _forest(
     for y, (value, (low, high), colour) in enumerate(zip(values, spans, colours, strict=True)):
         ax.plot([low, high], [y, y], color=colour, linewidth=3, alpha=0.6)
         ax.plot(value, y, "o", color=colour)
-    ax.set_yticks(range(len(labels)), labels)
+    ax.set_yticks(range(len(labels)), labels, fontsize=8)
     ax.set_ylim(len(labels) - 0.5, -0.5)
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def per_class(results: Mapping[str, Any]) -> Figure:
-    """IoU of each novel class under each arm."""
-    arms = [a for a in ARM_LABELS if a in results["arms"]]
-    names = list(results["arms"][arms[0]]["per_class"])
-    figure, ax = plt.subplots(figsize=(max(6, 0.7 * len(names)), 3))
-    width = 0.8 / len(arms)
-    for i, arm in enumerate(arms):
-        x = np.arange(len(names)) + (i - (len(arms) - 1) / 2) * width
-        ax.bar(
-            x, list(results["arms"][arm]["per_class"].values()), width, color=ARM_COLOURS[arm], label=ARM_LABELS[arm]
+def per_class(results: Mapping[str, Any], names: Sequence[str]) -> Figure:
+    """IoU of each novel class under some arms, its number of queries behind its name; fewer than 8 are greyed."""
+    first = results["arms"][names[0]]
+    classes = sorted(first["per_class"], key=lambda c: -first["per_class"][c])
+    asked = first["queries_of"]
+    figure, ax = plt.subplots(figsize=(7, 0.16 * (len(names) + 1) * len(classes) + 1.2))
+    height = 0.8 / len(names)
+    for i, name in enumerate(names):
+        for y, c in enumerate(classes):
+            faint = 0.25 if asked[c] < FEW else 1.0
+            where = y + (i - (len(names) - 1) / 2) * height
+            ax.barh(
+                where, results["arms"][name]["per_class"][c], height, color=_colour(split_name(name)[1]), alpha=faint
+            )
+    ax.set_yticks(range(len(classes)), [f"{c} ({asked[c]})" for c in classes], fontsize=8)
+    for tick, c in zip(ax.get_yticklabels(), classes, strict=True):
+        tick.set_color(NEUTRAL if asked[c] < FEW else "black")
+    ax.set_ylim(len(classes) - 0.5, -0.5)
+    ax.set_xlabel(f"IoU (%); in brackets: queries, grey: fewer than {FEW}")
+    handles = [plt.Rectangle((0, 0), 1, 1, color=_colour(split_name(n)[1])) for n in names]
+    ax.legend(handles, names, frameon=False, fontsize=8, ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
+    ax.spines[["top", "right"]].set_visible(False)
+    return _finish(figure)
+
+
+def iou_by_area(asked: Sequence[Asked], names: Sequence[str], bins: int = 5) -> Figure:
+    """Mean IoU of single queries by the share of the picture that the object covers, in equally filled bins."""
+    areas = np.array([a.area for a in asked])
+    parts = np.array_split(np.argsort(areas, kind="stable"), min(bins, len(areas)))
+    figure, ax = plt.subplots(figsize=(6, 3))
+    for name in names:
+        ious = np.array([a.answers[name].iou for a in asked])
+        means = [ious[p].mean() for p in parts]
+        errors = [ious[p].std() / max(len(p), 1) ** 0.5 for p in parts]
+        x = [100 * float(np.median(areas[p])) for p in parts]
+        style = "--" if name in FLOORS else "-"
+        ax.errorbar(
+            x, means, errors, marker="o", capsize=2, label=name, linestyle=style, color=_colour(split_name(name)[1])
         )
-    ax.set_xticks(range(len(names)), names, rotation=45, ha="right", fontsize=8)
-    ax.set_ylabel("IoU (%)")
-    ax.legend(frameon=False, fontsize=8, ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
+    ax.set_xscale("log")
+    ax.set(xlabel="object, share of the picture (%, median of the bin)", ylabel="IoU (%, mean ± s.e.)", ylim=(0, None))
+    ax.legend(frameon=False, fontsize=8)
     ax.spines[["top", "right"]].set_visible(False)
     return _finish(figure)
 

@@ -25,6 +25,15 @@ def track(items: Iterable[T], desc: str, unit: str) -> Iterator[T]:
     return iter(tqdm(items, desc=desc, unit=unit, leave=False, disable=style == "none"))
 
 
+def bar(total: int, desc: str, unit: str) -> tqdm:
+    """A bar to be moved by hand, for work that does not come in order: `update()`, and `total` may grow.
+
+    With `LLAFS_PROGRESS=lines` it is written as text now and then, as in a log.
+    """
+    style = os.environ.get("LLAFS_PROGRESS", "bar")
+    return tqdm(total=total, desc=desc, unit=unit, disable=style == "none")
+
+
 def _with_lines(items: Iterable[T], desc: str) -> Iterator[T]:
     total = len(items) if isinstance(items, Sized) else "?"
     started = last = time.monotonic()

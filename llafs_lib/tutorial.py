@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _WIDGET_STANDS_FOR = "(interactive: a menu and its figure appear here in a running notebook)"
+SEGMENTERS = ("hsnet", "repri", "prototype")
 CELL_TIMEOUT = 4 * 3600  # seconds; a cell that takes longer has hung
 
 
@@ -49,6 +50,7 @@ class Settings:
     seed: int = 0
     backbone: str = "auto"  # "small" for toy, "mobilenet_v2" for photographs
     budget: str = "small"  # "tiny", "small" or "full": see llafs_lib.vision.recipes
+    segmenters: str = "hsnet,repri,prototype"  # that notebook 05 asks
     queries: int = 150  # at most this many questions in notebook 05; 0 asks all there are
     novel_in_train: str = "background"  # "background", "ignore" or "drop": see llafs_lib.data.folds.make_fold
     hold_out: bool = True  # keep some base classes out of training, to choose a model on
@@ -71,6 +73,8 @@ class Settings:
             raise ParameterError("llm_mode 'refresh' asks a model anew: name one as llm.")
         if isinstance(self.llm_budget, bool) or not 0 <= self.llm_budget < float("inf"):
             raise ParameterError(f"llm_budget is US dollars from 0 (no limit), not {self.llm_budget!r}.")
+        for name in self.segmenters.split(","):
+            _one_of("segmenters", name, SEGMENTERS)
         for name in ("hold_out", "compare_losses"):
             if not isinstance(getattr(self, name), bool):
                 raise ParameterError(f"{name} must be True or False, not {getattr(self, name)!r}.")
@@ -205,11 +209,19 @@ def _stamp_path(notebook: Path, settings: Settings) -> Path:
 # --- running them ----------------------------------------------------------------------------------------------------
 
 
-def run_tutorial(settings: Settings, only: Sequence[str] = ()) -> dict[str, Any] | None:
+def unfinished(settings: Settings, only: Sequence[str] = ()) -> list[str]:
+    """The numbers of the notebooks, among all or `only` some, whose last run does not stand any more."""
+    books = {name[:2]: project_root() / "notebooks" / f"{name}.ipynb" for name in NOTEBOOKS}
+    parameters = {n: {p: getattr(settings, p) for p in notebook_parameters(b)} for n, b in books.items()}
+    return [n for n, b in books.items() if (not only or n in only) and why_run(b, settings, parameters[n])]
+
+
+def run_tutorial(settings: Settings, only: Sequence[str] = (), again: bool = True) -> dict[str, Any] | None:
     """Run the notebooks in order, reusing what is unchanged; return `results.json` if the last one ran.
 
     Args:
-        only: numbers such as "04": run just these, whatever their state.
+        only: numbers such as "04": run just these.
+        again: whatever their state; False reuses what is unchanged among them, too.
 
     Raises:
         LlafsError: a notebook failed; the message quotes its error and says where its partial output lies.
@@ -219,7 +231,7 @@ def run_tutorial(settings: Settings, only: Sequence[str] = ()) -> dict[str, Any]
     books = [root / "notebooks" / f"{name}.ipynb" for name in NOTEBOOKS if not only or name[:2] in only]
     for book in books:
         parameters = {n: getattr(settings, n) for n in notebook_parameters(book)}
-        reason = "asked for" if only else why_run(book, settings, parameters)
+        reason = "asked for" if only and again else why_run(book, settings, parameters)
         if reason is None:
             print(f"== {book.stem}: reused, nothing it depends on has changed", flush=True)
             continue
@@ -241,12 +253,13 @@ def _execute(notebook: Path, settings: Settings, parameters: Mapping[str, Any]) 
     stamp = _stamp_path(notebook, settings)
     stamp.unlink(missing_ok=True)
     cause = _cause(notebook, settings, parameters)  # before the run: what is edited meanwhile is not in it
+    started = time.monotonic()
     execute(notebook, partial, parameters)
     os.replace(partial, output)
     _, makes = NOTEBOOKS[notebook.stem]
     made = {name: _hash_or_none(settings.run.path / name) for name in makes}
     cause["the data set"] = _data_digest(settings)  # notebook 01 draws `toy` if it was not there
-    write_json(stamp, {"cause": cause, "made": made})
+    write_json(stamp, {"cause": cause, "made": made, "seconds": round(time.monotonic() - started, 1)})
 
 
 def execute(source: Path, output: Path, parameters: Mapping[str, Any] | None, progress: str = "lines") -> None:

@@ -14,7 +14,7 @@ FLOORS = [
     {"retrieval"},
     {"evaluation"},
     {"pipeline"},
-    {"plots", "widgets", "tutorial", "cli"},
+    {"plots", "widgets", "tutorial", "sweep", "cli"},
 ]
 FLOOR_OF = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 MODULES = sorted(p for p in LIBRARY.rglob("*.py") if p != LIBRARY / "__init__.py")

@@ -1,4 +1,4 @@
-"""From counts to tables: `results.json`, a printed table, a page that needs no network."""
+"""The report: tables for people and for papers, and one page that needs no network."""
 
 from __future__ import annotations
 
@@ -6,143 +6,117 @@ import base64
 import html
 import io
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from llafs_lib.evaluation.metrics import ConfusionCounts, class_ious, fb_iou, miou
-from llafs_lib.evaluation.statistics import Bootstrap
+from llafs_lib.evaluation.claims import claimed_table, published_table, verdict, verdicts
+from llafs_lib.evaluation.tables import (
+    arms_table,
+    latex,
+    long_table,
+    markdown,
+    overview,
+    paired_table,
+    spread_table,
+)
 
-# How the arms are called in tables, in the order in which they are shown.
-ARM_LABELS = {
-    "everything": "predict everything (floor)",
-    "random": "random base supports",
-    "llm": "LLM base supports",
-    "true": "true supports (annotated)",
-}
-
-
-def summarise(
-    counts: Mapping[str, Sequence[ConfusionCounts]], pairs: Sequence[tuple[str, str]], seed: int
-) -> dict[str, Any]:
-    """`arms` and `paired` of `results.json`, percent points, with 95% bootstrap intervals (paired ones for `pairs`)."""
-    bootstrap = Bootstrap(next(iter(counts.values())), seed=seed)
-    return {
-        "arms": {
-            name: {
-                "miou": round(miou(c), 2),
-                "ci95": _rounded(bootstrap.interval(c)),
-                "fb_iou": round(fb_iou(c), 2),
-                "per_class": {k: round(v, 2) for k, v in class_ious(c).items()},
-            }
-            for name, c in counts.items()
-        },
-        "paired": {
-            f"{a}-{b}": {
-                "diff": round(miou(counts[a]) - miou(counts[b]), 2),
-                "ci95": _rounded(bootstrap.paired_interval(counts[a], counts[b])),
-            }
-            for a, b in pairs
-        },
-    }
-
-
-def _rounded(interval: tuple[float, float]) -> list[float]:
-    return [round(x, 2) for x in interval]
-
-
-def arms_table(results: Mapping[str, Any]) -> pd.DataFrame:
-    """One row per arm on the novel classes, then the base classes the model was trained on, as a check."""
-    rows = {ARM_LABELS.get(n, n): results["arms"][n] for n in sorted(results["arms"], key=_rank)}
-    rows |= {f"base classes: {ARM_LABELS.get(n, n)}": results["base"]["arms"][n] for n in ("everything", "true")}
-    return pd.DataFrame(
-        {
-            "mIoU": {name: f"{a['miou']:.1f}" for name, a in rows.items()},
-            "95% interval": {name: f"[{a['ci95'][0]:.1f}, {a['ci95'][1]:.1f}]" for name, a in rows.items()},
-            "FB-IoU": {name: f"{a['fb_iou']:.1f}" for name, a in rows.items()},
-        }
-    ).rename_axis("supports")
-
-
-def _rank(arm: str) -> int:
-    return list(ARM_LABELS).index(arm) if arm in ARM_LABELS else len(ARM_LABELS)
-
-
-def paired_table(results: Mapping[str, Any]) -> pd.DataFrame:
-    """One row per paired difference, with what its interval allows one to say."""
-    return pd.DataFrame(
-        {
-            name: {
-                "difference": f"{p['diff']:+.1f}",
-                "95% interval": f"[{p['ci95'][0]:+.1f}, {p['ci95'][1]:+.1f}]",
-                "reading": reading(p["ci95"]),
-            }
-            for name, p in results["paired"].items()
-        }
-    ).T.rename_axis("on the same queries")
-
-
-def reading(interval: Sequence[float]) -> str:
-    """What a 95% interval of a difference says, in words."""
-    low, high = interval
-    if low > 0:
-        return "better"
-    if high < 0:
-        return "worse"
-    return "not told apart"
-
-
-def verdict(results: Mapping[str, Any]) -> str:
-    """One sentence on the question of the series: do LLM-chosen base supports beat random ones here?"""
-    p = results["paired"]["llm-random"]
-    low, high = p["ci95"]
-    where = f"on {results['dataset']}, fold {results['fold']}, {results['shots']} shots, {results['n_queries']} queries"
-    if low > 0:
-        claim = "LLM-chosen base supports segment better than random ones"
-    elif high < 0:
-        claim = "LLM-chosen base supports segment worse than random ones"
-    else:
-        claim = "these queries cannot tell LLM-chosen base supports from random ones"
-    return f"{where[0].upper()}{where[1:]}: {claim} ({p['diff']:+.1f} points, 95% interval {low:+.1f} to {high:+.1f})."
+ABOUT = (
+    "mIoU is the mean over classes of summed intersections over summed unions, in percent, at the pictures' own size; "
+    "“at 400 px” squashes them to 400 × 400, where HSNet's published figures are counted. Intervals are from 2,000 "
+    "bootstrap resamples of the query pictures; “other classes too” draws classes as well. “Two random draws” is the "
+    "difference that two draws of random supports make with the same model: what chance alone does."
+)
 
 
 def text_report(results: Mapping[str, Any]) -> str:
-    """Both tables and the verdict, for a terminal."""
-    return "\n\n".join((arms_table(results).to_string(), paired_table(results).to_string(), verdict(results)))
+    """mIoU of every arm, the paired differences, and the verdict: for a terminal."""
+    paired = paired_table(results).drop(columns="other classes too")
+    return f"mIoU, 95% interval\n{overview(results).to_string()}\n\n{paired.to_string()}\n\n{verdict(results)}"
 
 
-def html_report(results: Mapping[str, Any], figures: Mapping[str, Figure]) -> str:
-    """A self-contained page: tables, verdict, figures as embedded PNG. `figures` maps a caption to a figure."""
-    facts = ", ".join(f"{k} {results[k]}" for k in ("backbone", "segmenter", "seed", "budget") if k in results)
+def write_tables(folder: Path, results: Mapping[str, Any]) -> list[str]:
+    """Write `results.csv`, `results.md` and `results.tex`; returns their names."""
+    long_table(results).to_csv(folder / "results.csv", index=False)
+    tables = [arms_table(results), paired_table(results), *_spread(results)]
+    sentences = "\n".join(f"* {s}" for s in verdicts(results))
+    (folder / "results.md").write_text("\n\n".join(map(markdown, tables)) + f"\n\n{sentences}\n", encoding="utf-8")
+    (folder / "results.tex").write_text("\n\n".join(map(latex, tables)), encoding="utf-8")
+    return ["results.csv", "results.md", "results.tex"]
+
+
+def _spread(results: Mapping[str, Any]) -> list[pd.DataFrame]:
+    table = spread_table(results)
+    return [table] if len(table) else []
+
+
+def html_report(results: Mapping[str, Any], figures: Mapping[str, Figure | bytes]) -> str:
+    """A self-contained page: verdicts, tables, figures as embedded PNG.
+
+    Args:
+        figures: caption → figure, or the bytes of a PNG.
+    """
+    where = f"{results['dataset']}, fold {', '.join(map(str, results.get('folds', [results.get('fold')])))}"
+    facts = {k: results[k] for k in ("backbone", "budget", "seed", "seeds", "n_queries", "seconds") if k in results}
     parts = [
-        f"<h1>{html.escape(results['dataset'])}, fold {results['fold']}, {results['shots']} shots</h1>",
-        f"<p>{html.escape(verdict(results))}</p>",
-        arms_table(results).to_html(border=0),
-        "<p>mIoU and FB-IoU in percent at the pictures' own size; intervals from 2,000 bootstrap resamples of the "
-        "query pictures. Zero-annotation arms are shown only base classes.</p>",
-        paired_table(results).to_html(border=0),
-        *(f"<figure>{_embedded(f, c)}<figcaption>{html.escape(c)}</figcaption></figure>" for c, f in figures.items()),
-        f"<p>{html.escape(facts)}; {results['n_queries']} queries.</p>",
+        f"<h1>{html.escape(where)}</h1>",
+        f"<p><strong>{html.escape(verdict(results))}</strong></p>",
+        f"<p>{html.escape(ABOUT)}</p>",
+        _section("Arms", arms_table(results)),
+        _section("Paired differences, on the same queries", paired_table(results)),
+        *(_section("Where the spread of mIoU comes from, standard deviations in points", t) for t in _spread(results)),
+        "<h2>The source document's claims</h2>",
+        _list(verdicts(results)),
+        claimed_table(results).to_html(border=0),
+        _section(
+            "Published on COCO-20i, with full training data; not comparable, but the reference", published_table()
+        ),
+        *(_figure(caption, figure) for caption, figure in figures.items()),
+        f"<p>{html.escape(', '.join(f'{k} {v}' for k, v in facts.items()))}</p>",
+        *([_failures(results["failed"])] if results.get("failed") else []),
     ]
-    title = f"LLaFS: {results['dataset']} fold {results['fold']}"
-    return _PAGE.format(title=html.escape(title), body="\n".join(parts))
+    return _PAGE.format(title=html.escape(f"LLaFS: {where}"), body="\n".join(parts))
 
 
-def _embedded(figure: Figure, caption: str) -> str:
+def _section(title: str, table: pd.DataFrame) -> str:
+    return f"<h2>{html.escape(title)}</h2>\n{table.to_html(border=0, sparsify=True)}"
+
+
+def _list(sentences: Sequence[str]) -> str:
+    return "<ul>" + "".join(f"<li>{html.escape(s)}</li>" for s in sentences) + "</ul>"
+
+
+def _failures(failed: Mapping[str, str]) -> str:
+    return "<h2>Runs that failed</h2>" + _list([f"{run}: {error}" for run, error in failed.items()])
+
+
+def _figure(caption: str, figure: Figure | bytes) -> str:
+    code = base64.b64encode(figure if isinstance(figure, bytes) else png(figure)).decode("ascii")
+    text = html.escape(caption, quote=True)
+    return (
+        f'<figure><img alt="{text}" src="data:image/png;base64,{code}"><figcaption>{html.escape(caption)}</figcaption>'
+        "</figure>"
+    )
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as the bytes of a PNG."""
     data = io.BytesIO()
     figure.savefig(data, format="png", dpi=110, bbox_inches="tight")
-    code = base64.b64encode(data.getvalue()).decode("ascii")
-    return f'<img alt="{html.escape(caption, quote=True)}" src="data:image/png;base64,{code}">'
+    return data.getvalue()
 
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<link rel="icon" href="data:,">
 <title>{title}</title>
 <style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }}
-table {{ border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto; }}
-th, td {{ padding: .3rem .8rem; text-align: left; border-bottom: 1px solid #ddd; }}
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; color: #222; }}
+table {{ border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto; font-size: .9rem; }}
+th, td {{ padding: .25rem .7rem; text-align: left; border-bottom: 1px solid #ddd; vertical-align: top; }}
+h1 {{ font-size: 1.5rem; }} h2 {{ font-size: 1.15rem; margin-top: 2rem; }}
 img {{ max-width: 100%; height: auto; }} figure {{ margin: 2rem 0; }} figcaption {{ color: #555; }}
 </style></head><body>
 {body}

@@ -1,18 +1,25 @@
-"""How sure we are: bootstrap intervals that respect how the queries were drawn."""
+"""How sure we are: bootstrap intervals that respect how the queries were drawn, and where the spread comes from.
+
+Pictures are resampled, not queries: several questions about one picture stay together. Each class has few queries here,
+and a bootstrap of n values shows only (n − 1)/n of their variance, so intervals are widened class by class to make up
+for it. On simulated data with 1 to 12 queries a class the 95% interval of a paired difference then covers the truth in
+93 to 97 of 100 cases (without: 92 to 95), that of one arm's mIoU in 91 to 96 (without: 84 to 91), for a ratio of few
+sums leans to one side. `tests/evaluation/test_statistics.py` measures it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from llafs_lib.evaluation.metrics import ConfusionCounts
+from llafs_lib.evaluation.metrics import ConfusionCounts, miou
 
 Interval = tuple[float, float]
 
 
 class Bootstrap:
-    """Resamples query *pictures*, so that several questions about one picture stay together.
+    """Resamples query pictures, and on request classes as well.
 
     The same resamples serve every arm: the difference of two arms is a paired one, free of the spread that the choice
     of queries gives both.
@@ -21,36 +28,130 @@ class Bootstrap:
         counts: those of any arm; all arms must list the same queries in the same order.
         resamples: how many.
         seed: of the resampling.
+        over_classes: draw classes too, independently of pictures (Owen's pigeonhole bootstrap, 2007): how would it be
+            with other pictures *and* other classes? Otherwise the classes are those that were asked about.
     """
 
-    def __init__(self, counts: Sequence[ConfusionCounts], resamples: int = 2000, seed: int = 0):
+    def __init__(
+        self, counts: Sequence[ConfusionCounts], resamples: int = 2000, seed: int = 0, over_classes: bool = False
+    ):
         self.queries = [(c.class_name, c.image_id) for c in counts]
         pictures, picture = np.unique([c.image_id for c in counts], return_inverse=True)
         self.classes, class_index = np.unique([c.class_name for c in counts], return_inverse=True)
         self._one_hot = np.eye(len(self.classes))[class_index]  # [queries, classes]
         rng = np.random.default_rng(seed)
-        draws = rng.multinomial(len(pictures), np.full(len(pictures), 1 / len(pictures)), size=resamples)
-        self._weights = draws[:, picture]  # [resamples, queries]: how often each query was drawn
+        self._weights = _draws(rng, len(pictures), resamples)[:, picture]  # [resamples, queries]
+        self._drawn = (self._weights @ self._one_hot) > 0  # [resamples, classes]
+        ones = np.ones(self._drawn.shape)
+        self._class_weights = _draws(rng, len(self.classes), resamples) if over_classes else ones
 
-    def miou(self, counts: Sequence[ConfusionCounts]) -> np.ndarray:
-        """mIoU of one arm in every resample, [resamples], percent. Classes that were not drawn do not count."""
+    def class_ious(self, counts: Sequence[ConfusionCounts]) -> np.ndarray:
+        """IoU of each class in every resample, [resamples, classes], percent.
+
+        A class none of whose queries was drawn keeps the IoU of all of them; nan where the class itself was not drawn.
+
+        Raises:
+            ValueError: other queries than the bootstrap's, or in another order.
+        """
         if [(c.class_name, c.image_id) for c in counts] != self.queries:
             raise ValueError("a paired comparison needs the same queries in the same order in every arm")
         inter = self._weights @ (self._one_hot * np.array([[c.inter] for c in counts]))  # [resamples, classes]
         union = self._weights @ (self._one_hot * np.array([[c.union] for c in counts]))
-        drawn = (self._weights @ self._one_hot) > 0
-        ious = np.where(drawn, inter / np.maximum(union, 1), np.nan)
-        return 100.0 * np.nanmean(ious, axis=1)
+        all_inter, all_union = (self._one_hot.T @ np.array([getattr(c, x) for c in counts]) for x in ("inter", "union"))
+        observed = 100.0 * all_inter / np.maximum(all_union, 1)
+        ious = np.where(self._drawn, 100.0 * inter / np.maximum(union, 1), observed)
+        return np.where(self._class_weights > 0, ious, np.nan)
+
+    def miou(self, counts: Sequence[ConfusionCounts]) -> np.ndarray:
+        """mIoU of one arm in every resample, [resamples], percent."""
+        return self._mean(self.class_ious(counts))
 
     def interval(self, counts: Sequence[ConfusionCounts]) -> Interval:
-        """95% interval of one arm's mIoU."""
-        return _percentiles(self.miou(counts))
+        """95% interval of one arm's mIoU, cut off at 0 and 100."""
+        low, high = self._percentiles(self.class_ious(counts))
+        return max(low, 0.0), min(high, 100.0)
 
     def paired_interval(self, a: Sequence[ConfusionCounts], b: Sequence[ConfusionCounts]) -> Interval:
         """95% interval of mIoU(a) − mIoU(b) on the same queries."""
-        return _percentiles(self.miou(a) - self.miou(b))
+        return self._percentiles(self.class_ious(a) - self.class_ious(b))
+
+    def spread(self, counts: Sequence[ConfusionCounts]) -> float:
+        """Standard deviation of one arm's mIoU that comes from the choice of queries, points."""
+        ious = self.class_ious(counts)
+        return float(self._mean(ious).std() * self._widening(ious))
+
+    def _mean(self, ious: np.ndarray) -> np.ndarray:
+        return np.nansum(ious * self._class_weights, axis=1) / np.maximum(self._class_weights.sum(axis=1), 1)
+
+    def _percentiles(self, ious: np.ndarray) -> Interval:
+        values = self._mean(ious)
+        centre = values.mean()
+        low, high = np.percentile(centre + (values - centre) * self._widening(ious), [2.5, 97.5])
+        return float(low), float(high)
+
+    def _widening(self, ious: np.ndarray) -> float:
+        """By how much the resamples spread too little: each class's variance lacks the factor n / (n − 1).
+
+        A class with one query shows no spread at all; it is given that of the other classes' queries.
+        """
+        n = self._one_hot.sum(axis=0)  # queries of each class
+        shown = np.nan_to_num(_variance(ious))  # [classes]
+        if not shown.sum() or not (n > 1).any():
+            return 1.0
+        more = np.maximum(n - 1, 1)
+        one_query = (shown * n * n / more)[n > 1].mean()
+        return float(np.sqrt(np.where(n > 1, shown * n / more, one_query).sum() / shown.sum()))
 
 
-def _percentiles(values: np.ndarray) -> Interval:
-    low, high = np.percentile(values, [2.5, 97.5])
-    return float(low), float(high)
+def _draws(rng: np.random.Generator, n: int, resamples: int) -> np.ndarray:
+    """How often each of n things is drawn, [resamples, n]."""
+    return rng.multinomial(n, np.full(n, 1 / n), size=resamples)
+
+
+def _variance(ious: np.ndarray) -> np.ndarray:
+    """Along the first axis, without nan; nan where there is nothing else."""
+    there = ~np.isnan(ious)
+    n = np.maximum(there.sum(axis=0), 1)
+    mean = np.where(there, ious, 0).sum(axis=0) / n
+    return np.where(there.any(axis=0), (np.where(there, ious - mean, 0) ** 2).sum(axis=0) / n, np.nan)
+
+
+def pooled(runs: Sequence[Sequence[ConfusionCounts]]) -> list[ConfusionCounts]:
+    """Several runs' answers to the same queries as one: the pixels of all runs are added up.
+
+    Raises:
+        ValueError: the runs were not asked the same queries in the same order.
+    """
+    first = runs[0]
+    for run in runs[1:]:
+        if [(c.class_name, c.image_id) for c in run] != [(c.class_name, c.image_id) for c in first]:
+            raise ValueError("only answers to the same queries can be pooled")
+    return [
+        ConfusionCounts(
+            c.class_name,
+            c.image_id,
+            *(sum(getattr(run[n], part) for run in runs) for part in ("inter", "union", "inter_bg", "union_bg")),
+        )
+        for n, c in enumerate(first)
+    ]
+
+
+def deviations(runs: Mapping[tuple[int, int], Sequence[ConfusionCounts]], bootstrap: Bootstrap) -> dict[str, float]:
+    """How far mIoU spreads, as standard deviations in points, by where the spread comes from.
+
+    Args:
+        runs: (training seed, draw of supports) → answers to the same queries.
+
+    Returns: "training": between seeds with the same draw; "draws": between draws with the same seed; "queries": by the
+        bootstrap, of all runs pooled. nan where there is one value only.
+    """
+    mious = {key: miou(counts) for key, counts in runs.items()}
+
+    def within(axis: int) -> float:
+        groups: dict[int, list[float]] = {}
+        for key, value in mious.items():
+            groups.setdefault(key[axis], []).append(value)
+        variances = [np.var(g, ddof=1) for g in groups.values() if len(g) > 1]
+        return float(np.sqrt(np.mean(variances))) if variances else float("nan")
+
+    return {"training": within(1), "draws": within(0), "queries": bootstrap.spread(pooled(list(runs.values())))}

@@ -186,6 +186,12 @@ class PrototypeSegmenter:
         found = self._marked(query, foreground, background)
         return Prediction(class_name, found >= self.threshold, found, tuple(supports))
 
+    def segment_each(
+        self, query: np.ndarray, shown: Sequence[Sequence[Support]], class_name: str = ""
+    ) -> list[Prediction]:
+        """`segment` with several sets of supports; features of the pictures seen last are kept anyway."""
+        return [self.segment(query, supports, class_name) for supports in shown]
+
     @torch.inference_mode()
     def mark(self, query: np.ndarray, foreground: np.ndarray, background: np.ndarray, name: str = "") -> Prediction:
         """Segment `query` [H, W, 3] uint8 with prototypes [C] made elsewhere: of a whole support bank, say."""

@@ -282,18 +282,42 @@ class RePRISegmenter:
         Raises:
             LlafsError: no supports, or some that do not fit (`check_supports`).
         """
-        check_supports(supports, class_name, "RePRI")
-        features = torch.stack([self.features(image)[0] for image in (query, *(s.image for s in supports))])[None]
-        device = features.device  # [1, 1 + K, C, h, w]
-        masks = torch.stack([padded_labels(s.mask, self.size) for s in supports])[None].to(device)  # [1, K, S, S]
-        padding = padded_labels(np.zeros(query.shape[:2]), self.size)[None].to(device) == IGNORE  # [1, S, S]
-        found = refine(
-            features[:, 1:], features[:, :1], masks, padding, self.settings, weights=weights_of(supports)[None]
-        )
-        probability = unpadded(found.probability[0], query.shape[:2]).cpu().numpy()
-        empty = not found.probability.any()
+        return self.segment_each(query, [supports], class_name)[0]
+
+    @torch.inference_mode()
+    def segment_each(
+        self, query: np.ndarray, shown: Sequence[Sequence[Support]], class_name: str = ""
+    ) -> list[Prediction]:
+        """`segment` with several sets of supports: those of one size are tasks that are fitted together."""
+        for supports in shown:
+            check_supports(supports, class_name, "RePRI")
+        probabilities: dict[int, np.ndarray] = {}  # place in `shown` → [H, W]
+        for shots in {len(supports) for supports in shown}:
+            places = [n for n, supports in enumerate(shown) if len(supports) == shots]
+            fitted = self._fit(query, [shown[n] for n in places])  # [n, S, S]
+            for n, probability in zip(places, fitted, strict=True):
+                probabilities[n] = unpadded(probability, query.shape[:2]).cpu().numpy()
         note = ("no support shows the class on the feature grid: nothing is marked",)
-        return Prediction(class_name, probability > 0.5, probability, tuple(supports), notes=note if empty else ())
+        return [
+            Prediction(class_name, p > 0.5, p, tuple(supports), notes=() if p.any() else note)
+            for p, supports in ((probabilities[n], supports) for n, supports in enumerate(shown))
+        ]
+
+    def _fit(self, query: np.ndarray, tasks: Sequence[Sequence[Support]]) -> Tensor:
+        """Probability [n, S, S] of n tasks with equally many supports."""
+        q = self.features(query)[0]
+        features = torch.stack([torch.stack([self.features(s.image)[0] for s in task]) for task in tasks])
+        masks = torch.stack([torch.stack([padded_labels(s.mask, self.size) for s in task]) for task in tasks])
+        masks = masks.to(q.device)  # [n, K, S, S]; features: [n, K, C, h, w]
+        padding = padded_labels(np.zeros(query.shape[:2]), self.size).to(q.device) == IGNORE  # [S, S]
+        return refine(
+            features,
+            q.expand(len(tasks), 1, *q.shape),
+            masks,
+            padding.expand(len(tasks), *padding.shape),
+            self.settings,
+            weights=torch.stack([weights_of(task) for task in tasks]),
+        ).probability
 
     def _encode(self, image: np.ndarray) -> list[Tensor]:
         device = next(self.model.parameters()).device

@@ -29,6 +29,10 @@ class Segmenter(Protocol):
         """
         ...
 
+    def segment_each(self, query: np.ndarray, shown: Sequence[Sequence[Support]], class_name: str) -> list[Prediction]:
+        """The same with several sets of supports, one prediction each; what the sets share is computed once."""
+        ...
+
 
 def check_supports(supports: Sequence[Support], class_name: str, model: str) -> None:
     """What every segmenter asks of its supports.
@@ -51,6 +55,11 @@ def weights_of(supports: Sequence[Support]) -> Tensor:
     """[K] float32 in [0, 1], the largest 1: what counts is their ratio."""
     weights = torch.tensor([s.weight for s in supports], dtype=torch.float32)
     return weights / weights.max()
+
+
+def _pair(support: Support) -> tuple[int, int]:
+    """Tells supports apart by picture and mask, whatever ids they were given; for as long as they live."""
+    return id(support.image), id(support.mask)
 
 
 class FeatureCache:
@@ -126,25 +135,39 @@ class HSNetSegmenter:
         Raises:
             LlafsError: no supports, some that do not fit (`check_supports`), or pictures that are not RGB bytes.
         """
-        check_supports(supports, class_name, "HSNet")
-        query_taps, weights = self._taps(query), weights_of(supports)
-        masks = [to_mask(s.mask, self.size) for s in supports]
-        shots = [self._match(query_taps, s, m, query.shape[:2]) for s, m in zip(supports, masks, strict=True)]
-        logits = torch.cat(shots)  # [K, 2, H, W]
-        weights = weights.to(logits)
+        return self.segment_each(query, [supports], class_name)[0]
+
+    @torch.inference_mode()
+    def segment_each(
+        self, query: np.ndarray, shown: Sequence[Sequence[Support]], class_name: str = ""
+    ) -> list[Prediction]:
+        """`segment` with several sets of supports: a support that stands in many is compared with the query once."""
+        for supports in shown:
+            check_supports(supports, class_name, "HSNet")
+        taps = self._taps(query)
+        votes = {_pair(s): s for supports in shown for s in supports}
+        votes = {pair: self._match(taps, s, query.shape[:2]) for pair, s in votes.items()}
+        return [self._elected(class_name, supports, [votes[_pair(s)] for s in supports]) for supports in shown]
+
+    def _match(self, query: Sequence[Tensor], support: Support, size: tuple[int, int]) -> tuple[Tensor, bool]:
+        """Logits [1, 2, H, W], and whether the support shows the class at all."""
+        taps, mask = self._taps(support.image), to_mask(support.mask, self.size)
+        return self.model.match(query, taps, mask[None].to(taps[0].device), size), bool(mask.any())
+
+    def _elected(
+        self, class_name: str, supports: Sequence[Support], votes: Sequence[tuple[Tensor, bool]]
+    ) -> Prediction:
+        logits = torch.cat([vote for vote, _ in votes])  # [K, 2, H, W]
+        weights = weights_of(supports).to(logits)
         probability = torch.einsum("khw,k->hw", logits.softmax(dim=1)[:, 1], weights / weights.sum())
-        empty = sum(not m.any() for m in masks)
+        empty = sum(not shows for _, shows in votes)
         return Prediction(
             class_name=class_name,
             mask=vote(logits[None], weights[None])[0].cpu().numpy(),
             probability=probability.clamp(max=1).cpu().numpy(),  # a sum of weights that rounds above 1
             supports=tuple(supports),
-            notes=(f"{empty} of {len(masks)} supports do not show the class at {self.size} px",) if empty else (),
+            notes=(f"{empty} of {len(votes)} supports do not show the class at {self.size} px",) if empty else (),
         )
-
-    def _match(self, query: Sequence[Tensor], support: Support, mask: Tensor, size: tuple[int, int]) -> Tensor:
-        taps = self._taps(support.image)
-        return self.model.match(query, taps, mask[None].to(taps[0].device), size)
 
     def _taps(self, image: np.ndarray) -> list[Tensor]:
         device = next(self.model.learner.parameters()).device  # while it is trained, the backbone may lie elsewhere

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from llafs_lib.evaluation.metrics import class_ious, count, fb_iou, miou
+from llafs_lib.evaluation.metrics import class_ious, count, fb_iou, marked_where_absent, miou, squashed
 
 MASKS = arrays(bool, (5, 7))
 
@@ -61,3 +61,46 @@ def test_a_query_that_is_all_void_cannot_be_scored():
     assert count(mask, mask, void=~mask).iou == 100
     with pytest.raises(ValueError, match="every pixel of query 7 is void"):
         count(mask, mask, image_id=7, void=mask)
+
+
+@given(st.lists(st.tuples(MASKS, MASKS, st.sampled_from("ab")), min_size=2, max_size=8), st.integers(1, 7))
+def test_splits_add_up(cases, cut):
+    counts = [count(a, b, name) for a, b, name in cases]
+    parts = counts[:cut], counts[cut:]
+    for name, iou in class_ious(counts).items():
+        inter, union = (
+            sum(getattr(c, x) for p in parts for c in p if c.class_name == name) for x in ("inter", "union")
+        )
+        assert iou == pytest.approx(100 * inter / max(union, 1))
+
+
+def test_fb_iou_pools_all_classes():
+    a, b = (
+        count(np.eye(4, dtype=bool), np.ones((4, 4), bool), "a"),
+        count(np.eye(4, dtype=bool), np.eye(4, dtype=bool), "b"),
+    )
+    assert fb_iou([a, b]) == pytest.approx(50 * ((4 + 4) / (16 + 4) + (0 + 12) / (12 + 12)))
+
+
+def test_a_squashed_mask_keeps_its_share_and_its_place():
+    wide = np.zeros((30, 90), bool)
+    wide[:10, :45] = True  # a sixth: the upper third of the left half
+    small = squashed(wide, 60)
+    assert small.shape == (60, 60) and small[:20, :30].all() and small.sum() == 20 * 30
+    assert np.array_equal(squashed(np.eye(400, dtype=bool)), np.eye(400, dtype=bool)), "its own size changes nothing"
+
+
+@given(MASKS)
+def test_squashing_to_a_multiple_repeats_pixels(mask):
+    assert np.array_equal(squashed(mask, 35), mask.repeat(7, axis=0).repeat(5, axis=1))
+
+
+def test_marked_where_absent():
+    nothing, quarter = np.zeros((4, 4), bool), np.zeros((4, 4), bool)
+    quarter[:2, :2] = True
+    assert marked_where_absent([count(quarter, nothing), count(nothing, nothing)]) == pytest.approx(12.5)
+    assert marked_where_absent([count(~nothing, nothing)]) == 100
+    with pytest.raises(ValueError, match="absent"):
+        marked_where_absent([count(quarter, quarter)])
+    with pytest.raises(ValueError, match="absent"):
+        marked_where_absent([])

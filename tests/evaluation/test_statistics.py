@@ -1,8 +1,10 @@
+import functools
+
 import numpy as np
 import pytest
 
 from llafs_lib.evaluation.metrics import ConfusionCounts, miou
-from llafs_lib.evaluation.statistics import Bootstrap
+from llafs_lib.evaluation.statistics import Bootstrap, deviations, pooled
 
 
 def simulated(n_pictures, seed, shift=0.0, spread=0.2):
@@ -44,15 +46,97 @@ def test_resamples_keep_the_questions_of_a_picture_together():
         assert (columns == columns[:, :1]).all()
 
 
-def test_intervals_cover_the_truth_about_as_often_as_they_say():
-    # True mIoU is 50. 95% nominal; with 200 simulations the count has a deviation of 1.5 points, and a bootstrap
-    # over 80 pictures is known to be slightly narrow.
-    hits = 0
-    for seed in range(200):
-        counts = simulated(80, 1000 + seed)
-        low, high = Bootstrap(counts, resamples=400, seed=seed).interval(counts)
-        hits += low <= 50 <= high
-    assert 0.89 <= hits / 200 <= 0.99
+CASES = {  # classes, pictures, questions about a picture, spread of object sizes (sd of their logarithm)
+    "a fold of coco-mini": (16, 110, 1.1, 0.8),
+    "all classes of coco-mini": (60, 120, 4.0, 0.8),
+    "few classes, many queries": (5, 150, 1.5, 0.5),
+}
+
+
+def population(case, n_pictures, seed, shift):
+    """Two arms' answers to the same queries; `shift` is what the second has more, before the logistic curve."""
+    n_classes, _, per_picture, spread = CASES[case]
+    level = np.random.default_rng(1).normal(0, 0.8, n_classes)  # classes are easy or hard, the same in every sample
+    rng = np.random.default_rng([seed, 2])
+    of_picture = rng.normal(0, 0.8, n_pictures)
+    picture, name = np.nonzero(rng.random((n_pictures, n_classes)) < per_picture / n_classes)
+    size = np.exp(rng.normal(10, spread, len(picture)))
+    shared = level[name] + of_picture[picture] + rng.normal(0, 0.8, len(picture))
+    arms = []
+    for s in (0.0, shift):
+        share = 1 / (1 + np.exp(1 - shared - s - rng.normal(0, 0.6, len(picture))))
+        arms.append((size * share, size * (1.5 - 0.5 * share)))
+    return name, picture, arms
+
+
+def as_counts(name, picture, arm):
+    return [
+        ConfusionCounts(str(c), int(p), int(i), int(u), 0, 1) for c, p, i, u in zip(name, picture, *arm, strict=True)
+    ]
+
+
+@functools.cache
+def truths(case, shift):
+    """IoU of each class in a population of 60,000 pictures, of both arms: [2, classes]."""
+    name, _, arms = population(case, 60_000, 0, shift)
+    sums = [[np.bincount(name, part, CASES[case][0]) for part in arm] for arm in arms]
+    return np.array([100 * inter / union for inter, union in sums])
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_intervals_cover_the_truth_as_often_as_they_say(case):
+    rounds, hits_one, hits_difference = 500, 0, 0
+    for seed in range(rounds):
+        name, picture, arms = population(case, CASES[case][1], 1000 + seed, shift=0.4)
+        a, b = (as_counts(name, picture, arm) for arm in arms)
+        bootstrap = Bootstrap(a, resamples=400, seed=seed)
+        true = truths(case, 0.4)[:, np.unique(name)].mean(axis=1)
+        low, high = bootstrap.interval(b)
+        hits_one += low <= true[1] <= high
+        low, high = bootstrap.paired_interval(b, a)
+        hits_difference += low <= true[1] - true[0] <= high
+    # 95% nominal; with 500 rounds the count itself has a deviation of one point.
+    assert 0.93 <= hits_difference / rounds <= 0.97, hits_difference / rounds
+    assert 0.90 <= hits_one / rounds <= 0.97, hits_one / rounds  # a ratio of few sums leans to one side
+
+
+def test_other_classes_make_the_interval_wider():
+    name, picture, (a, b) = population("a fold of coco-mini", 110, 7, shift=0.4)
+    a, b = as_counts(name, picture, a), as_counts(name, picture, b)
+    fixed, both = (Bootstrap(a, over_classes=over) for over in (False, True))
+    assert np.diff(both.interval(a)) > np.diff(fixed.interval(a))
+    assert np.diff(both.paired_interval(b, a)) > np.diff(fixed.paired_interval(b, a))
+
+
+def test_a_class_with_one_query_is_given_the_others_spread():
+    counts = simulated(60, 4)
+    alone = [*counts, ConfusionCounts("rare", 999, 500, 1000, 0, 1)]
+    bootstrap = Bootstrap(alone, resamples=1000)
+    ious = bootstrap.class_ious(alone)
+    assert np.isclose(ious[:, -1], 50).all(), "a class that is not drawn keeps its value"
+    assert bootstrap._widening(ious) > Bootstrap(counts, resamples=1000)._widening(ious[:, :-1])
+
+
+def test_pooling_adds_the_pixels_of_all_runs():
+    a, b = simulated(10, 0), simulated(10, 1)
+    both = pooled([a, b])
+    assert [c.inter for c in both] == [x.inter + y.inter for x, y in zip(a, b, strict=True)]
+    assert pooled([a, a, a])[0].iou == a[0].iou
+    with pytest.raises(ValueError, match="same queries"):
+        pooled([a, b[1:]])
+
+
+def test_spread_is_told_apart_by_where_it_comes_from():
+    def run(seed, draw):  # seeds differ by 0.1, draws by 0.01
+        level = 0.3 + 0.1 * seed + 0.01 * draw
+        return [ConfusionCounts("a", p, int(1000 * level), 1000, 0, 1) for p in range(30)]
+
+    runs = {(s, d): run(s, d) for s in (0, 1) for d in (0, 1)}
+    found = deviations(runs, Bootstrap(runs[0, 0]))
+    assert found["training"] == pytest.approx(10 / np.sqrt(2), abs=0.1)
+    assert found["draws"] == pytest.approx(1 / np.sqrt(2), abs=0.1)
+    assert found["queries"] == 0
+    assert np.isnan(deviations({(0, 0): run(0, 0)}, Bootstrap(run(0, 0)))["training"])
 
 
 def test_other_queries_are_refused():

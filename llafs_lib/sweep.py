@@ -1,0 +1,324 @@
+"""Many runs of the series, one Ray task each, and one report of them all.
+
+    llafs sweep --dataset coco-mini --folds 0-3 --seeds 0-2
+
+A run is the five notebooks for one fold and one training seed, in a folder of its own:
+
+    runs/sweep/seed1/coco-mini/fold2/     a run, with its notebooks, its log and sweep.log
+    runs/sweep/coco-mini/                 the merged results and report.html
+
+Finished runs are skipped, failed ones tried again and then listed. A task that dies with its machine is started
+elsewhere and goes on from what its notebooks left; two tasks never write to one folder, for each holds its lock. All
+machines of a cluster must see the project's folder under one path.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock
+
+from llafs_lib.artifacts import write_json
+from llafs_lib.errors import LlafsError
+from llafs_lib.progress import bar
+from llafs_lib.tutorial import ParameterError, Settings, project_root, run_tutorial, unfinished
+
+# Minutes that a run takes on one core of an AMD EPYC (README); for a dry run before any run has been measured.
+MINUTES = {("toy", "tiny"): 3, ("coco-mini", "tiny"): 4, ("toy", "small"): 12, ("coco-mini", "small"): 20}
+
+
+class SweepError(LlafsError):
+    """A sweep that cannot be run: Ray is missing, a cluster cannot be reached."""
+
+
+def numbers(text: str) -> list[int]:
+    """ "0-3" → [0, 1, 2, 3], "0,2" → [0, 2].
+
+    Raises:
+        ParameterError: anything else.
+    """
+    found: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdigit() or (dash and not last.isdigit()):
+            raise ParameterError(f"{text!r} is not a list of whole numbers such as 0-3 or 0,2.")
+        found += range(int(first), int(last or first) + 1)
+    if len(set(found)) < len(found) or not found:
+        raise ParameterError(f"{text!r} names a number twice, or none.")
+    return found
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Which runs: `settings` for every fold and every training seed.
+
+    only: numbers of notebooks, such as ("05",): run just these where they are not up to date.
+    """
+
+    settings: Settings
+    folds: tuple[int, ...] = (0, 1, 2, 3)
+    seeds: tuple[int, ...] = (0, 1, 2)
+    only: tuple[str, ...] = ()
+
+    @property
+    def folder(self) -> Path:
+        """Where the merged results lie."""
+        return Path(self.settings.runs) / "sweep" / self.settings.dataset
+
+    def runs(self) -> list[Settings]:
+        """The settings of each run, seed by seed."""
+        root = Path(self.settings.runs) / "sweep"
+        return [
+            replace(self.settings, fold=fold, seed=seed, runs=str(root / f"seed{seed}"))
+            for seed, fold in itertools.product(self.seeds, self.folds)
+        ]
+
+    def unfinished(self) -> dict[str, tuple[Settings, list[str]]]:
+        """Name of a run → its settings and the notebooks that have to run, for those that are not finished."""
+        left = {name_of(s): (s, unfinished(s, self.only)) for s in self.runs()}
+        return {name: (settings, books) for name, (settings, books) in left.items() if books}
+
+
+def name_of(settings: Settings) -> str:
+    """What a run is called: "seed 1, fold 2"."""
+    return f"seed {settings.seed}, fold {settings.fold}"
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What a run is given, and where. A GPU can be shared: `gpus=0.25` puts four runs on one."""
+
+    address: str = "auto"  # of a Ray cluster; "auto": one that is running here, else this machine alone; "local"
+    cpus: float = 1
+    gpus: float = 0
+    retries: int = 1  # of a run that fails; one that dies with its machine is started again at least three times
+
+
+@dataclass
+class Outcome:
+    """What a sweep did: runs that were finished before, that were run now, and that failed, with their error."""
+
+    skipped: list[str] = field(default_factory=list)
+    done: list[str] = field(default_factory=list)
+    failed: dict[str, str] = field(default_factory=dict)
+
+
+def run_sweep(sweep: Sweep, resources: Resources | None = None) -> Outcome:
+    """Run what is not finished, as Ray tasks.
+
+    Raises:
+        SweepError: Ray is not installed, or there is no cluster at the address.
+    """
+    resources = resources or Resources()
+    left = sweep.unfinished()
+    outcome = Outcome(skipped=[name_of(s) for s in sweep.runs() if name_of(s) not in left])
+    if not left:
+        return outcome
+    with _cluster(resources) as ray:
+        task = ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=3)(_run)
+        tries = dict.fromkeys(left, 0)
+
+        def start(name: str) -> Any:
+            settings, _ = left[name]
+            tries[name] += 1
+            threads = max(int(resources.cpus), 1)
+            return task.remote(str(project_root()), asdict(settings), sweep.only, threads, _environment())
+
+        pending = {start(name): name for name in left}
+        for name, error in _finished(ray, pending):
+            if error and tries[name] <= resources.retries:
+                print(f"{name} failed and is tried again: {error}", flush=True)
+                pending[start(name)] = name
+            elif error:
+                outcome.failed[name] = error
+            else:
+                outcome.done.append(name)
+    return outcome
+
+
+def _finished(ray: Any, pending: dict[Any, str]) -> Iterator[tuple[str, str]]:
+    """(name, error or "") of each task as it ends, with a bar; `pending` may grow meanwhile."""
+    with bar(len(pending), "sweep", "run") as progress:
+        while pending:
+            (ready,), _ = ray.wait(list(pending), num_returns=1)
+            name = pending.pop(ready)
+            try:
+                error = ray.get(ready)
+            except ray.exceptions.RayError as lost:  # its machine died, more often than it may
+                error = f"{type(lost).__name__}: {str(lost).splitlines()[0]}"
+            yield name, error
+            progress.total = progress.n + 1 + len(pending)
+            progress.update()
+
+
+def _run(root: str, settings: Mapping[str, Any], only: Sequence[str], threads: int, environment: dict[str, str]) -> str:
+    """One run, in a Ray worker. Returns "" or the error; what it prints goes to `sweep.log` in its folder."""
+    os.chdir(root)
+    os.environ.update(environment, OMP_NUM_THREADS=str(threads))
+    chosen = Settings(**settings)
+    folder = chosen.run.path
+    folder.mkdir(parents=True, exist_ok=True)
+    with FileLock(folder / ".sweep.lock"), (folder / "sweep.log").open("a", encoding="utf-8") as log:
+        with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+            try:
+                run_tutorial(chosen, only, again=False)  # what a task before this one finished is not done again
+            except Exception as error:
+                print(f"{type(error).__name__}: {error}", flush=True)
+                return f"{error} (all of it: {(folder / 'sweep.log').as_posix()})"
+    return ""
+
+
+def _environment() -> dict[str, str]:
+    """What of this process's environment a task needs on another machine. Never a key: set those on the machines."""
+    return {k: v for k, v in os.environ.items() if k in ("LLAFS_DATA", "OPENAI_BASE_URL")}
+
+
+@contextlib.contextmanager
+def _cluster(resources: Resources) -> Iterator[Any]:
+    try:
+        import ray
+    except ImportError:
+        raise SweepError('a sweep needs Ray: pip install -e ".[notebooks,cluster]".') from None
+    ours = not ray.is_initialized()
+    if ours:
+        _connect(ray, resources.address, {"log_to_driver": False, "configure_logging": False})
+    try:
+        have = ray.cluster_resources()
+        if have.get("GPU", 0) < resources.gpus or have.get("CPU", 0) < resources.cpus:
+            raise SweepError(
+                f"a run asks for {resources.cpus:g} CPUs and {resources.gpus:g} GPUs, but all of the cluster has "
+                f"{have.get('CPU', 0):g} and {have.get('GPU', 0):g}."
+            )
+        yield ray
+    finally:
+        if ours:
+            ray.shutdown()
+
+
+def _connect(ray: Any, address: str, quiet: Mapping[str, Any]) -> None:
+    if address not in ("auto", "local"):
+        _check_answers(address)
+    try:
+        if address != "local":
+            ray.init(address=address, **quiet)
+            return
+    except ConnectionError as error:
+        if address != "auto":
+            raise SweepError(f"no Ray cluster answers at {address!r}: {error}") from None
+        print("no Ray cluster is running here: the runs share this machine", flush=True)
+    ray.init(address="local", include_dashboard=False, **quiet)
+
+
+def _check_answers(address: str) -> None:
+    """Ray itself tries for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=10).close()
+    except (OSError, ValueError) as error:
+        raise SweepError(
+            f"no Ray cluster answers at {address!r} ({error}): give host:port of its head node, or auto."
+        ) from None
+
+
+# --- before and after ------------------------------------------------------------------------------------------------
+
+
+def dry_run(sweep: Sweep, cpus: float = 1) -> str:
+    """What would be run, and about how long that takes on this machine with `cpus` cores a run."""
+    slots = max(int((os.cpu_count() or 1) / cpus), 1)
+    left = sweep.unfinished()
+    lines = [f"{name_of(s)}: " + (", ".join(left[name_of(s)][1]) if name_of(s) in left else "finished")
+             for s in sweep.runs()]  # fmt: skip
+    minutes, source = _minutes(sweep)
+    todo = f"{len(left)} of {len(sweep.runs())} runs to do"
+    if minutes is None:
+        return "\n".join([*lines, f"{todo}; how long one takes has not been measured"])
+    total = minutes * -(-len(left) // slots)
+    return "\n".join([*lines, f"{todo}: about {total:.0f} minutes, {slots} at a time here ({source})"])
+
+
+def _minutes(sweep: Sweep) -> tuple[float | None, str]:
+    measured = []
+    for settings in sweep.runs():
+        seconds = [_seconds(stamp) for stamp in (settings.run.path / "notebooks").glob("*.stamp.json")]
+        if len(seconds) == 5 and all(seconds):
+            measured.append(sum(seconds) / 60)
+    if measured:
+        mean = sum(measured) / len(measured)
+        return mean, f"{len(measured)} runs took {mean:.1f} minutes each"
+    known = MINUTES.get((sweep.settings.dataset, sweep.settings.budget))
+    return known, f"a run takes about {known} minutes on one core"
+
+
+def _seconds(stamp: Path) -> float:
+    return json.loads(stamp.read_text(encoding="utf-8")).get("seconds", 0.0)
+
+
+def merge(sweep: Sweep, failed: Mapping[str, str] | None = None) -> dict[str, Any]:
+    """One result of all finished runs, written to the sweep's folder with its tables and `report.html`.
+
+    Classes of all folds stand side by side; trainings with other seeds are pooled, query by query.
+
+    Raises:
+        SweepError: no seed has finished all folds.
+    """
+    from llafs_lib import plots
+    from llafs_lib.evaluation.report import html_report, write_tables
+    from llafs_lib.evaluation.runner import Asked, counts_of, read_log
+    from llafs_lib.evaluation.statistics import pooled
+    from llafs_lib.evaluation.tables import document_pairs, spreads, summarise
+
+    asked: dict[int, list[Asked]] = {}
+    facts: dict[str, Any] = {}
+    for settings in sweep.runs():
+        path = settings.run.path
+        if (path / "results.json").is_file() and name_of(settings) not in (failed or {}):
+            asked.setdefault(settings.seed, []).extend(read_log(path / "queries.novel.jsonl"))
+            facts[name_of(settings)] = json.loads((path / "results.json").read_text(encoding="utf-8"))
+    whole = {s: a for s, a in asked.items() if all(f"seed {s}, fold {f}" in facts for f in sweep.folds)}
+    if not whole:
+        raise SweepError("no seed has finished all folds: there is nothing to merge yet.")
+    counts, at_400 = ({s: counts_of(a, squashed) for s, a in whole.items()} for squashed in (False, True))
+    names = list(next(iter(counts.values())))
+    together, together_400 = ({n: pooled([c[n] for c in by.values()]) for n in names} for by in (counts, at_400))
+    first = next(iter(facts.values()))
+    results = {
+        "dataset": sweep.settings.dataset,
+        "folds": list(sweep.folds),
+        "seeds": list(whole),
+        **{k: first[k] for k in ("shots", "backbone", "budget")},
+        "n_queries": len(together[names[0]]),
+        **summarise(together, document_pairs(names, first["shots"]), 0, together_400),
+        "spread": spreads(counts, seed=0),
+        "absent": _means([f["absent"] for f in facts.values()]),
+        "seconds": {name: round(sum(f["seconds"].values()), 1) for name, f in facts.items()},
+        "failed": dict(failed or {}),
+    }
+    model, k = next(n for n in names if ": " in n).split(": ")[0], max(first["shots"])
+    shown, one_seed = [f"{model}: {p} {k}" for p in ("true", "llm", "random")], next(iter(whole.values()))
+    figures = {
+        "Paired differences, 95% intervals; grey: two random draws": plots.differences(results),
+        "mIoU of every arm, 95% intervals": plots.arm_intervals(results),
+        f"IoU of each class, {model}": plots.per_class(results, shown),
+        f"IoU by the size of the object, {model}": plots.iou_by_area(one_seed, ["everything", *shown]),
+    } | {
+        f"Fold {s.fold}: best, middling and worst query of the LLM arm": (s.run.path / "examples.png").read_bytes()
+        for s in sweep.runs() if s.seed == min(whole)
+    }  # fmt: skip
+    sweep.folder.mkdir(parents=True, exist_ok=True)
+    write_json(sweep.folder / "results.json", results)
+    write_tables(sweep.folder, results)
+    (sweep.folder / "report.html").write_text(html_report(results, figures), encoding="utf-8")
+    return results
+
+
+def _means(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    return {name: round(sum(v[name] for v in values) / len(values), 1) for name in values[0]}

@@ -1,0 +1,66 @@
+import numpy as np
+import pytest
+from small_bank import bank
+
+from llafs_lib.evaluation.arms import ADDED, ADDED_WEIGHT, Arm, CentrePrior, document_arms
+from llafs_lib.evaluation.tables import label
+from llafs_lib.records import Episode, RelatedClass, RelatedClasses
+from llafs_lib.retrieval.policies import Request
+
+RELATED = RelatedClasses("giraffe", (RelatedClass("zebra", 0.9),), "recorded", "")
+REQUEST = Request(Episode("giraffe", 7, (90, 91, 92, 93, 94)), RELATED, np.ones(5, np.float32) / 5**0.5)
+
+
+def chosen(arm):
+    return [(c.image_id, c.class_name, c.weight) for c in arm.choose(bank(), REQUEST)]
+
+
+def test_true_supports_are_the_episode_s_own():
+    assert chosen(Arm("true", 2)) == [(90, "giraffe", 1.0), (91, "giraffe", 1.0)]
+
+
+def test_another_draw_of_true_supports_begins_elsewhere():
+    assert chosen(Arm("true", 1, draw=1)) == [(91, "giraffe", 1.0)]
+    assert chosen(Arm("true", 2, draw=2)) == [(94, "giraffe", 1.0), (90, "giraffe", 1.0)]
+
+
+def test_added_supports_count_less():
+    found = chosen(Arm("true", 1, added="llm"))
+    assert found[0] == (90, "giraffe", 1.0)
+    assert (
+        all(c == "zebra" and w == ADDED_WEIGHT for _, c, w in found[1:]) and len(found) == 1 + 4
+    )  # all zebras there are
+
+
+def test_draws_of_random_supports_differ_and_repeat():
+    first, other = chosen(Arm("random", 5)), chosen(Arm("random", 5, draw=1))
+    assert first != other and first == chosen(Arm("random", 5))
+
+
+def test_every_row_of_the_document_is_there():
+    arms = document_arms()
+    for k in (1, 5):
+        assert {f"true {k}", f"random {k}", f"llm {k}", f"shuffled {k}", f"true {k} + llm {ADDED}"} <= set(arms)
+    assert {"all all", "llm all", "random 1, other draw"} <= set(arms)
+    assert {k for arm in document_arms([3]).values() for k in [arm.k]} == {3, 1, "all"}
+
+
+def test_labels():
+    assert label("llm 5") == "LLM base supports, 5"
+    assert label("true 1 + random 5") == "1 true + 5 random base supports"
+    assert label("random 1, other draw") == "random base supports, 1, other draw"
+    assert label("everything").startswith("predict everything")
+
+
+def test_the_centre_prior_marks_where_objects_are():
+    masks = [np.zeros((16, 16), bool) for _ in range(3)]
+    for n, mask in enumerate(masks):
+        mask[4 : 12 + n, 4:12] = True
+    found = CentrePrior(masks)(None, np.zeros((32, 64, 3), np.uint8))
+    assert found.shape == (32, 64) and found[16, 32] and not found[0, 0] and not found[31, 63]
+
+
+@pytest.mark.parametrize("k", [0, -1])
+def test_impossible_numbers(k):
+    with pytest.raises(Exception, match="shots must be at least 1"):
+        Arm("llm", k).choose(bank(), REQUEST)

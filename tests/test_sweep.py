@@ -1,0 +1,195 @@
+"""Sweeps with a real Ray and real kernels; only the notebooks are small ones."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from llafs_lib.artifacts import NOTEBOOKS
+from llafs_lib.cli import main
+from llafs_lib.sweep import Resources, Sweep, SweepError, dry_run, merge, numbers, run_sweep
+from llafs_lib.tutorial import ParameterError, Settings
+
+ray = pytest.importorskip("ray", reason="sweeps need Ray: pip install -e .[cluster]")
+
+PARAMETERS = "dataset = 'toy'\nfold = 0\nseed = 0\nruns = 'runs'"
+WORK = """
+import json, os, time
+from pathlib import Path
+
+folder = Path(runs) / dataset / f"fold{fold}"
+folder.mkdir(parents=True, exist_ok=True)
+with open("executions.txt", "a") as file:
+    file.write(f"BOOK seed{seed} fold{fold}\\n")
+if Path(f"fail-BOOK-{fold}").exists():
+    raise ValueError("this fold is broken")
+time.sleep(SECONDS)
+"""
+ANSWERS = """
+query = {"class_name": f"class{fold}", "image_id": 1, "pixels": 100, "truth": 20}
+names = ["everything", "HSNet: true 5", "HSNet: llm 5", "HSNet: random 5", "HSNet: random 5, other draw"]
+inters = dict(zip(names, (20, 16, 12 + seed, 8, 9)))
+counts = {n: [i, 20 if n != "everything" else 100, 0, 100] for n, i in inters.items()}
+line = query | {"answers": counts, "at_400": counts, "supports": {}}
+results = {"shots": [5], "backbone": "small", "budget": "small", "absent": {}, "seconds": {"all": 1.0}}
+Path(folder / "queries.novel.jsonl").write_text(json.dumps({"key": ""}) + "\\n" + json.dumps(line) + "\\n")
+Path(folder / "results.json").write_text(json.dumps(results))
+"""
+
+
+def notebook(name, made, seconds):
+    number = name[:2]
+    code = WORK.replace("BOOK", number).replace("SECONDS", str(seconds))
+    code += ANSWERS if number == "05" else ""
+    code += "".join(f"(folder / {m!r}).write_bytes(b'{number}')\n" for m in made if m != "results.json")
+    cells = [
+        {"cell_type": "code", "execution_count": None, "metadata": metadata, "outputs": [], "source": source}
+        for metadata, source in (({"tags": ["parameters"]}, PARAMETERS), ({}, code))
+    ]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    return {"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 4}
+
+
+@pytest.fixture
+def project(in_tmp):
+    """A project whose notebooks take a moment and write their artifacts."""
+    (in_tmp / "notebooks").mkdir()
+    for name, (_, made) in NOTEBOOKS.items():
+        seconds = 3 if name[:2] == "02" else 0.1
+        (in_tmp / "notebooks" / f"{name}.ipynb").write_text(json.dumps(notebook(name, made, seconds)))
+    return in_tmp
+
+
+def executions(project):
+    return (project / "executions.txt").read_text().split("\n")[:-1]
+
+
+def kernels_in(project):
+    """The kernels that run in a folder, by pid."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if "ipykernel" in (process / "cmdline").read_text() and (process / "cwd").resolve() == project.resolve():
+                found.append(int(process.name))
+        except OSError:
+            continue
+    return found
+
+
+def wait_for(condition, seconds):
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "gave up waiting"
+        time.sleep(0.2)
+
+
+def sweep_of(folds, seeds=(0,), only=()):
+    return Sweep(Settings(compare_losses=False), tuple(folds), tuple(seeds), only)
+
+
+@pytest.mark.parametrize(("text", "found"), [("0-3", [0, 1, 2, 3]), ("2", [2]), ("0,2", [0, 2]), ("0-1,3", [0, 1, 3])])
+def test_numbers(text, found):
+    assert numbers(text) == found
+
+
+@pytest.mark.parametrize("text", ["", "a", "1-", "-1", "0,0", "3-1"])
+def test_what_is_no_list_of_numbers(text):
+    with pytest.raises(ParameterError):
+        numbers(text)
+
+
+def test_a_fold_that_does_not_exist_is_refused_before_anything_runs(project, capsys):
+    assert main(["sweep", "--folds", "0-4", "--dry-run"]) == 2
+    assert "0, 1, 2 or 3" in capsys.readouterr().err
+
+
+def test_a_dry_run_says_what_would_be_run(project):
+    said = dry_run(sweep_of((0, 1), (0, 1)))
+    assert "seed 1, fold 0: 01, 02, 03, 04, 05" in said and "4 of 4 runs to do: about" in said
+    assert not (project / "runs").exists()
+
+
+@pytest.mark.slow
+def test_one_node_of_two_is_killed(project):
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
+    second = cluster.add_node(num_cpus=1)
+    sweep, outcomes = sweep_of((0, 1, 2)), []
+    driver = threading.Thread(target=lambda: outcomes.append(run_sweep(sweep, Resources(address=cluster.address))))
+    try:
+        driver.start()
+        wait_for(lambda: (project / "executions.txt").is_file() and executions(project).count("02 seed0 fold0"), 90)
+        wait_for(lambda: sum(line.startswith("02") for line in executions(project)) >= 2, 60)
+        cluster.remove_node(second, allow_graceful=False)
+        driver.join(240)
+    finally:
+        ray.shutdown()
+        cluster.shutdown()
+    (outcome,) = outcomes
+    assert sorted(outcome.done) == ["seed 0, fold 0", "seed 0, fold 1", "seed 0, fold 2"] and not outcome.failed
+    assert sweep.unfinished() == {}
+    assert sum(line.startswith("02") for line in executions(project)) == 4, "the run that died was done again"
+    assert sum(line.startswith("05") for line in executions(project)) == 3
+    assert not list(project.glob("runs/**/*partial*")), "nothing is left half-written"
+    wait_for(lambda: not kernels_in(project), 30)
+
+
+@pytest.mark.slow
+def test_a_killed_driver_s_sweep_redoes_only_what_is_unfinished(project):
+    command = [sys.executable, "-m", "llafs_lib.cli", "sweep", "--folds", "0-1", "--seeds", "0", "--address", "local"]
+    victim = subprocess.Popen(command, cwd=project, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    wait_for(lambda: list(project.glob("runs/sweep/seed0/toy/fold*/notebooks/05*.stamp.json")), 150)
+    os.kill(victim.pid, signal.SIGKILL)
+    victim.wait()
+    wait_for(lambda: not kernels_in(project), 60)
+    finished = [f for f in (0, 1) if f"seed 0, fold {f}" not in sweep_of((0, 1)).unfinished()]
+    assert finished, "one run was finished before the kill"
+    before = executions(project)
+    again = subprocess.run(command, cwd=project, capture_output=True, text=True, timeout=300)
+    assert again.returncode == 0, again.stderr[-2000:]
+    redone = executions(project)[len(before) :]
+    assert not [line for line in redone if any(f"fold{f}" in line for f in finished)]
+    assert f"{2 - len(finished)} runs done, {len(finished)} were finished, 0 failed" in again.stdout
+    assert "LLM base supports, 5" in again.stdout and "report: " in again.stdout
+    page = (project / "runs" / "sweep" / "toy" / "report.html").read_text()
+    assert "http" not in page.replace("http-equiv", ""), "the page must not load anything"
+
+
+@pytest.mark.slow
+def test_a_run_that_fails_is_tried_again_and_then_listed(project, capsys):
+    (project / "fail-04-1").touch()
+    sweep = sweep_of((0, 1))
+    outcome = run_sweep(sweep, Resources(address="local"))
+    assert outcome.done == ["seed 0, fold 0"] and list(outcome.failed) == ["seed 0, fold 1"]
+    assert "this fold is broken" in outcome.failed["seed 0, fold 1"]
+    assert "sweep.log" in outcome.failed["seed 0, fold 1"]
+    assert executions(project).count("04 seed0 fold1") == 2, "once more"
+    assert executions(project).count("02 seed0 fold1") == 1, "what was finished is kept"
+    with pytest.raises(SweepError, match="no seed has finished all folds"):
+        merge(sweep, outcome.failed)
+    (project / "fail-04-1").unlink()
+    outcome = run_sweep(sweep, Resources(address="local"))
+    assert outcome.skipped == ["seed 0, fold 0"] and outcome.done == ["seed 0, fold 1"]
+    results = merge(sweep)
+    assert results["folds"] == [0, 1] and results["n_queries"] == 2
+    assert (
+        results["arms"]["HSNet: llm 5"]["miou"] == 60
+        and results["paired"]["HSNet: llm 5-HSNet: random 5"]["diff"] == 20
+    )
+
+
+def test_more_than_the_cluster_has_is_refused(project):
+    with pytest.raises(SweepError, match="asks for 1 CPUs and 8 GPUs"):
+        run_sweep(sweep_of((0,)), Resources(address="local", gpus=8))
+
+
+def test_no_cluster_at_the_address(project):
+    with pytest.raises(SweepError, match="no Ray cluster answers"):
+        run_sweep(sweep_of((0,)), Resources(address="127.0.0.1:1"))
