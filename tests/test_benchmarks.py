@@ -80,8 +80,26 @@ def test_bank(photographs, cache, tmp_path, capsys, monkeypatch):
     assert "| 1 | 286 | 694 |" in found and "exact, five related classes" in found
 
 
+def test_evaluation(photographs, cache, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("LLAFS_DATA", str(photographs))
+    monkeypatch.chdir(tmp_path)
+    arguments = ["--queries", "1", "--rounds", "1", "--size", "97", "--full-backbone", "small", "--full-size", "97"]
+    monkeypatch.setattr("sys.argv", ["evaluation", *arguments, "--threads", str(torch.get_num_threads())])
+    load("evaluation").main()
+    found = capsys.readouterr().out
+    for text in ("| HSNet |", "| RePRI |", "| 4 |", "hours for COCO-20i's 4,000 episodes"):
+        assert text in found
+
+
 @pytest.mark.parametrize(
-    ("name", "option"), [("data", "--data"), ("vision", "--quick"), ("policies", "--limit"), ("bank", "--rows")]
+    ("name", "option"),
+    [
+        ("evaluation", "--rounds"),
+        ("data", "--data"),
+        ("vision", "--quick"),
+        ("policies", "--limit"),
+        ("bank", "--rows"),
+    ],
 )
 def test_help(name, option, capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", [name, "--help"])
