@@ -29,10 +29,10 @@ from filelock import FileLock
 from llafs_lib.artifacts import write_json
 from llafs_lib.errors import LlafsError
 from llafs_lib.progress import bar
-from llafs_lib.tutorial import ParameterError, Settings, project_root, run_tutorial, unfinished
+from llafs_lib.tutorial import ParameterError, Settings, run_tutorial, unfinished
 
-# Minutes that a run takes on one core of an AMD EPYC (README); for a dry run before any run has been measured.
-MINUTES = {("toy", "tiny"): 3, ("coco-mini", "tiny"): 4, ("toy", "small"): 12, ("coco-mini", "small"): 20}
+# Minutes that a run takes on one core of an AMD EPYC; for a dry run before any run has been measured.
+MINUTES = {("coco-mini", "small"): 27}
 
 
 class SweepError(LlafsError):
@@ -130,7 +130,7 @@ def run_sweep(sweep: Sweep, resources: Resources | None = None) -> Outcome:
             settings, _ = left[name]
             tries[name] += 1
             threads = max(int(resources.cpus), 1)
-            return task.remote(str(project_root()), asdict(settings), sweep.only, threads, _environment())
+            return task.remote(os.getcwd(), asdict(settings), sweep.only, threads, _environment())
 
         pending = {start(name): name for name in left}
         for name, error in _finished(ray, pending):
@@ -159,9 +159,11 @@ def _finished(ray: Any, pending: dict[Any, str]) -> Iterator[tuple[str, str]]:
             progress.update()
 
 
-def _run(root: str, settings: Mapping[str, Any], only: Sequence[str], threads: int, environment: dict[str, str]) -> str:
+def _run(
+    place: str, settings: Mapping[str, Any], only: Sequence[str], threads: int, environment: dict[str, str]
+) -> str:
     """One run, in a Ray worker. Returns "" or the error; what it prints goes to `sweep.log` in its folder."""
-    os.chdir(root)
+    os.chdir(place)
     os.environ.update(environment, OMP_NUM_THREADS=str(threads))
     chosen = Settings(**settings)
     folder = chosen.run.path
@@ -178,7 +180,10 @@ def _run(root: str, settings: Mapping[str, Any], only: Sequence[str], threads: i
 
 def _environment() -> dict[str, str]:
     """What of this process's environment a task needs on another machine. Never a key: set those on the machines."""
-    return {k: v for k, v in os.environ.items() if k in ("LLAFS_DATA", "OPENAI_BASE_URL")}
+    there = {k: v for k, v in os.environ.items() if k in ("LLAFS_DATA", "OPENAI_BASE_URL")}
+    if "LLAFS_DATA" in there:
+        there["LLAFS_DATA"] = str(Path(there["LLAFS_DATA"]).resolve())
+    return there
 
 
 @contextlib.contextmanager

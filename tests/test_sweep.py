@@ -111,8 +111,16 @@ def test_a_fold_that_does_not_exist_is_refused_before_anything_runs(project, cap
 
 def test_a_dry_run_says_what_would_be_run(project):
     said = dry_run(sweep_of((0, 1), (0, 1)))
-    assert "seed 1, fold 0: 01, 02, 03, 04, 05" in said and "4 of 4 runs to do: about" in said
+    assert "seed 1, fold 0: 01, 02, 03, 04, 05" in said
+    assert "4 of 4 runs to do; how long one takes has not been measured" in said
     assert not (project / "runs").exists()
+    photographs = Sweep(Settings(dataset="coco-mini"), (0, 1), (0,))
+    assert "2 of 2 runs to do: about" in dry_run(photographs)
+    stamps = photographs.runs()[0].run.path / "notebooks"
+    stamps.mkdir(parents=True)
+    for name in NOTEBOOKS:
+        (stamps / f"{name}.stamp.json").write_text(json.dumps({"cause": {}, "made": {}, "seconds": 12}))
+    assert "1 runs took 1.0 minutes each" in dry_run(photographs)
 
 
 @pytest.mark.slow

@@ -16,7 +16,7 @@ import pandas as pd
 from llafs_lib.evaluation.arms import ADDED
 from llafs_lib.evaluation.tables import reading, split_name
 
-CLAIMED = {"HSNet": 39.2, "+ random base supports": 40.5, "+ LLM base supports": 44.4, "RePRI": 37.3}
+CLAIMED = {"HSNet": 39.2, "+ random base supports": 40.5, "+ LLM base supports": 44.4}
 
 # (method, backbone, mIoU with 1 and 5 shots on COCO-20i, mean of four folds, source). The field trains on thousands of
 # pictures a class: to be read beside our figures, not against them.

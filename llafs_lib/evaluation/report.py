@@ -20,6 +20,7 @@ from llafs_lib.evaluation.tables import (
     markdown,
     overview,
     paired_table,
+    split_name,
     spread_table,
 )
 
@@ -40,7 +41,7 @@ def text_report(results: Mapping[str, Any]) -> str:
 def write_tables(folder: Path, results: Mapping[str, Any]) -> list[str]:
     """Write `results.csv`, `results.md` and `results.tex`; returns their names."""
     long_table(results).to_csv(folder / "results.csv", index=False)
-    tables = [arms_table(results), paired_table(results), *_spread(results)]
+    tables = [arms_table(results), paired_table(results), *_spread(results), *_absent(results)]
     sentences = "\n".join(f"* {s}" for s in verdicts(results))
     (folder / "results.md").write_text("\n\n".join(map(markdown, tables)) + f"\n\n{sentences}\n", encoding="utf-8")
     (folder / "results.tex").write_text("\n\n".join(map(latex, tables)), encoding="utf-8")
@@ -50,6 +51,11 @@ def write_tables(folder: Path, results: Mapping[str, Any]) -> list[str]:
 def _spread(results: Mapping[str, Any]) -> list[pd.DataFrame]:
     table = spread_table(results)
     return [table] if len(table) else []
+
+
+def _absent(results: Mapping[str, Any]) -> list[pd.DataFrame]:
+    rows = [(*split_name(name), f"{share:.1f}") for name, share in results.get("absent", {}).items()]
+    return [pd.DataFrame(rows, columns=["model", "supports", "%"]).set_index(["model", "supports"])] if rows else []
 
 
 def html_report(results: Mapping[str, Any], figures: Mapping[str, Figure | bytes]) -> str:
@@ -67,6 +73,7 @@ def html_report(results: Mapping[str, Any], figures: Mapping[str, Figure | bytes
         _section("Arms", arms_table(results)),
         _section("Paired differences, on the same queries", paired_table(results)),
         *(_section("Where the spread of mIoU comes from, standard deviations in points", t) for t in _spread(results)),
+        *(_section("Share of the picture marked where the class is absent", t) for t in _absent(results)),
         "<h2>The source document's claims</h2>",
         _list(verdicts(results)),
         claimed_table(results).to_html(border=0),
