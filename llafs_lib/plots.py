@@ -245,7 +245,7 @@ def per_class(results: Mapping[str, Any], names: Sequence[str]) -> Figure:
     first = results["arms"][names[0]]
     classes = sorted(first["per_class"], key=lambda c: -first["per_class"][c])
     asked = first["queries_of"]
-    figure, ax = plt.subplots(figsize=(7, 0.16 * (len(names) + 1) * len(classes) + 1.2))
+    figure, ax = plt.subplots(figsize=(7, 0.11 * (len(names) + 1) * len(classes) + 1.2))
     height = 0.8 / len(names)
     for i, name in enumerate(names):
         for y, c in enumerate(classes):

@@ -63,7 +63,7 @@ def document_arms(shots: Sequence[int] = SHOTS) -> dict[str, Arm]:
         arms |= {f"true {k} + {p} {ADDED}": Arm("true", k, added=p) for p in ("random", "llm")}
         arms[f"random {k}, other draw"] = Arm("random", k, draw=1)
     arms["true 1, other draw"] = Arm("true", 1, draw=1)
-    return arms | {f"{p} all": Arm(p, "all") for p in ("true", "all", "llm", "shuffled")}
+    return arms | {f"{p} all": Arm(p, "all") for p in ("all", "llm", "shuffled")}
 
 
 # --- answers that need no model ---------------------------------------------------------------------------------------

@@ -70,10 +70,11 @@ def html_report(results: Mapping[str, Any], figures: Mapping[str, Figure | bytes
         f"<h1>{html.escape(where)}</h1>",
         f"<p><strong>{html.escape(verdict(results))}</strong></p>",
         f"<p>{html.escape(ABOUT)}</p>",
-        _section("Arms", arms_table(results)),
-        _section("Paired differences, on the same queries", paired_table(results)),
-        *(_section("Where the spread of mIoU comes from, standard deviations in points", t) for t in _spread(results)),
-        *(_section("Share of the picture marked where the class is absent", t) for t in _absent(results)),
+        _section("mIoU and its 95% interval", overview(results)),
+        _folded("Every arm, also at 400 px, and FB-IoU", arms_table(results)),
+        _folded("Every paired difference, on the same queries", paired_table(results)),
+        *(_folded("Where the spread of mIoU comes from, standard deviations in points", t) for t in _spread(results)),
+        *(_folded("Share of the picture marked where the class is absent, %", t) for t in _absent(results)),
         "<h2>The source document's claims</h2>",
         _list(verdicts(results)),
         claimed_table(results).to_html(border=0),
@@ -89,6 +90,10 @@ def html_report(results: Mapping[str, Any], figures: Mapping[str, Figure | bytes
 
 def _section(title: str, table: pd.DataFrame) -> str:
     return f"<h2>{html.escape(title)}</h2>\n{table.to_html(border=0, sparsify=True)}"
+
+
+def _folded(title: str, table: pd.DataFrame) -> str:
+    return f"<details><summary>{html.escape(title)}</summary>\n{table.to_html(border=0, sparsify=True)}</details>"
 
 
 def _list(sentences: Sequence[str]) -> str:
@@ -123,6 +128,8 @@ _PAGE = """<!doctype html>
 body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; color: #222; }}
 table {{ border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto; font-size: .9rem; }}
 th, td {{ padding: .25rem .7rem; text-align: left; border-bottom: 1px solid #ddd; vertical-align: top; }}
+td {{ white-space: nowrap; }} tbody th {{ font-weight: normal; min-width: 7rem; }}
+summary {{ cursor: pointer; margin: .6rem 0; font-weight: 600; }}
 h1 {{ font-size: 1.5rem; }} h2 {{ font-size: 1.15rem; margin-top: 2rem; }}
 img {{ max-width: 100%; height: auto; }} figure {{ margin: 2rem 0; }} figcaption {{ color: #555; }}
 </style></head><body>

@@ -112,7 +112,7 @@ def document_pairs(names: Sequence[str], shots: Sequence[int]) -> list[tuple[str
 def spreads(
     runs: Mapping[int, Mapping[str, Sequence[ConfusionCounts]]], seed: int
 ) -> dict[str, dict[str, float | None]]:
-    """`spread` of a result, of the arms that draw supports: where their mIoU's spread comes from, in points.
+    """`spread` of a result: where each arm's mIoU's spread comes from, in points.
 
     Args:
         runs: training seed → arm → counts, of the same queries. None stands where there is one value only.
@@ -187,10 +187,11 @@ def _null_of(model: str, arm: str) -> str:
 
 
 def spread_table(results: Mapping[str, Any]) -> pd.DataFrame:
-    """Standard deviations of mIoU in points, by where they come from; empty where there was one value only."""
+    """Standard deviations of mIoU in points, by where they come from, of arms that more than the queries may change."""
     rows = {
         split_name(name): {k: "" if v is None else f"{v:.1f}" for k, v in found.items()}
         for name, found in results.get("spread", {}).items()
+        if found["training"] is not None or found["draws"] is not None
     }
     table = pd.DataFrame(rows.values(), columns=["training", "draws", "queries"])
     table.index = pd.MultiIndex.from_tuples(rows, names=["model", "arm"]) if rows else table.index
