@@ -81,7 +81,7 @@ def verdicts(results: Mapping[str, Any]) -> list[str]:
                     said.append(f"{model} {k}-shot {_with_interval(pair)}")
         parts = {"better": "holds", "worse": "is the wrong way round", "not told apart": "cannot be told"}
         said = "; ".join(f"{says} with {', '.join(found[r])}" for r, says in parts.items() if r in found)
-        sentences.append(f"Read as {how} true supports, “{text}” {said or 'was not asked'}.")
+        sentences.append(f"Base supports {how} true ones: “{text}” {said or 'was not asked'}.")
     return sentences
 
 
