@@ -91,7 +91,7 @@ def _add_sweep(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cpus", type=float, default=1, help="of one run, also its threads (default: %(default)s)")
     parser.add_argument("--gpus", type=float, default=0, help="of one run; 0.25: four on one (default: %(default)s)")
     parser.add_argument("--retries", type=int, default=1, help="of a run that fails (default: %(default)s)")
-    parser.add_argument("--only", action="append", default=[], choices=[n[:2] for n in NOTEBOOKS], help="this notebook")
+    parser.add_argument("--only", action="append", default=[], choices=[n[:2] for n in NOTEBOOKS], help="notebook")
     parser.add_argument("--dry-run", action="store_true", help="list what would be run, and about how long it takes")
     parser.set_defaults(command=_sweep)
 

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import cv2
 import numpy as np
+from filelock import FileLock
 from pycocotools import mask as rle
 
 from llafs_lib.classes import COCO_IDS, COCO_SUPERCATEGORIES, TOY_CLASSES
@@ -205,11 +206,14 @@ def make_toy(out: Path, n_train: int = 400, n_val: int = 160, seed: int = 0, for
 
     target = out.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as workshop:
-        fresh = Path(workshop) / "new"
-        for split in SPLITS:
-            _write_split(fresh, split, counts[split], seed, info)
-        _swap(fresh, target, Path(workshop) / "old")
+    with FileLock(target.with_name(f".{target.name}.lock")):  # several runs may start at once
+        if not force and _is_finished(out, info, counts):
+            return out
+        with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as workshop:
+            fresh = Path(workshop) / "new"
+            for split in SPLITS:
+                _write_split(fresh, split, counts[split], seed, info)
+            _swap(fresh, target, Path(workshop) / "old")
     return out
 
 

@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -38,10 +39,16 @@ def annotations(root: Path, split: str) -> dict:
 
 
 def contents(root: Path) -> dict[str, bytes]:
-    return {str(p.relative_to(root)): p.read_bytes() for p in sorted(root.rglob("*")) if p.is_file()}
+    files = (p for p in sorted(root.rglob("*")) if p.is_file() and not p.name.endswith(".lock"))
+    return {str(p.relative_to(root)): p.read_bytes() for p in files}
 
 
 # ----------------------------------------------------------------------------------------- pictures
+
+
+def shown_in(folder):
+    """What lies in a folder, without locks."""
+    return [p.name for p in folder.iterdir() if not p.name.startswith(".")]
 
 
 def test_masks_are_disjoint_and_of_the_pictures_size(scenes):
@@ -228,7 +235,7 @@ def test_failure_half_way_leaves_everything_as_it_was(tmp_path, monkeypatch, the
     with pytest.raises(type(error)):
         make_toy(tmp_path / "toy", 4, 2, force=True)
     assert contents(tmp_path) == before
-    assert [p.name for p in tmp_path.iterdir()] == (["toy"] if before else [])
+    assert shown_in(tmp_path) == (["toy"] if before else [])
 
 
 def test_failure_of_the_swap_brings_the_old_data_set_back(tmp_path, monkeypatch):
@@ -254,7 +261,15 @@ def test_another_data_set_is_replaced_only_by_force(tmp_path):
     assert contents(out) == before
     make_toy(out, 2, 1, seed=2, force=True)
     assert annotations(out, "train")["info"]["seed"] == 2
-    assert [p.name for p in tmp_path.iterdir()] == ["toy"]
+    assert shown_in(tmp_path) == ["toy"]
+
+
+def test_two_runs_that_start_at_once_draw_it_once(tmp_path, monkeypatch):
+    drawn, write = [], toy._write_split
+    monkeypatch.setattr(toy, "_write_split", lambda *a: drawn.append(a[1]) or write(*a))
+    with ThreadPoolExecutor(2) as pool:
+        made = list(pool.map(lambda _: make_toy(tmp_path / "toy", 3, 2), range(2)))
+    assert drawn == ["train", "val"] and made == [tmp_path / "toy"] * 2
 
 
 def test_incomplete_data_set_is_noticed(tmp_path):
