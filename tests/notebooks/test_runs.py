@@ -81,8 +81,11 @@ def test_the_next_run_reuses_resumes_and_finishes(finished_run):
     for label in ("random base supports", "LLM base supports", "true supports", "predict everything", "report.html"):
         assert label in out
     results = json.loads((folder.path / "results.json").read_text())
-    assert {"everything", "random", "llm", "true"} <= set(results["arms"])
-    assert results["paired"]["llm-random"]["ci95"] and results["peak_rss_mb"] < 4096
+    of_models = {f"{m}: {a} 5" for m in ("HSNet", "RePRI", "Prototype") for a in ("random", "llm", "true")}
+    assert {"everything", "centre prior"} | of_models <= set(results["arms"])
+    assert results["paired"]["HSNet: llm 5-HSNet: random 5"]["ci95"] and results["peak_rss_mb"] < 4096
+    log = (folder.path / "queries.novel.jsonl").read_text(encoding="utf-8").splitlines()
+    assert len(log) == 1 + results["n_queries"] and set(json.loads(log[1])["answers"]) == set(results["arms"])
     assert len(list((folder.path / "notebooks").glob("0?_*[a-z].ipynb"))) == 5
     assert not list((folder.path / "notebooks").glob("*.partial.ipynb"))
 
