@@ -8,7 +8,7 @@ import pytest
 playwright = pytest.importorskip("playwright.sync_api", reason="browser tests need Playwright: pip install -e .[dev]")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # it keeps an event loop running, in which other tests could not start theirs
 def browser():
     with playwright.sync_playwright() as p:
         own = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
