@@ -48,10 +48,11 @@ def count(
         raise ValueError(f"every pixel of query {image_id} is void: there is nothing to score")
     if prediction.shape != truth.shape:
         raise ValueError(f"prediction {prediction.shape} and truth {truth.shape} must have the same size")
-    if void is not None:
-        prediction, truth = prediction[~void], truth[~void]
-    inter, union = int((prediction & truth).sum()), int((prediction | truth).sum())
-    return ConfusionCounts(class_name, image_id, inter, union, truth.size - union, truth.size - inter)
+    pixels = truth.size
+    if void is not None and void.any():
+        prediction, truth, pixels = prediction & ~void, truth & ~void, pixels - int(np.count_nonzero(void))
+    inter, union = (int(np.count_nonzero(m)) for m in (prediction & truth, prediction | truth))
+    return ConfusionCounts(class_name, image_id, inter, union, pixels - union, pixels - inter)
 
 
 def squashed(mask: np.ndarray, side: int = 400) -> np.ndarray:
@@ -63,7 +64,7 @@ def squashed(mask: np.ndarray, side: int = 400) -> np.ndarray:
     """
     height, width = mask.shape
     rows, columns = (((np.arange(side) + 0.5) * n / side).astype(int) for n in (height, width))
-    return mask[rows[:, None], columns]
+    return mask.take(rows, axis=0).take(columns, axis=1)
 
 
 def class_ious(counts: Sequence[ConfusionCounts]) -> dict[str, float]:
