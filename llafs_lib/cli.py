@@ -106,10 +106,11 @@ def _sweep(arguments: argparse.Namespace) -> None:
     settings = Settings(**{name: given[name] for name in names}, compare_losses=False)
     folds, seeds = numbers(arguments.folds), numbers(arguments.seeds)
     sweep = Sweep(settings, tuple(folds), tuple(seeds), tuple(arguments.only))
+    resources = Resources(arguments.address, arguments.cpus, arguments.gpus, arguments.retries)
     if arguments.dry_run:
-        print(dry_run(sweep, arguments.cpus))
+        print(dry_run(sweep, resources.cpus))
         return
-    outcome = run_sweep(sweep, Resources(arguments.address, arguments.cpus, arguments.gpus, arguments.retries))
+    outcome = run_sweep(sweep, resources)
     print(f"{len(outcome.done)} runs done, {len(outcome.skipped)} were finished, {len(outcome.failed)} failed")
     for name, error in outcome.failed.items():
         print(f"  {name}: {error}", file=sys.stderr)

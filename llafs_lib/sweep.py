@@ -70,7 +70,7 @@ class Sweep:
 
     @property
     def folder(self) -> Path:
-        """Where the merged results lie."""
+        """Where the merged results lie: those of the last sweep of this data set, whichever folds and seeds it had."""
         return Path(self.settings.runs) / "sweep" / self.settings.dataset
 
     def runs(self) -> list[Settings]:
@@ -99,7 +99,13 @@ class Resources:
     address: str = "auto"  # of a Ray cluster; "auto": one that is running here, else this machine alone; "local"
     cpus: float = 1
     gpus: float = 0
-    retries: int = 1  # of a run that fails; one that dies with its machine is started again at least three times
+    retries: int = 1  # of a run that fails; one that dies with its machine is started again up to three times
+
+    def __post_init__(self) -> None:
+        for name, low in (("cpus", "above 0"), ("gpus", "from 0"), ("retries", "from 0")):
+            value = getattr(self, name)
+            if not (value > 0 if low == "above 0" else value >= 0):
+                raise ParameterError(f"{name} must be a number {low}, not {value!r}.")
 
 
 @dataclass

@@ -109,6 +109,14 @@ def test_a_fold_that_does_not_exist_is_refused_before_anything_runs(project, cap
     assert "0, 1, 2 or 3" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("option", "value"), [("--cpus", "0"), ("--gpus", "-1"), ("--retries", "-1"), ("--cpus", "nan")]
+)
+def test_impossible_resources(project, capsys, option, value):
+    assert main(["sweep", "--dry-run", option, value]) == 2
+    assert f"{option[2:]} must be a number" in capsys.readouterr().err
+
+
 def test_a_dry_run_says_what_would_be_run(project):
     said = dry_run(sweep_of((0, 1), (0, 1)))
     assert "seed 1, fold 0: 01, 02, 03, 04, 05" in said

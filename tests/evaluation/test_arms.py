@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 from small_bank import bank
 
+from llafs_lib.errors import LlafsError
 from llafs_lib.evaluation.arms import ADDED, ADDED_WEIGHT, Arm, CentrePrior, document_arms
 from llafs_lib.evaluation.tables import label
 from llafs_lib.records import Episode, RelatedClass, RelatedClasses
@@ -42,7 +43,7 @@ def test_every_row_of_the_document_is_there():
     for k in (1, 5):
         assert {f"true {k}", f"random {k}", f"llm {k}", f"shuffled {k}", f"true {k} + llm {ADDED}"} <= set(arms)
     assert {"all all", "llm all", "random 1, other draw"} <= set(arms)
-    assert {k for arm in document_arms([3]).values() for k in [arm.k]} == {3, 1, "all"}
+    assert {arm.k for arm in document_arms([3]).values()} == {3, 1, "all"}
 
 
 def test_labels():
@@ -62,5 +63,5 @@ def test_the_centre_prior_marks_where_objects_are():
 
 @pytest.mark.parametrize("k", [0, -1])
 def test_impossible_numbers(k):
-    with pytest.raises(Exception, match="shots must be at least 1"):
+    with pytest.raises(LlafsError, match="shots must be at least 1"):
         Arm("llm", k).choose(bank(), REQUEST)
