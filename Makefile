@@ -4,6 +4,7 @@
 #   make tutorial DATASET=coco-mini FOLD=2 SHOTS=1       the same on photographs; LLAFS_DATA says where they lie
 #   make test                                            the whole test suite
 #   make lab                                             JupyterLab on the notebooks
+#   make gallery                                         the notebooks as web pages that need no network, in site/
 
 PYTHON ?= python3
 VENV := .venv
@@ -15,17 +16,22 @@ flags = $(foreach p,$(PARAMETERS),$(if $($p),--$(shell echo $p | tr A-Z_ a-z-) "
 given = $(foreach word,$(MAKEOVERRIDES),$(firstword $(subst =, ,$(word))))
 unknown = $(filter-out $(PARAMETERS) PYTHON VENV,$(foreach n,$(given),$(if $(filter command,$(origin $n)),$n)))
 
-.PHONY: tutorial test lab notebooks lint clean
+.PHONY: tutorial test lab gallery notebooks lint clean
 
 tutorial: $(VENV)/.installed
 	$(if $(unknown),$(error unknown parameter $(unknown); there are $(PARAMETERS)))
 	@$(BIN)/llafs tutorial $(flags)
 
+# Two at a time, each on one core: two that share their threads slow each other down.
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
 
 lab: $(VENV)/.installed
 	$(BIN)/jupyter lab notebooks
+
+gallery: $(VENV)/.installed
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "open site/index.html"
 
 # Execute the committed notebooks in place, so that their outputs are current.
 notebooks: $(VENV)/.installed
@@ -42,4 +48,4 @@ $(VENV)/.installed: pyproject.toml
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) build site *.egg-info .pytest_cache .ruff_cache .hypothesis
