@@ -144,9 +144,10 @@ def find_class(name: str, vocabulary: tuple[str, ...]) -> str | None:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`" Did you mean 'giraffe'?"` for "girafe"; empty if nothing known is close."""
-    close = difflib.get_close_matches(normalise(name), list(known), n=1, cutoff=0.7)
-    return f" Did you mean {close[0]!r}?" if close else ""
+    """`" Did you mean 'giraffe'?"` for "girafe"; empty if nothing known is close. Compared as `normalise` has them."""
+    by_form = {normalise(k): k for k in known}
+    close = difflib.get_close_matches(normalise(name), by_form, n=1, cutoff=0.7)
+    return f" Did you mean {by_form[close[0]]!r}?" if close else ""
 
 
 def novel_classes(dataset: str, fold: int) -> tuple[str, ...]:

@@ -71,6 +71,7 @@ def test_aliases_work_towards_pascal_too():
 def test_unknown_name_suggests_the_closest():
     assert classes.did_you_mean("girafe", classes.COCO_CLASSES) == " Did you mean 'giraffe'?"
     assert classes.did_you_mean("okapi", classes.COCO_CLASSES) == ""
+    assert classes.did_you_mean("coco_mini", classes.DATASETS) == " Did you mean 'coco-mini'?"
 
 
 def test_impossible_fold():

@@ -213,6 +213,7 @@ def test_the_command(project, tmp_path, capsys):
         (["photo.jpg", "giraffe", "-o", "no/such/folder/o.png"], "does not exist"),
         (["photo.jpg", "giraffe", "--shots", "0"], "at least 1"),
         (["photo.jpg", "gir\naffe"], "line break"),
+        (["photo.jpg", "giraff"], "Did you mean 'giraffe'?"),
     ],
 )
 def test_the_commands_errors_are_one_line(project, capsys, arguments, message):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+from llafs_lib.classes import did_you_mean
 from llafs_lib.errors import LlafsError
 
 
@@ -89,5 +90,6 @@ def recipe_for(budget: str, dataset: str, presets: Mapping[str, Mapping[str, Rec
     """
     if dataset not in presets.get(budget, {}):
         known = ", ".join(f"{b} ({', '.join(presets[b])})" for b in presets)
-        raise LlafsError(f"no recipe for budget={budget!r} on dataset={dataset!r}: there are {known}.")
+        hint = "" if budget in presets else did_you_mean(budget, presets)
+        raise LlafsError(f"no recipe for budget={budget!r} on dataset={dataset!r}: there are {known}.{hint}")
     return presets[budget][dataset]
