@@ -39,6 +39,7 @@ NOTEBOOKS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ("episodes.csv", "results.json", "results.csv", "results.md", "results.tex", "examples.png", "report.html"),
     ),
 }
+SERIES = ("00_start_here", *NOTEBOOKS)  # the first is read before all others and leaves nothing
 MADE_BY: dict[str, str] = {name: book for book, (_, made) in NOTEBOOKS.items() for name in made}
 
 _PACKAGES = ("llafs-notebooks", "torch", "torchvision", "numpy", "pycocotools", "openai", "accelerate")
@@ -161,9 +162,9 @@ def file_hash(path: Path) -> str:
 
 @functools.cache
 def library_digest() -> str:
-    """A short hash of the library's source and recorded answers: what was computed with another one may differ."""
+    """A short hash of the library, recorded answers and weights included: what another one computed may differ."""
     root = Path(__file__).parent
-    files = sorted(p for p in root.rglob("*") if p.suffix in (".py", ".json"))
+    files = sorted(p for p in root.rglob("*") if p.suffix in (".py", ".json", ".safetensors"))
     described = [f"{p.relative_to(root).as_posix()} {file_hash(p)}" for p in files]
     return hashlib.sha256("\n".join(described).encode()).hexdigest()[:16]
 

@@ -7,10 +7,8 @@ library, the data set, an artifact it reads, or one that it wrote and that is go
 from __future__ import annotations
 
 import ast
-import base64
 import dataclasses
 import hashlib
-import io
 import json
 import os
 import sys
@@ -26,8 +24,6 @@ from llafs_lib.errors import LlafsError
 if TYPE_CHECKING:
     from llafs_lib.language.asking import Asker
 
-_WIDGET = "application/vnd.jupyter.widget-view+json"
-_WIDGET_STANDS_FOR = "(interactive: a menu and its figure appear here in a running notebook)"
 SEGMENTERS = ("hsnet", "repri", "prototype")
 CELL_TIMEOUT = 4 * 3600  # seconds; a cell that takes longer has hung
 
@@ -124,6 +120,18 @@ def check_names(given: Iterable[str], known: Iterable[str]) -> None:
     """
     for name in given:
         _one_of("parameter", name, known)
+
+
+def versions() -> str:
+    """One line for the top of a notebook: what it runs with, and on what."""
+    import platform
+
+    import torch
+
+    from llafs_lib import __version__
+
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    return f"llafs_lib {__version__} | Python {platform.python_version()} | torch {torch.__version__} | {device}"
 
 
 def settings_from(namespace: Mapping[str, Any]) -> Settings:
@@ -291,44 +299,3 @@ def execute(source: Path, output: Path, parameters: Mapping[str, Any] | None, pr
         ) from None
     except Exception as error:  # a dead kernel or a timeout: nbclient has types of its own for these
         raise LlafsError(f"{source.name} did not finish: {type(error).__name__}: {error}") from error
-
-
-def refresh_committed(only: Sequence[str] = ()) -> None:
-    """Execute the committed notebooks in place with their own parameters, so that their outputs are current.
-
-    `only`: numbers such as "03"; without any, all five, in order.
-    Papermill's bookkeeping (times, paths) is left out: the next refresh changes only what the code changed.
-    """
-    for name in [name for name in NOTEBOOKS if not only or name[:2] in only]:
-        path = project_root() / "notebooks" / f"{name}.ipynb"
-        partial = path.with_suffix(".partial.ipynb")
-        print(f"== {name}", flush=True)
-        execute(path, partial, None, progress="none")
-        notebook = _tidy(json.loads(partial.read_text(encoding="utf-8")))
-        partial.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(partial, path)
-
-
-def _tidy(notebook: dict[str, Any]) -> dict[str, Any]:
-    """An executed notebook without what only this run knows, and with figures of 256 colours: a third of the bytes."""
-    for part in (notebook, *notebook["cells"]):
-        for key in ("papermill", "execution", "widgets"):
-            part["metadata"].pop(key, None)
-        for output in part.get("outputs", []):
-            data = output.get("data", {})
-            if _WIDGET in data:
-                output["data"] = {"text/plain": [_WIDGET_STANDS_FOR]}
-            elif "image/png" in data:
-                data["image/png"] = _with_256_colours(data["image/png"])
-    notebook["metadata"]["language_info"].pop("version", None)
-    return notebook
-
-
-def _with_256_colours(png: str) -> str:
-    """A base64 PNG with a palette of its own."""
-    from PIL import Image
-
-    small = io.BytesIO()
-    with Image.open(io.BytesIO(base64.b64decode(png))) as picture:
-        picture.convert("RGB").quantize(256).save(small, format="PNG", optimize=True)
-    return base64.b64encode(small.getvalue()).decode("ascii")

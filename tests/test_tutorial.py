@@ -1,8 +1,6 @@
 """Parameters are refused before anything runs; what is unchanged is not run again."""
 
-import base64
 import dataclasses
-import io
 import json
 
 import pytest
@@ -136,21 +134,6 @@ def test_a_failing_notebook_leaves_no_final_output(project, monkeypatch):
         run()
     left = {p.name for p in (settings.run.path / "notebooks").iterdir()}
     assert left == {"01_data_folds.partial.ipynb"}
-
-
-def test_a_tidied_notebook_keeps_its_figures_and_loses_the_rest():
-    from matplotlib.figure import Figure
-
-    data = io.BytesIO()
-    Figure().savefig(data, format="png")
-    figure = {"data": {"image/png": base64.b64encode(data.getvalue()).decode()}}
-    menu = {"data": {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "text/plain": "VBox()"}}
-    cell = {"metadata": {"papermill": {"duration": 1}, "tags": ["parameters"]}, "outputs": [figure, menu]}
-    book = {"metadata": {"papermill": {}, "widgets": {}, "language_info": {"version": "3.11.7"}}, "cells": [cell]}
-    tidy = tutorial._tidy(book)
-    assert tidy["metadata"] == {"language_info": {}} and tidy["cells"][0]["metadata"] == {"tags": ["parameters"]}
-    assert base64.b64decode(figure["data"]["image/png"]).startswith(b"\x89PNG")
-    assert menu["data"] == {"text/plain": ["(interactive: a menu and its figure appear here in a running notebook)"]}
 
 
 def test_a_notebook_edited_while_it_runs_is_run_again(project, monkeypatch):

@@ -1,16 +1,20 @@
 """What a reader of the committed notebooks meets: run, free of errors, tidy."""
 
 import ast
+import base64
+import io
 import json
 import re
 import statistics
 
 import pytest
 
-from llafs_lib.artifacts import NOTEBOOKS
+from llafs_lib.artifacts import SERIES
+from llafs_lib.committed import check_committed, differences, tidy
 from llafs_lib.tutorial import project_root
 
-BOOKS = {name: project_root() / "notebooks" / f"{name}.ipynb" for name in NOTEBOOKS}
+ROOT = project_root()
+BOOKS = {name: ROOT / "notebooks" / f"{name}.ipynb" for name in SERIES}
 
 
 @pytest.fixture(params=BOOKS, scope="module")
@@ -42,6 +46,13 @@ def test_carries_figures(book):
     assert "image/png" in kinds
 
 
+def test_every_figure_says_what_is_to_be_seen(book):
+    for cell in code_cells(book):
+        if any("image/png" in o.get("data", {}) for o in cell["outputs"]):
+            assert len(cell["metadata"].get("alt", "")) > 20, "".join(cell["source"])
+    assert "![](" not in "".join("".join(c["source"]) for c in book["cells"])
+
+
 def test_parameters_are_literals(book):
     (cell,) = [c for c in code_cells(book) if "parameters" in c["metadata"].get("tags", [])]
     for node in ast.parse("".join(cell["source"])).body:
@@ -59,3 +70,58 @@ def test_ends_with_a_recap(book):
 
 def test_times_and_memory_are_filled_in(book):
     assert "@" not in "".join(book["cells"][0]["source"])
+
+
+def test_a_tidied_notebook_keeps_its_figures_and_loses_the_rest():
+    from matplotlib.figure import Figure
+
+    data = io.BytesIO()
+    Figure().savefig(data, format="png")
+    figure = {"data": {"image/png": base64.b64encode(data.getvalue()).decode()}}
+    menu = {"data": {"application/vnd.jupyter.widget-view+json": {"model_id": "1"}, "text/plain": "VBox()"}}
+    cell = {"metadata": {"papermill": {"duration": 1}, "tags": ["parameters"]}, "outputs": [figure, menu]}
+    book = {"metadata": {"papermill": {}, "widgets": {}, "language_info": {"version": "3.11.7"}}, "cells": [cell]}
+    tidied = tidy(book)
+    assert tidied["metadata"] == {"language_info": {}} and tidied["cells"][0]["metadata"] == {"tags": ["parameters"]}
+    assert base64.b64decode(figure["data"]["image/png"]).startswith(b"\x89PNG")
+    assert menu["data"] == {"text/plain": ["(interactive: a menu and its figure appear here in a running notebook)"]}
+
+
+def shown(text, kind="stdout", tags=()):
+    output = {"name": kind, "text": [text]} if kind == "stdout" else {"data": {kind: "…", "text/plain": [text]}}
+    return {"cells": [{"metadata": {"tags": list(tags)}, "outputs": [output]}]}
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (shown("mIoU 41.8 [37.6, 46.2]"), shown("mIoU 41.9 [37.7, 46.1]")),  # one in the last place
+        (shown("of 560 pairs, 1,234 px"), shown("of 555 pairs, 1,240 px")),  # within 2%
+        (shown("IoU 41 of one training", tags=["volatile"]), shown("IoU 12 of another")),
+        (shown("<Figure size 640x480>", "image/png"), shown("<Figure  size 640x480>", "image/png")),
+    ],
+)
+def test_outputs_that_agree(old, new):
+    assert differences(old, new) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (shown("mIoU 41.8"), shown("mIoU 39.8"), "prints 39.8, committed is 41.8"),
+        (shown("3 classes"), shown("4 classes"), "prints 4, committed is 3"),
+        (shown("novel: giraffe"), shown("novel: okapi"), "prints 'novel: okapi', committed is 'novel: giraffe'"),
+        (shown("fold 1", tags=["volatile"]), shown("fold 1", "text/html"), "shows"),
+        (shown("a"), {"cells": []}, "1 cells are committed, 0 were run"),
+    ],
+)
+def test_outputs_that_are_stale(old, new, said):
+    (found,) = differences(old, new)
+    assert said in found
+
+
+@pytest.mark.slow
+def test_a_fresh_run_shows_what_is_committed(in_tmp):
+    for name in ("notebooks", "llafs_lib", "docs"):
+        (in_tmp / name).symlink_to(ROOT / name)
+    check_committed(["00", "01", "03"])  # those that train nothing
