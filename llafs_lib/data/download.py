@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx2
+import httpx
 from tqdm.auto import tqdm
 
 from llafs_lib.data.labels import DataError
@@ -125,9 +125,9 @@ def fetch(remotes: Sequence[Remote], desc: str, *, workers: int = 1, patience: P
     else:
         meter = Meter(desc, "file", len(missing))
         moved, finished = (lambda n_bytes: None), lambda: meter.add(1)
-    timeout = httpx2.Timeout(patience.read, connect=patience.connect)
+    timeout = httpx.Timeout(patience.read, connect=patience.connect)
     try:
-        with httpx2.Client(timeout=timeout, follow_redirects=True) as client:
+        with httpx.Client(timeout=timeout, follow_redirects=True) as client:
             transfers = [_Transfer(remote, client, patience, moved, threading.Event()) for remote in missing]
             failures = _run_all(transfers, workers, finished)
     finally:
@@ -178,7 +178,7 @@ class _Transfer:
     """One file on its way."""
 
     remote: Remote
-    client: httpx2.Client
+    client: httpx.Client
     patience: Patience
     moved: Callable[[int], None]  # told of bytes that came, and of bytes that had to be thrown away
     stop: threading.Event
@@ -203,9 +203,9 @@ class _Transfer:
         while not self.stop.is_set():
             try:
                 return self._try()
-            except (httpx2.InvalidURL, httpx2.UnsupportedProtocol, httpx2.TooManyRedirects) as error:
+            except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.TooManyRedirects) as error:
                 raise DownloadError(f"{self.remote.url} is not a usable address ({error}); check --mirror.") from error
-            except (_TryAgain, httpx2.TransportError) as error:
+            except (_TryAgain, httpx.TransportError) as error:
                 failures = 0 if self.remote.have >= most + HEADWAY else failures + 1
                 most = max(most, self.remote.have)
                 if failures > self.patience.retries:
@@ -217,9 +217,9 @@ class _Transfer:
         raise _Stopped
 
     def _reason(self, error: Exception) -> str:
-        if isinstance(error, httpx2.ReadTimeout):
+        if isinstance(error, httpx.ReadTimeout):
             return f"nothing came for {self.patience.read:g} s"
-        if isinstance(error, httpx2.TimeoutException):
+        if isinstance(error, httpx.TimeoutException):
             return f"no connection within {self.patience.connect:g} s"
         return str(error) or type(error).__name__
 
@@ -257,7 +257,7 @@ class _Transfer:
         condition = {"If-Range": validator} if validator and url == remote.url else {}
         return {"Range": f"bytes={remote.have}-", **condition}
 
-    def _start(self, response: httpx2.Response, have: int) -> int:
+    def _start(self, response: httpx.Response, have: int) -> int:
         """Which byte of the file the body begins with: `have`, or 0 if the server sends all of it."""
         code, status = response.status_code, f"{response.status_code} {response.reason_phrase}".strip()
         if code == 200:
@@ -273,13 +273,13 @@ class _Transfer:
             f"{self.remote.url} answered {status}. Check the address, or name another server with --mirror."
         )
 
-    def _remember(self, response: httpx2.Response) -> None:
+    def _remember(self, response: httpx.Response) -> None:
         tag = response.headers.get("ETag", "")
         weak = not tag or tag.startswith("W/")  # If-Range compares strictly (RFC 9110, 13.1.5)
         validator = response.headers.get("Last-Modified", "") if weak else tag
         self.note.write_text(f"{self.remote.url}\n{validator}\n", encoding="utf-8")
 
-    def _receive(self, response: httpx2.Response, start: int) -> None:
+    def _receive(self, response: httpx.Response, start: int) -> None:
         with open(self.remote.part, "ab" if start else "wb") as file:
             for block in response.iter_raw():
                 if self.stop.is_set():
@@ -329,14 +329,14 @@ def _has_digest(path: Path, size: int, digest: str) -> bool:
     return found.hexdigest() == published
 
 
-def _content_range(response: httpx2.Response) -> tuple[int | None, int | None]:
+def _content_range(response: httpx.Response) -> tuple[int | None, int | None]:
     """First byte and size of the whole file, from `bytes 100-199/200` or `bytes */200`."""
     found = re.match(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", response.headers.get("Content-Range", ""))
     first, total = found.groups() if found else (None, None)
     return (int(first) if first else None), (int(total) if total and total != "*" else None)
 
 
-def _total(response: httpx2.Response, start: int) -> int | None:
+def _total(response: httpx.Response, start: int) -> int | None:
     """Size of the whole file, if the server says it."""
     length = response.headers.get("Content-Length", "")
     return _content_range(response)[1] or (start + int(length) if length.isdigit() else None)

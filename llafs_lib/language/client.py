@@ -14,12 +14,20 @@ import urllib.parse
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
-import httpx2
 import openai
 
 from llafs_lib.errors import LlafsError
 from llafs_lib.language.prompts import Question
 from llafs_lib.language.replay import make_recording
+
+if int(openai.__version__.partition(".")[0]) < 3:  # as on Colab
+    import httpx as http  # the HTTP library under openai, whose timeouts it knows
+
+    LONGEST_WAIT = 60  # seconds; asked by a server to wait longer, openai 2 would ask again almost at once
+else:
+    import httpx2 as http
+
+    LONGEST_WAIT = 120
 
 OPENAI_URL = "https://api.openai.com/v1"
 NO_KEY = "none"  # what a server of one's own is sent
@@ -44,7 +52,8 @@ class LLMError(LlafsError):
 class Server:
     """Where to ask, and how patiently: `timeout` seconds for each try, `retries` further tries (408, 409, 429, 5xx).
 
-    A server's Retry-After is honoured up to two minutes; asked to wait longer, or out of credit, a call fails at once.
+    A server's Retry-After is honoured up to two minutes, with openai 2 up to one; asked to wait longer, or out of
+    credit, a call fails at once.
     """
 
     base_url: str
@@ -81,8 +90,8 @@ def _check_address(base_url: str | None) -> None:
     if not base_url.strip():
         raise LLMError("OPENAI_BASE_URL is empty: unset it to ask OpenAI, or give the address of your server.", True)
     try:
-        usable = httpx2.URL(base_url).scheme in ("http", "https") and urllib.parse.urlsplit(base_url).hostname
-    except (httpx2.InvalidURL, ValueError):
+        usable = http.URL(base_url).scheme in ("http", "https") and urllib.parse.urlsplit(base_url).hostname
+    except (http.InvalidURL, ValueError):
         usable = False
     if not usable:
         raise LLMError("The server's address must be like http://localhost:11434/v1; this one cannot be read.", True)
@@ -143,20 +152,29 @@ def _all_said(error: openai.APIStatusError) -> str:
 
 
 class _Transport(openai.DefaultAsyncHttpxClient):
-    """HTTP with two rules more: a try ends after `seconds` however slowly bytes drip, and no credit is final."""
+    """HTTP with two rules more: a try ends after `seconds`, however slowly bytes drip; no credit or hours are final."""
 
     seconds = 60.0
 
-    async def send(self, request: httpx2.Request, **options: object) -> httpx2.Response:
+    async def send(self, request: http.Request, **options: object) -> http.Response:
         try:
             async with asyncio.timeout(self.seconds):
                 response = await super().send(request, **options)
                 await response.aread()
         except TimeoutError as error:
-            raise httpx2.ReadTimeout("no whole answer in time", request=request) from error
-        if response.status_code == 429 and b"insufficient_quota" in response.content:
+            raise http.ReadTimeout("no whole answer in time", request=request) from error
+        no_credit = response.status_code == 429 and b"insufficient_quota" in response.content
+        if no_credit or _asked_to_wait(response) > LONGEST_WAIT:
             response.headers["x-should-retry"] = "false"  # which openai obeys
         return response
+
+
+def _asked_to_wait(response: http.Response) -> float:
+    """Seconds of a Retry-After; 0 where there is none, or a date."""
+    try:
+        return float(response.headers.get("retry-after", 0))
+    except ValueError:
+        return 0.0
 
 
 class Connection:

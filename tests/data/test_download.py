@@ -97,8 +97,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.end_headers()
             for i in range(0, min(most, len(body)), 16384):
                 block = body[i : min(i + 16384, most)]
+                blocks.append(len(block) if status in (200, 206) else 0)  # before it arrives
                 self.wfile.write(block)
-                blocks.append(len(block) if status in (200, 206) else 0)
                 time.sleep(self.server.pause)
         if kind == "stall":
             self.server.closing.wait(20)

@@ -11,7 +11,7 @@ import json
 import os
 import time
 
-import httpx2
+import httpx
 import numpy as np
 import pytest
 from llm_servers import KEY
@@ -32,9 +32,9 @@ def address():
     end = time.monotonic() + 30
     while time.monotonic() < end:
         try:
-            if httpx2.get(f"{address}/__aimock/health").status_code == 200:
+            if httpx.get(f"{address}/__aimock/health").status_code == 200:
                 return address
-        except httpx2.TransportError:
+        except httpx.TransportError:
             time.sleep(0.2)
     raise RuntimeError(f"nothing answers at {address}")
 
@@ -42,14 +42,14 @@ def address():
 @pytest.fixture
 def aimock(address, monkeypatch):
     """The server's address, with an empty journal and the environment set."""
-    httpx2.post(f"{address}/__aimock/reset/journal")
+    httpx.post(f"{address}/__aimock/reset/journal")
     monkeypatch.setenv("OPENAI_BASE_URL", f"{address}/v1")
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
     return address
 
 
 def journal(address):
-    return httpx2.get(f"{address}/__aimock/journal").json()
+    return httpx.get(f"{address}/__aimock/journal").json()
 
 
 def formats(address):
@@ -100,7 +100,7 @@ def test_what_no_second_try_can_mend(aimock, model, sentence, tmp_path):
 
 def test_busy_then_answered(aimock):
     error = {"status": 429, "body": {"message": "slow down", "type": "rate_limit_error"}}
-    assert httpx2.post(f"{aimock}/__aimock/error", json=error).status_code == 200
+    assert httpx.post(f"{aimock}/__aimock/error", json=error).status_code == 200
     assert ask("structured").names[0] == "zebra"
     assert [entry["response"]["status"] for entry in journal(aimock)] == [429, 200]
 

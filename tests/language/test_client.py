@@ -261,6 +261,12 @@ def test_a_wait_of_hours_is_not_cut_short(httpserver):
     assert len(httpserver.log) == 1
 
 
+def test_a_wait_until_a_date_is_a_busy_server_too(httpserver):
+    headers = {"retry-after": "Wed, 21 Oct 2065 07:28:00 GMT"}
+    httpserver.expect_request(PATH).respond_with_json({}, status=429, headers=headers)
+    assert "too many requests" in str(failure(httpserver))
+
+
 def test_no_credit_is_not_tried_again(httpserver):
     body = {"error": {"message": "You exceeded your quota", "code": "insufficient_quota", "type": "insufficient_quota"}}
     httpserver.expect_request(PATH).respond_with_json(body, status=429, headers={"retry-after-ms": "1"})

@@ -1,0 +1,147 @@
+"""Where the notebooks find the library on Colab: one repository, written into each of them and into README's table.
+
+A file's stamped form is worked out from the file as it is, whatever it was stamped with before. So a second stamp
+changes nothing, another repository takes the first one's place, and a check is a comparison.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from llafs_lib.committed import SERIES
+from llafs_lib.errors import LlafsError
+from llafs_lib.tutorial import project_root
+
+_BADGE = "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
+_PAGE = "https://colab.research.google.com/github/{repository}/blob/main/notebooks/{name}.ipynb"
+_REPOSITORY = re.compile(r'^REPOSITORY = "(.*?)"', re.MULTILINE)
+# What GitHub allows; an underscore is in the names of accounts that a company manages.
+_OWNER_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,38})/(?!\.{1,2}$)[A-Za-z0-9._-]{1,100}(?<!\.git)")
+_SECTION = "## The series\n"
+
+
+class StampError(LlafsError):
+    """A repository that cannot be one, files that do not agree on it, or a file with no place for it."""
+
+
+def stamp(repository: str, root: Path | None = None) -> list[Path]:
+    """Write `repository` (OWNER/NAME on GitHub) into the notebooks and README; return the files that changed.
+
+    `root`: the folder that holds README.md and `notebooks/`; by default the project's.
+
+    Raises:
+        StampError: not OWNER/NAME, or a file without the line or the table that is to be stamped. Nothing is written.
+    """
+    _check_name(repository)
+    stamped = _stamped_files(repository, root or project_root())
+    changed = {path: text for path, text in stamped.items() if path.read_text(encoding="utf-8") != text}
+    for path, text in changed.items():
+        partial = path.with_name(f".{os.getpid()}.partial.{path.name}")
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, path)
+    return list(changed)
+
+
+def check_stamps(repository: str | None = None, root: Path | None = None) -> str:
+    """The repository that all notebooks and README are stamped with; "" if none of them is.
+
+    `repository`: the one that is asked for; None takes the one that most notebooks name.
+
+    Raises:
+        StampError: names the files that are not stamped with it, or as `stamp`.
+    """
+    root = root or project_root()
+    if repository is None:
+        repository = Counter(_repository_of(path) for path in _notebooks(root).values()).most_common(1)[0][0]
+    if repository:
+        _check_name(repository)
+    stamped = _stamped_files(repository, root)
+    odd = [path for path, text in stamped.items() if path.read_text(encoding="utf-8") != text]
+    if odd:
+        names = ", ".join(path.relative_to(root).as_posix() for path in odd)
+        wanted = f"for {repository}" if repository else "like the rest, which is not stamped"
+        remedy = f"llafs stamp --repo {repository or 'OWNER/NAME'}"
+        raise StampError(f"not stamped {wanted}: {names}. Run `{remedy}`.")
+    return repository
+
+
+def _check_name(repository: str) -> None:
+    if not _OWNER_NAME.fullmatch(repository):
+        raise StampError(f"{repository!r} is no repository on GitHub: say OWNER/NAME, without an address around it.")
+
+
+def _notebooks(root: Path) -> dict[str, Path]:
+    return {name: root / "notebooks" / f"{name}.ipynb" for name in SERIES}
+
+
+def _stamped_files(repository: str, root: Path) -> dict[Path, str]:
+    """What each file would hold; "" takes a stamp away."""
+    stamped = {path: _stamped_notebook(path, name, repository) for name, path in _notebooks(root).items()}
+    readme = root / "README.md"
+    return stamped | {readme: _stamped_readme(readme.read_text(encoding="utf-8"), repository)}
+
+
+def _badge(name: str, repository: str) -> str:
+    return f"{_BADGE}({_PAGE.format(repository=repository, name=name)})"
+
+
+# --- a notebook ------------------------------------------------------------------------------------------------------
+
+
+def _stamped_notebook(path: Path, name: str, repository: str) -> str:
+    notebook = json.loads(path.read_text(encoding="utf-8"))
+    title, setup = notebook["cells"][0], _setup_cell(notebook, path)
+    head, *rest = [line for line in _lines(title) if not line.startswith(_BADGE)]
+    while rest and not rest[0].strip():
+        del rest[0]
+    title["source"] = [head, "\n", *([_badge(name, repository) + "\n", "\n"] if repository else []), *rest]
+    code = _REPOSITORY.sub(f'REPOSITORY = "{repository}"', "".join(setup["source"]))
+    setup["source"] = code.splitlines(keepends=True)
+    return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+
+
+def _lines(cell: dict[str, Any]) -> list[str]:
+    return "".join(cell["source"]).splitlines(keepends=True)
+
+
+def _setup_cell(notebook: dict[str, Any], path: Path) -> dict[str, Any]:
+    for cell in notebook["cells"]:
+        if "setup" in cell["metadata"].get("tags", []) and _REPOSITORY.search("".join(cell["source"])):
+            return cell
+    raise StampError(f'{path.as_posix()} has no cell tagged "setup" with a line REPOSITORY = "".')
+
+
+def _repository_of(path: Path) -> str:
+    setup = _setup_cell(json.loads(path.read_text(encoding="utf-8")), path)
+    return _REPOSITORY.search("".join(setup["source"])).group(1)
+
+
+# --- README's table --------------------------------------------------------------------------------------------------
+
+
+def _stamped_readme(text: str, repository: str) -> str:
+    """README with a last column "Colab" in the table of the series, or without it."""
+    before, section, after = text.partition(_SECTION)
+    table = re.search(r"^\|.*\n(?:\|.*\n)+", after, re.MULTILINE)
+    if not section or not table:
+        raise StampError(f"README.md has no table under {_SECTION.strip()!r}.")
+    rows = table.group().splitlines()
+    if rows[0].endswith("| Colab |"):
+        rows = [row[: row.rindex("|", 0, -1) + 1] for row in rows]
+    if repository:
+        rows = [f"{row}{cell}|" for row, cell in zip(rows, _column(rows, repository), strict=True)]
+    new = "".join(f"{row}\n" for row in rows)
+    return before + section + after[: table.start()] + new + after[table.end() :]
+
+
+def _column(rows: list[str], repository: str) -> list[str]:
+    linked = [re.search(r"\(notebooks/(\w+)\.ipynb\)", row) for row in rows[2:]]
+    missing = set(SERIES) - {link.group(1) for link in linked if link}
+    if missing:
+        raise StampError(f"README.md: the table of the series has no row for {', '.join(sorted(missing))}.")
+    return [" Colab ", "---", *(f" {_badge(link.group(1), repository)} " if link else " " for link in linked)]

@@ -1,0 +1,150 @@
+"""A stamp reaches every notebook and README, and nothing else of them."""
+
+import json
+import shutil
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llafs_lib import colab
+from llafs_lib.cli import main
+from llafs_lib.colab import StampError, check_stamps, stamp
+from llafs_lib.committed import SERIES
+from llafs_lib.tutorial import project_root
+
+ROOT = project_root()
+ALNUM = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"
+OWNERS = st.builds("{}{}".format, st.sampled_from(ALNUM), st.text(ALNUM + "-_", max_size=38))
+NAMES = st.text(ALNUM + "._-", min_size=1, max_size=100).filter(lambda n: n.strip(".") and not n.endswith(".git"))
+
+
+def book(root, name):
+    return json.loads((root / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))
+
+
+def setup_cell(root, name):
+    (cell,) = [c for c in book(root, name)["cells"] if "setup" in c["metadata"].get("tags", [])]
+    return "".join(cell["source"])
+
+
+def files_of(root):
+    return {p: p.read_bytes() for p in [root / "README.md", *sorted((root / "notebooks").iterdir())]}
+
+
+@pytest.fixture
+def project(in_tmp):
+    """A copy of what is stamped, as the working directory."""
+    (in_tmp / "notebooks").mkdir()
+    for path in ("README.md", *(f"notebooks/{name}.ipynb" for name in SERIES)):
+        shutil.copy(ROOT / path, in_tmp / path)
+    return in_tmp
+
+
+def test_the_committed_files_agree():
+    check_stamps()
+
+
+def test_the_setup_cell_is_the_same_in_all_notebooks():
+    assert len({setup_cell(ROOT, name) for name in SERIES}) == 1
+
+
+def test_a_stamp_is_seen_in_every_notebook_and_in_the_table(project):
+    assert len(stamp("first-one/its.library_2")) == len(SERIES) + 1
+    table = (project / "README.md").read_text(encoding="utf-8").partition("## The series")[2]
+    for name in SERIES:
+        page = f"https://colab.research.google.com/github/first-one/its.library_2/blob/main/notebooks/{name}.ipynb"
+        title, blank, badge, *_ = "".join(book(project, name)["cells"][0]["source"]).splitlines()
+        assert title.startswith("# ") and not blank and badge.startswith("[![Open in Colab]") and f"]({page})" in badge
+        assert 'REPOSITORY = "first-one/its.library_2"  # OWNER/NAME' in setup_cell(project, name)
+        (row,) = [line for line in table.splitlines() if line.startswith("|") and f"(notebooks/{name}.ipynb)" in line]
+        assert f"]({page}) |" in row
+    rows = table.partition("\n\n")[2].partition("\n\n")[0].splitlines()
+    assert rows[0].endswith(" Colab |") and len({row.count("|") for row in rows}) == 1
+
+
+def test_stamping_for_another_repository_changes_two_lines_of_a_notebook(project):
+    stamp("a/b")
+    before = {name: (project / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8") for name in SERIES}
+    stamp("owner/name")
+    for name, old in before.items():
+        new = (project / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8")
+        pairs = [(a, b) for a, b in zip(old.splitlines(), new.splitlines(), strict=True) if a != b]
+        assert len(pairs) == 2 and all(a.replace("a/b", "owner/name") == b for a, b in pairs)
+
+
+def test_a_second_stamp_changes_no_byte_and_another_repository_takes_the_place(project):
+    stamp("owner/name")
+    once = files_of(project)
+    assert stamp("owner/name") == [] and files_of(project) == once
+    assert len(stamp("other/fork")) == len(once)
+    assert not [p for p, content in files_of(project).items() if b"owner/name" in content]
+    stamp("owner/name")
+    assert files_of(project) == once
+
+
+@given(OWNERS, NAMES)
+def test_any_repository_is_taken_and_found_again(owner, name):
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    path = ROOT / "notebooks" / f"{SERIES[0]}.ipynb"
+    repository = f"{owner}/{name}"
+    colab._check_name(repository)
+    stamped = colab._stamped_readme(readme, repository)
+    assert stamped.count(f"/{repository}/blob/") == len(SERIES)
+    assert colab._stamped_readme(stamped, repository) == stamped
+    assert colab._stamped_readme(stamped, "") == colab._stamped_readme(readme, "")
+    assert f'REPOSITORY = \\"{repository}\\"  #' in colab._stamped_notebook(path, SERIES[0], repository)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    ["", "name", "a/b/c", "https://github.com/a/b", "a b/c", 'a/b"', "a/b\n", "-a/b", "a/.", "a/..", "a/b.git", "ä/b"],
+)
+def test_what_is_no_repository_is_refused_and_nothing_written(project, wrong, capsys):
+    before = files_of(project)
+    assert main(["stamp", f"--repo={wrong}"]) == 2
+    assert "say OWNER/NAME" in capsys.readouterr().err and files_of(project) == before
+
+
+def test_the_check_names_the_files_that_do_not_agree(project, capsys):
+    stamp("owner/name")
+    assert check_stamps() == check_stamps("owner/name") == "owner/name"
+    shutil.copy(ROOT / "notebooks" / f"{SERIES[2]}.ipynb", project / "notebooks")
+    before = files_of(project)
+    assert main(["stamp", "--check"]) == 2
+    err = capsys.readouterr().err
+    assert f"not stamped for owner/name: notebooks/{SERIES[2]}.ipynb. Run `llafs stamp --repo owner/name`" in err
+    assert main(["stamp", "--check", "--repo", "owner/fork"]) == 2
+    err = capsys.readouterr().err
+    assert "README.md" in err and all(f"{name}.ipynb" in err for name in SERIES)
+    assert files_of(project) == before
+
+
+def test_a_badge_for_another_repository_than_the_setup_cells_is_found(project):
+    stamp("owner/name")
+    path = project / "notebooks" / f"{SERIES[1]}.ipynb"
+    path.write_text(path.read_text(encoding="utf-8").replace("github/owner/name/", "github/owner/fork/"), "utf-8")
+    with pytest.raises(StampError, match=f"not stamped for owner/name: notebooks/{SERIES[1]}.ipynb"):
+        check_stamps()
+
+
+def test_a_row_that_is_missing_in_the_table_is_named_and_nothing_written(project):
+    readme = project / "README.md"
+    kept = [line for line in readme.read_text("utf-8").splitlines() if "| [01 · " not in line[:8]]
+    readme.write_text("\n".join(kept) + "\n", "utf-8")
+    before = files_of(project)
+    with pytest.raises(StampError, match="no row for 01_data_folds"):
+        stamp("owner/name")
+    assert files_of(project) == before
+
+
+def test_a_notebook_without_the_line_is_named(project):
+    path = project / "notebooks" / f"{SERIES[0]}.ipynb"
+    path.write_text(path.read_text(encoding="utf-8").replace("REPOSITORY = ", "REPO = "), "utf-8")
+    with pytest.raises(StampError, match=f"{SERIES[0]}.ipynb has no cell tagged"):
+        stamp("owner/name")
+
+
+def test_without_a_repository_the_command_asks_for_one(project, capsys):
+    assert main(["stamp"]) == 2 and "--repo OWNER/NAME" in capsys.readouterr().err
+    assert main(["stamp", "--check"]) == 0
