@@ -12,34 +12,54 @@ from matplotlib.figure import Figure
 
 from llafs_lib.errors import LlafsError
 
+DRAWING = "drawing …"
+
 
 def browse(draw: Callable[..., Figure | str], **choices: Sequence[Any]) -> ipw.VBox:
     """Show `draw(**chosen)` below one dropdown per keyword, and again whenever a choice changes.
 
     The figure is sent as a picture rather than through an `Output` widget, which hangs when a notebook is executed
-    without a browser.
+    without a browser. While it is drawn, a note says so and the last one stays.
 
     Args:
         draw: returns a figure, or a sentence where there is nothing to draw.
         choices: name → what can be chosen; the first is shown at the start.
     """
-    menus = {n: ipw.Dropdown(options=list(o), description=n.replace("_", " ")) for n, o in choices.items()}
-    view = ipw.Image(format="png")
+    menus = {name: _menu(name, options) for name, options in choices.items()}
+    view = ipw.Image(format="png", layout=ipw.Layout(align_self="flex-start"))  # in its own size, not stretched
     note = ipw.HTML()
 
+    def show(picture: bytes, words: str) -> None:
+        view.value, note.value = picture, html.escape(words)
+
     def update(change: Any = None) -> None:
+        note.value = DRAWING
         try:
             shown = draw(**{name: menu.value for name, menu in menus.items()})
         except LlafsError as error:
             shown = str(error)
-        is_figure = isinstance(shown, Figure)
-        view.value = _png(shown) if is_figure else b""
-        note.value = "" if is_figure else html.escape(shown)
+        except Exception as error:  # Jupyter hides what goes wrong behind a menu: say it before it is lost in a log
+            show(b"", f"{type(error).__name__}: {error}")
+            raise
+        if isinstance(shown, Figure):
+            show(_png(shown), "")
+        else:
+            show(b"", shown)
 
     for menu in menus.values():
         menu.observe(update, names="value")
     update()
-    return ipw.VBox([ipw.HBox(list(menus.values())), note, view])
+    rows = ipw.HBox(list(menus.values()), layout=ipw.Layout(flex_flow="row wrap"))  # or a narrow window cuts menus off
+    return ipw.VBox([rows, note, view])
+
+
+def _menu(name: str, options: Sequence[Any]) -> ipw.Dropdown:
+    return ipw.Dropdown(
+        options=list(options),
+        description=name.replace("_", " "),
+        style={"description_width": "initial"},  # or a long name is cut off
+        layout=ipw.Layout(width="250px"),  # three fit beside JupyterLab's list of files
+    )
 
 
 def _png(figure: Figure) -> bytes:
