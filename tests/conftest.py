@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import tiny_run
 import torch
 
 from llafs_lib.data import labels
@@ -44,3 +45,20 @@ def in_tmp(tmp_path, monkeypatch) -> Path:
     """Work in an empty directory."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def killed_run(tmp_path_factory):
+    """A run that was killed while it trained: the folder of all runs, its own, and what lay in it."""
+    if os.name == "nt":
+        pytest.skip("no SIGKILL on Windows")
+    runs = tiny_run.workplace(tmp_path_factory.mktemp("project"))
+    folder = tiny_run.kill_while_training(runs)
+    return runs, folder, sorted(p.name for p in folder.path.iterdir())
+
+
+@pytest.fixture(scope="session")
+def finished_run(killed_run):
+    """The same run, finished by a second call, and what that gave. Several rooms read it: copy it to change it."""
+    runs, folder, _ = killed_run
+    return runs, folder, tiny_run.tutorial(runs)

@@ -1,70 +1,15 @@
 """The notebooks for real, on the tiny budget: killed, resumed, reused, and refusing what does not fit."""
 
 import json
-import os
-import signal
 import subprocess
 import sys
-import time
 
 import pytest
+from tiny_run import tutorial
 
-from llafs_lib.artifacts import RunFolder
 from llafs_lib.tutorial import project_root
 
 pytestmark = pytest.mark.slow
-
-
-def command(runs, *more):
-    base = [sys.executable, "-m", "llafs_lib.cli", "tutorial", "--budget", "tiny", "--queries", "20"]
-    return [*base, "--runs", str(runs), *more]
-
-
-def tutorial(runs, *more):
-    done = subprocess.run(command(runs, *more), cwd=project_root(), capture_output=True, text=True, timeout=600)
-    return done.returncode, done.stdout, done.stderr
-
-
-def wait_for(condition, seconds):
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "gave up waiting"
-        time.sleep(0.1)
-
-
-def kernels_of(pid):
-    children = subprocess.run(["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True).stdout
-    return [int(line) for line in children.split()]
-
-
-def is_running(pid):
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    return True
-
-
-@pytest.fixture(scope="module")
-def killed_run(tmp_path_factory):
-    """A run whose driver was killed with SIGKILL while notebook 02 was training HSNet."""
-    if os.name == "nt":
-        pytest.skip("no SIGKILL on Windows")
-    runs = tmp_path_factory.mktemp("runs")
-    folder = RunFolder(runs, "toy", 0)
-    driver = subprocess.Popen(command(runs), cwd=project_root(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    wait_for((folder.path / "checkpoints" / "hsnet.safetensors").is_file, 300)
-    kernels = kernels_of(driver.pid)
-    os.kill(driver.pid, signal.SIGKILL)
-    driver.wait()
-    wait_for(lambda: not any(is_running(k) for k in kernels), 60)  # a kernel notices that its parent is gone
-    return runs, folder, sorted(p.name for p in folder.path.iterdir())
-
-
-@pytest.fixture(scope="module")
-def finished_run(killed_run):
-    runs, folder, _ = killed_run
-    return runs, folder, tutorial(runs)
 
 
 def test_a_kill_leaves_nothing_half_written(killed_run):
