@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from llafs_lib.vision.backbone import Backbone, BackboneError, load_backbone, to_input, to_mask
+from llafs_lib.vision.backbone import Backbone, BackboneError, load_backbone, to_input, to_mask, toy_backbone
 
 SMALL_INPUT = torch.rand(1, 3, 96, 128, generator=torch.Generator().manual_seed(0))
 
@@ -82,3 +82,11 @@ def test_inputs_are_standardised():
     )
     mask = to_mask(np.arange(1500).reshape(30, 50) % 7 == 0, 16)
     assert mask.shape == (16, 16) and set(mask.unique().tolist()) <= {0, 1}
+
+
+def test_the_backbone_that_comes_with_the_library():
+    backbone, untrained = toy_backbone(), Backbone("small")
+    assert not any(p.requires_grad for p in backbone.parameters()) and not backbone.training
+    for (name, own), new in zip(backbone.state_dict().items(), untrained.state_dict().values(), strict=True):
+        assert own.dtype == new.dtype and own.shape == new.shape and own.isfinite().all(), name
+    assert all(tap.isfinite().all() for tap in backbone(torch.rand(1, 3, 97, 97)))

@@ -1,0 +1,158 @@
+"""The figures that explain an idea; those that show data and results are in `plots`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
+
+from llafs_lib.artifacts import MADE_BY, NOTEBOOKS
+from llafs_lib.plots import NEUTRAL, PREDICTION, SUPPORT, draw_mask
+
+_TWO_COLOURS = ListedColormap([PREDICTION, SUPPORT])
+# Where each notebook stands in the map of the series, and what it answers.
+_PLACES = {"01": (0, 1), "02": (1, 1.7), "03": (1, 0.3), "04": (2, 1), "05": (3, 1)}
+_ANSWERS = {
+    "01": "which classes,\nwhich pictures?",
+    "02": "how do some pictures\nhelp segment another?",
+    "03": "which classes\nlook alike?",
+    "04": "which pictures\nto show?",
+    "05": "does it help?",
+}
+
+
+def series_map() -> Figure:
+    """The five notebooks, what each answers, and which needs which."""
+    figure, ax = plt.subplots(figsize=(9, 3))
+    for maker, reader in _steps():
+        (x0, y0), (x1, y1) = _PLACES[maker], _PLACES[reader]
+        arrow = {"arrowstyle": "-|>", "color": NEUTRAL}
+        ax.annotate("", (x1 - 0.37, y1), (x0 + 0.37, y0), arrowprops=arrow)
+    for number, (x, y) in _PLACES.items():
+        box = FancyBboxPatch((x - 0.36, y - 0.28), 0.72, 0.56, "round,pad=0.01", fc="white", ec=PREDICTION, lw=1.5)
+        ax.add_patch(box)
+        ax.text(x, y + 0.14, number, ha="center", va="center", weight="bold", color=PREDICTION)
+        ax.text(x, y - 0.08, _ANSWERS[number], ha="center", va="center", fontsize=8)
+    ax.set(xlim=(-0.45, 3.45), ylim=(-0.1, 2.1))
+    ax.axis("off")
+    return _finish(figure)
+
+
+def _steps() -> list[tuple[str, str]]:
+    """(maker, reader) of the artifacts that are read, without what follows from other steps."""
+    needs = {book[:2]: {MADE_BY[name][:2] for name in reads} for book, (reads, _) in NOTEBOOKS.items()}
+    return [(m, r) for r, makers in needs.items() for m in sorted(makers) if not any(m in needs[o] for o in makers)]
+
+
+def fold_map(is_novel: np.ndarray, classes: Sequence[str]) -> Figure:
+    """Which classes are novel in which fold.
+
+    Args:
+        is_novel: [folds, classes] bool.
+    """
+    figure, ax = plt.subplots(figsize=(max(6, 0.16 * len(classes) + 1), 2.2))
+    ax.imshow(is_novel, cmap=_TWO_COLOURS, vmin=0, vmax=1, aspect="auto")
+    ax.set_yticks(range(len(is_novel)), [f"fold {f}" for f in range(len(is_novel))])
+    ax.set_xticks(range(len(classes)), classes, rotation=90, fontsize=7)
+    ax.set_xticks(np.arange(len(classes)) - 0.5, minor=True)
+    ax.set_yticks(np.arange(len(is_novel)) - 0.5, minor=True)
+    ax.grid(which="minor", color="white", linewidth=1)
+    ax.tick_params(which="both", length=0)
+    ax.set_title("orange: novel, asked about; blue: base, trained on", fontsize=9, loc="left")
+    ax.spines[:].set_visible(False)
+    return _finish(figure)
+
+
+def correspondence(
+    query: np.ndarray,
+    place: tuple[float, float],
+    support: np.ndarray,
+    mask: np.ndarray,
+    maps: Sequence[np.ndarray],
+    titles: Sequence[str],
+) -> Figure:
+    """One place of the query, and how much each place of the support looks like it.
+
+    Args:
+        query, support: [H, W, 3]; mask: [H, W] of the support.
+        place: (row, column) in shares of the query's height and width.
+        maps: [h, w] correlations over the support, one per level.
+    """
+    figure, axes = plt.subplots(1, 2 + len(maps), figsize=(2.2 * (2 + len(maps)), 2.4))
+    draw_mask(axes[0], query, title="query, one place of it")
+    height, width = query.shape[:2]
+    axes[0].plot(place[1] * width, place[0] * height, "o", ms=10, mfc="none", mec=SUPPORT, mew=2.5)
+    draw_mask(axes[1], support, mask, SUPPORT, "support")
+    for ax, values, title in zip(axes[2:], maps, titles, strict=True):
+        ax.imshow(values, cmap="cividis", vmin=0, vmax=1)
+        ax.set_title(title, fontsize=9)
+        ax.axis("off")
+    return _finish(figure)
+
+
+def kernel_taps(kept: np.ndarray) -> Figure:
+    """The weights of a 4-D kernel of side 3 as a square, one row per place of the query plane.
+
+    Args:
+        kept: [9, 9] bool, those that are there: place in the query's 3 × 3 plane, place in the support's.
+    """
+    figure, ax = plt.subplots(figsize=(3.4, 3.2))
+    ax.imshow(kept, cmap=_TWO_COLOURS, vmin=0, vmax=1)
+    offsets = [f"{i:+d},{j:+d}".replace("+0", "0") for i in (-1, 0, 1) for j in (-1, 0, 1)]
+    ax.set_xticks(range(9), offsets, rotation=90, fontsize=7)
+    ax.set_yticks(range(9), offsets, fontsize=7)
+    ax.set(xlabel="offset in the support", ylabel="offset in the query")
+    ax.set_title(f"{int(kept.sum())} of {kept.size} weights (orange)", fontsize=9)
+    ax.set_xticks(np.arange(9) - 0.5, minor=True)
+    ax.set_yticks(np.arange(9) - 0.5, minor=True)
+    ax.grid(which="minor", color="white", linewidth=1)
+    ax.tick_params(which="both", length=0)
+    return _finish(figure)
+
+
+def embedding_map(points: np.ndarray, names: Sequence[str], shown: Sequence[str]) -> Figure:
+    """Embeddings in the plane, some classes in a colour and with a mark of their own.
+
+    Args:
+        points: [N, 2]; names: the class of each; shown: those to tell apart, seven at most.
+    """
+    figure, ax = plt.subplots(figsize=(6, 4))
+    ax.scatter(*points.T, s=8, color=NEUTRAL, alpha=0.3, label="other classes")
+    colours = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00", "#000000")  # Okabe and Ito
+    for name, colour, marker in zip(shown, colours, "osD^vP*", strict=False):
+        ax.scatter(*points[np.array(names) == name].T, s=22, color=colour, marker=marker, label=name, linewidths=0)
+    ax.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
+    ax.set(xticks=[], yticks=[])
+    return _finish(figure)
+
+
+def bootstrap_histogram(first: np.ndarray, second: np.ndarray, names: tuple[str, str]) -> Figure:
+    """mIoU of two arms over the same resamples, and of their difference beside them.
+
+    Args:
+        first, second: [resamples].
+    """
+    figure, (both, paired) = plt.subplots(1, 2, figsize=(9, 2.6))
+    for values, name, colour in zip((first, second), names, (PREDICTION, SUPPORT), strict=True):
+        both.hist(values, 40, color=colour, alpha=0.7, label=name)
+    both.legend(frameon=False, fontsize=8)
+    both.set(xlabel="mIoU of a resample (%)", yticks=[])
+    difference = first - second
+    paired.hist(difference, 40, color=NEUTRAL)
+    for bound in np.percentile(difference, [2.5, 97.5]):
+        paired.axvline(bound, color="black", linestyle="--", linewidth=1)
+    paired.axvline(0, color="black", linewidth=1)
+    paired.set(xlabel="paired difference (points); dashed: the middle 95%", yticks=[])
+    for ax in (both, paired):
+        ax.spines[["top", "right", "left"]].set_visible(False)
+    return _finish(figure)
+
+
+def _finish(figure: Figure) -> Figure:
+    figure.tight_layout()
+    plt.close(figure)  # a notebook shows the returned figure once, not twice
+    return figure
