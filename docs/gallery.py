@@ -1,0 +1,72 @@
+"""What mkdocs is told by `mkdocs.yml` to do for the gallery: lay the pages as the repository lays its files.
+
+The site has the folders of the repository, so that a link of a notebook (`03_llm_prompting.ipynb`, `../docs/x.png`) or
+of the README leads to the same thing in both.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import latex2mathml.converter
+from bs4 import BeautifulSoup, Tag
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.plugins import event_priority
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+from llafs_lib.committed import SERIES
+
+ROOT = Path(__file__).resolve().parent.parent
+_MATH = re.compile(r"\$\$(.+?)\$\$|\$([^$]+)\$", re.DOTALL)
+
+
+def on_config(config: MkDocsConfig) -> MkDocsConfig:
+    """No page for missing addresses: only a server shows it, and its links start from a server's root."""
+    config.theme.static_templates.discard("404.html")
+    return config
+
+
+@event_priority(100)  # before mkdocs-jupyter, which looks for the notebooks among these files
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """The README as the start page, every notebook of the series, and what these link to."""
+    paths = ["README.md", *(f"notebooks/{name}.ipynb" for name in SERIES), "CONTRIBUTING.md"]
+    own = [file for file in files if file.src_dir == config.docs_dir]
+    paths += [f"docs/{file.src_uri}" for file in own if file.src_uri.endswith((".png", ".css", ".md"))]
+    site = [File(path, str(ROOT), config.site_dir, config.use_directory_urls) for path in paths]
+    # A browser shows a file with this suffix; one without any it saves.
+    site.append(File("LICENSE", str(ROOT), config.site_dir, config.use_directory_urls, dest_uri="LICENSE.txt"))
+    return Files([*(file for file in files if file not in own), *site])  # the rest are the theme's
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Python-Markdown reads what stands in an HTML element only if told to."""
+    return markdown.replace("<details>", '<details markdown="1">')
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """A notebook's page with its equations as MathML and links that lead to pages."""
+    if not page.file.src_uri.endswith(".ipynb"):
+        return html
+    soup = BeautifulSoup(html, "html.parser")
+    for script in soup("script"):  # nbconvert's loaders of MathJax and Mermaid, which ask a server for them
+        if "MathJax" in script.text or "mermaid" in script.text:
+            script.decompose()
+    for link in soup.select('a[href$=".ipynb"]'):
+        link["href"] = link["href"].removesuffix(".ipynb") + ".html"
+    for cell in soup.select(".jp-MarkdownCell"):
+        _set_equations(cell)
+    return str(soup)
+
+
+def _set_equations(cell: Tag) -> None:
+    """Replace `$…$` and `$$…$$` in a cell's text, not in its code, by MathML, which browsers draw without a script."""
+    for text in cell.find_all(string=_MATH):
+        if not text.find_parent(("code", "pre")):
+            text.replace_with(BeautifulSoup(_MATH.sub(_mathml, text), "html.parser"))
+
+
+def _mathml(found: re.Match) -> str:
+    latex, display = (found[1], "block") if found[1] else (found[2], "inline")
+    return latex2mathml.converter.convert(latex.strip(), display=display)
