@@ -1,0 +1,48 @@
+"""The worked segmenter of CONTRIBUTING.md does what the page says."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from llafs_lib.errors import LlafsError
+from llafs_lib.records import Prediction, Support
+from llafs_lib.vision.backbone import Backbone, to_mask, toy_backbone
+from llafs_lib.vision.features import unit_features
+from llafs_lib.vision.segmenter import check_supports, squashed_taps
+
+PAGE = Path(__file__).resolve().parent.parent / "CONTRIBUTING.md"
+# What a file of llafs_lib/vision would import for it.
+NAMES = {"F": F, "np": np, "torch": torch} | {
+    thing.__name__: thing
+    for thing in (Backbone, Prediction, Sequence, Support, check_supports, squashed_taps, to_mask, unit_features)
+}
+
+
+@pytest.fixture(scope="module")
+def segmenter():
+    (diff,) = re.findall(r"```diff\n(\+# llafs_lib/vision/nearest\.py\n.*?)```", PAGE.read_text("utf-8"), re.DOTALL)
+    code = "\n".join(line[1:] for line in diff.splitlines() if line.startswith("+"))
+    namespace = dict(NAMES)
+    exec(code, namespace)
+    return namespace["NearestSegmenter"](toy_backbone(), 161)
+
+
+def test_it_finds_the_support_in_itself(segmenter):
+    image = np.full((120, 160, 3), 40, np.uint8)
+    mask = np.zeros((120, 160), bool)
+    mask[40:90, 50:120] = True
+    image[mask] = np.random.default_rng(0).integers(150, 255, (mask.sum(), 3))
+    shown = [Support(1, "zebra", 1.0, image, mask)]
+    found, again = segmenter.segment(image, shown, "zebra"), segmenter.segment_each(image, [shown], "zebra")[0]
+    assert found.mask.shape == mask.shape and np.array_equal(found.mask, again.mask)
+    assert (found.mask & mask).sum() / (found.mask | mask).sum() > 0.7
+
+
+def test_it_refuses_what_a_segmenter_must_refuse(segmenter):
+    with pytest.raises(LlafsError, match="support"):
+        segmenter.segment(np.zeros((50, 50, 3), np.uint8), [], "zebra")
