@@ -24,7 +24,7 @@ tutorial: $(VENV)/.installed
 
 # Two at a time, each on one core: two that share their threads slow each other down.
 test: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile $(TESTS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup $(TESTS)
 
 lab: $(VENV)/.installed
 	$(BIN)/jupyter lab notebooks

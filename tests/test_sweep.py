@@ -70,16 +70,21 @@ def executions(project):
     return (project / "executions.txt").read_text().split("\n")[:-1]
 
 
-def kernels_in(project):
+def kernels_in(project, command="ipykernel"):
     """The kernels that run in a folder, by pid."""
     found = []
     for process in Path("/proc").glob("[0-9]*"):
         try:
-            if "ipykernel" in (process / "cmdline").read_text() and (process / "cwd").resolve() == project.resolve():
+            if command in (process / "cmdline").read_text() and (process / "cwd").resolve() == project.resolve():
                 found.append(int(process.name))
         except OSError:
             continue
     return found
+
+
+def workers_in(project):
+    """The processes of Ray that run notebooks in a folder, by pid."""
+    return kernels_in(project, "ray::_run")
 
 
 def wait_for(condition, seconds):
@@ -164,7 +169,9 @@ def test_a_killed_driver_s_sweep_redoes_only_what_is_unfinished(project):
     wait_for(lambda: list(project.glob("runs/sweep/seed0/toy/fold*/notebooks/05*.stamp.json")), 150)
     os.kill(victim.pid, signal.SIGKILL)
     victim.wait()
-    wait_for(lambda: not kernels_in(project), 60)
+    wait_for(
+        lambda: not kernels_in(project) and not workers_in(project), 60
+    )  # between two notebooks there is no kernel
     finished = [f for f in (0, 1) if f"seed 0, fold {f}" not in sweep_of((0, 1)).unfinished()]
     assert finished, "one run was finished before the kill"
     before = executions(project)
