@@ -53,8 +53,8 @@ def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -
     for script in soup("script"):  # nbconvert's loaders of MathJax and Mermaid, which ask a server for them
         if "MathJax" in script.text or "mermaid" in script.text:
             script.decompose()
-    for link in soup.select('a[href$=".ipynb"]'):
-        link["href"] = link["href"].removesuffix(".ipynb") + ".html"
+    for link in soup.select('a[href$=".ipynb"], a[href$=".md"]'):
+        link["href"] = re.sub(r"\.(ipynb|md)$", ".html", link["href"])
     for cell in soup.select(".jp-MarkdownCell"):
         _set_equations(cell)
     return str(soup)
