@@ -69,9 +69,9 @@ def _executed(path: Path, output: Path) -> dict[str, Any]:
 def differences(committed: dict[str, Any], fresh: dict[str, Any], rtol: float = 0.02) -> list[str]:
     """Where a fresh run shows something else, one sentence each; none if they agree.
 
-    Cells, and the kinds of output that each has, must be the same. So must printed words; a number may differ by `rtol`
-    or by one in its last printed place, as other processors round. Of a cell tagged `volatile` only the kinds are
-    compared: it shows what a training found, or what it runs on. Of a figure, only that there is one.
+    Cells, and the kinds of output that each has, must be the same. So must printed words; a number may differ by
+    `rtol`, one with decimals by one in its last place, as other processors round. Of a cell tagged `volatile` only
+    the kinds are compared: it shows what a training found, or what it runs on. Of a figure, only that there is one.
     """
     pairs = list(zip(committed["cells"], fresh["cells"], strict=False))
     if len(committed["cells"]) != len(fresh["cells"]):

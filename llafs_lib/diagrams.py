@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from llafs_lib.artifacts import MADE_BY, NOTEBOOKS
-from llafs_lib.plots import NEUTRAL, PREDICTION, SUPPORT, draw_mask
+from llafs_lib.plots import NEUTRAL, PREDICTION, SUPPORT, draw_mask, finish
 
 _TWO_COLOURS = ListedColormap([PREDICTION, SUPPORT])
 # Where each notebook stands in the map of the series, and what it answers.
@@ -39,7 +39,7 @@ def series_map() -> Figure:
         ax.text(x, y - 0.08, _ANSWERS[number], ha="center", va="center", fontsize=8)
     ax.set(xlim=(-0.45, 3.45), ylim=(-0.1, 2.1))
     ax.axis("off")
-    return _finish(figure)
+    return finish(figure)
 
 
 def _steps() -> list[tuple[str, str]]:
@@ -64,7 +64,7 @@ def fold_map(is_novel: np.ndarray, classes: Sequence[str]) -> Figure:
     ax.tick_params(which="both", length=0)
     ax.set_title("orange: novel, asked about; blue: base, trained on", fontsize=9, loc="left")
     ax.spines[:].set_visible(False)
-    return _finish(figure)
+    return finish(figure)
 
 
 def correspondence(
@@ -91,7 +91,7 @@ def correspondence(
         ax.imshow(values, cmap="cividis", vmin=0, vmax=1)
         ax.set_title(title, fontsize=9)
         ax.axis("off")
-    return _finish(figure)
+    return finish(figure)
 
 
 def kernel_taps(kept: np.ndarray) -> Figure:
@@ -111,7 +111,7 @@ def kernel_taps(kept: np.ndarray) -> Figure:
     ax.set_yticks(np.arange(9) - 0.5, minor=True)
     ax.grid(which="minor", color="white", linewidth=1)
     ax.tick_params(which="both", length=0)
-    return _finish(figure)
+    return finish(figure)
 
 
 def embedding_map(points: np.ndarray, names: Sequence[str], shown: Sequence[str]) -> Figure:
@@ -127,7 +127,7 @@ def embedding_map(points: np.ndarray, names: Sequence[str], shown: Sequence[str]
         ax.scatter(*points[np.array(names) == name].T, s=22, color=colour, marker=marker, label=name, linewidths=0)
     ax.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     ax.set(xticks=[], yticks=[])
-    return _finish(figure)
+    return finish(figure)
 
 
 def bootstrap_histogram(first: np.ndarray, second: np.ndarray, names: tuple[str, str]) -> Figure:
@@ -149,10 +149,4 @@ def bootstrap_histogram(first: np.ndarray, second: np.ndarray, names: tuple[str,
     paired.set(xlabel="paired difference (points); dashed: the middle 95%", yticks=[])
     for ax in (both, paired):
         ax.spines[["top", "right", "left"]].set_visible(False)
-    return _finish(figure)
-
-
-def _finish(figure: Figure) -> Figure:
-    figure.tight_layout()
-    plt.close(figure)  # a notebook shows the returned figure once, not twice
-    return figure
+    return finish(figure)

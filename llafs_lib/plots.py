@@ -49,7 +49,7 @@ def picture_grid(
         ax.axis("off")
     for ax, (image, mask, colour, title) in zip(axes.flat, cells, strict=False):
         draw_mask(ax, image, mask, colour, title)
-    return _finish(figure)
+    return finish(figure)
 
 
 def class_counts(counts: Mapping[str, int], novel: Sequence[str], title: str) -> Figure:
@@ -64,7 +64,7 @@ def class_counts(counts: Mapping[str, int], novel: Sequence[str], title: str) ->
         ax.legend(handles, ["base", "novel"], frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
     ax.set_title(title, fontsize=10, loc="left")
     ax.spines[["top", "right"]].set_visible(False)
-    return _finish(figure)
+    return finish(figure)
 
 
 def episode(
@@ -89,7 +89,7 @@ def training_curves(histories: Mapping[str, History]) -> Figure:
             other.set_ylabel("validation mIoU (%)", color=SUPPORT)
             other.axvline(history.best, color=NEUTRAL, linestyle="--", linewidth=1)
             other.spines[["top"]].set_visible(False)
-    return _finish(figure)
+    return finish(figure)
 
 
 def related_bars(related: RelatedClasses) -> Figure:
@@ -99,7 +99,7 @@ def related_bars(related: RelatedClasses) -> Figure:
     ax.invert_yaxis()
     ax.set(xlim=(0, 1), xlabel="relation", title=f"what looks like '{related.query_class}'? [{related.source}]")
     ax.spines[["top", "right"]].set_visible(False)
-    return _finish(figure)
+    return finish(figure)
 
 
 def relation_heatmap(matrix: np.ndarray, rows: Sequence[str], columns: Sequence[str]) -> Figure:
@@ -110,7 +110,7 @@ def relation_heatmap(matrix: np.ndarray, rows: Sequence[str], columns: Sequence[
     ax.set_yticks(range(len(rows)), rows, fontsize=8)
     ax.set(xlabel="base class in the answer", ylabel="novel class asked about")
     figure.colorbar(shown, ax=ax, label="relation", shrink=0.8)
-    return _finish(figure)
+    return finish(figure)
 
 
 def relations_map(matrix: np.ndarray, groups: Mapping[str, Sequence[str]]) -> Figure:
@@ -126,7 +126,7 @@ def relations_map(matrix: np.ndarray, groups: Mapping[str, Sequence[str]]) -> Fi
     ax.set_yticks(middles, groups, fontsize=8)
     ax.set(xlabel="named in the answer", ylabel="asked about")
     figure.colorbar(shown, ax=ax, label="relation", shrink=0.8)
-    return _finish(figure)
+    return finish(figure)
 
 
 def supports_row(query: np.ndarray, supports: Sequence[Support], class_name: str) -> Figure:
@@ -148,7 +148,7 @@ def prediction_row(image: np.ndarray, prediction: Prediction, truth: np.ndarray 
     draw_mask(axes[shots + 2], image, prediction.mask, PREDICTION, "mask")
     if truth is not None:
         draw_mask(axes[shots + 3], image, truth, TRUTH, "truth")
-    return _finish(figure)
+    return finish(figure)
 
 
 def explanation(image: np.ndarray, prediction: Prediction) -> Figure:
@@ -202,7 +202,7 @@ def arm_intervals(results: Mapping[str, Any]) -> Figure:
             ax.axvline(results["arms"][floor]["miou"], color=NEUTRAL, linestyle="--", linewidth=1)
         ax.set(title=model, xlim=(0, None))
     axes.flat[-1].set_xlabel("mIoU, novel classes (%); dashed: " + ", ".join(n for n in results["arms"] if n in FLOORS))
-    return _finish(figure)
+    return finish(figure)
 
 
 def differences(results: Mapping[str, Any]) -> Figure:
@@ -222,7 +222,7 @@ def differences(results: Mapping[str, Any]) -> Figure:
         ax.axvline(0, color="black", linewidth=0.8)
         ax.set(title=model)
     axes.flat[-1].set_xlabel("paired difference of mIoU (points), 95% interval")
-    return _finish(figure)
+    return finish(figure)
 
 
 def _colour(arm: str) -> str:
@@ -262,7 +262,7 @@ def per_class(results: Mapping[str, Any], names: Sequence[str]) -> Figure:
     handles = [plt.Rectangle((0, 0), 1, 1, color=_colour(split_name(n)[1])) for n in names]
     ax.legend(handles, names, frameon=False, fontsize=8, ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
     ax.spines[["top", "right"]].set_visible(False)
-    return _finish(figure)
+    return finish(figure)
 
 
 def iou_by_area(asked: Sequence[Asked], names: Sequence[str], bins: int = 5) -> Figure:
@@ -283,10 +283,11 @@ def iou_by_area(asked: Sequence[Asked], names: Sequence[str], bins: int = 5) -> 
     ax.set(xlabel="object, share of the picture (%, median of the bin)", ylabel="IoU (%, mean ± s.e.)", ylim=(0, None))
     ax.legend(frameon=False, fontsize=8)
     ax.spines[["top", "right"]].set_visible(False)
-    return _finish(figure)
+    return finish(figure)
 
 
-def _finish(figure: Figure) -> Figure:
+def finish(figure: Figure) -> Figure:
+    """A figure with its parts laid out, to be returned from a cell."""
     figure.tight_layout()
     plt.close(figure)  # a notebook shows the returned figure once, not twice
     return figure

@@ -169,9 +169,8 @@ def test_a_killed_driver_s_sweep_redoes_only_what_is_unfinished(project):
     wait_for(lambda: list(project.glob("runs/sweep/seed0/toy/fold*/notebooks/05*.stamp.json")), 150)
     os.kill(victim.pid, signal.SIGKILL)
     victim.wait()
-    wait_for(
-        lambda: not kernels_in(project) and not workers_in(project), 60
-    )  # between two notebooks there is no kernel
+    # Between two notebooks there is no kernel, but a worker.
+    wait_for(lambda: not kernels_in(project) and not workers_in(project), 60)
     finished = [f for f in (0, 1) if f"seed 0, fold {f}" not in sweep_of((0, 1)).unfinished()]
     assert finished, "one run was finished before the kill"
     before = executions(project)
