@@ -110,3 +110,10 @@ def test_the_commands_exist(capsys):
     with pytest.raises(SystemExit) as stopped:
         main([*command.split(), "--help"])
     assert stopped.value.code == 0 and "--budget" in capsys.readouterr().out
+
+
+def test_the_tests_can_be_read_with_pytest_alone():
+    """Colab, and whoever installs pytest by hand, has no pytest-xdist."""
+    pytest_alone = [sys.executable, "-m", "pytest", "-p", "no:xdist", "--collect-only", "tests/data/test_folds.py"]
+    done = subprocess.run(pytest_alone, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
