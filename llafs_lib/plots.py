@@ -136,18 +136,22 @@ def supports_row(query: np.ndarray, supports: Sequence[Support], class_name: str
 
 
 def prediction_row(image: np.ndarray, prediction: Prediction, truth: np.ndarray | None = None) -> Figure:
-    """Query, supports, heat map, mask and, where it is known, the truth."""
-    shots = len(prediction.supports)
-    figure, axes = plt.subplots(1, shots + 3 + (truth is not None), figsize=(2.2 * (shots + 4), 2.6))
-    draw_mask(axes[0], image, title=f"where is the {prediction.class_name}?")
-    for ax, s in zip(axes[1:], prediction.supports, strict=False):
-        draw_mask(ax, s.image, s.mask, SUPPORT, f"support: {s.class_name}")
-    axes[shots + 1].imshow(prediction.probability, cmap="cividis", vmin=0, vmax=1)
-    axes[shots + 1].set_title("probability", fontsize=9)
-    axes[shots + 1].axis("off")
-    draw_mask(axes[shots + 2], image, prediction.mask, PREDICTION, "mask")
+    """Query, supports, heat map, mask and, where it is known, the truth; several supports stand in a row above."""
+    supports = [f"support {i}" for i in range(len(prediction.supports))]
+    answer = ["heat", "mask"] + ["truth"] * (truth is not None)
+    rows = [["query", *supports, *answer]] if len(supports) < 2 else [supports, ["query", *answer]]
+    columns = max(map(len, rows))
+    mosaic = [row + ["."] * (columns - len(row)) for row in rows]
+    figure, axes = plt.subplot_mosaic(mosaic, figsize=(2.2 * columns, 2.3 * len(rows)))
+    draw_mask(axes["query"], image, title=f"where is the {prediction.class_name}?")
+    for name, s in zip(supports, prediction.supports, strict=True):
+        draw_mask(axes[name], s.image, s.mask, SUPPORT, f"support: {s.class_name}")
+    axes["heat"].imshow(prediction.probability, cmap="cividis", vmin=0, vmax=1)
+    axes["heat"].set_title("probability", fontsize=9)
+    axes["heat"].axis("off")
+    draw_mask(axes["mask"], image, prediction.mask, PREDICTION, "mask")
     if truth is not None:
-        draw_mask(axes[shots + 3], image, truth, TRUTH, "truth")
+        draw_mask(axes["truth"], image, truth, TRUTH, "truth")
     return finish(figure)
 
 
