@@ -64,10 +64,9 @@ def finished_run(killed_run):
     return runs, folder, tiny_run.tutorial(runs)
 
 
-def pytest_collection_modifyitems(config, items):
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
+def pytest_collection_modifyitems(items):
     """Of two processes (`make test`), one takes all tests of a file, and all that share the tiny run."""
-    if not config.pluginmanager.hasplugin("xdist"):
-        return  # the mark is xdist's
     for item in items:
         shared = "killed_run" in getattr(item, "fixturenames", ())
         item.add_marker(pytest.mark.xdist_group("the tiny run" if shared else str(item.path)))

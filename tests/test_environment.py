@@ -117,3 +117,13 @@ def test_the_tests_can_be_read_with_pytest_alone():
     pytest_alone = [sys.executable, "-m", "pytest", "-p", "no:xdist", "--collect-only", "tests/data/test_folds.py"]
     done = subprocess.run(pytest_alone, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_one_process_takes_all_tests_of_a_file():
+    """What a file's tests share, a server's journal or a run of minutes, is made once and disturbed by no other."""
+    files = ["tests/data/test_folds.py", "tests/language/test_prompts.py", "tests/evaluation/test_metrics.py"]
+    two = [sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadgroup", "-vv", *files]
+    done = subprocess.run(two, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    passed = set(re.findall(r"\[(gw\d)\].*PASSED (\S+?\.py)", done.stdout))
+    assert sorted(file for _, file in passed) == sorted(files)
