@@ -12,6 +12,7 @@ The classifier has C + 1 numbers, so its gradient is written out below, and no g
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from llafs_lib.errors import LlafsError
 from llafs_lib.records import Prediction, Support
 from llafs_lib.vision.losses import IGNORE
 from llafs_lib.vision.pspnet import PSPNet, padded_input, padded_labels, unpadded
-from llafs_lib.vision.segmenter import FeatureCache, check_supports, weights_of
+from llafs_lib.vision.segmenter import FeatureCache, check_supports, pair_of, weights_of
 
 EPS = 1e-10
 
@@ -55,6 +56,7 @@ class Classifier:
     """One classifier per task, p(x) = σ(τ·cos(f(x), w) − b), and the share of foreground that it is to find.
 
     prototype: w, [n, C]; bias: b, [n]; proportion: π, [n] in [0, 1]; temperature: τ.
+    Features are [n, C, P], or [1, C, P] where all tasks share them.
     """
 
     prototype: Tensor
@@ -64,8 +66,7 @@ class Classifier:
 
     def scores(self, features: Tensor) -> Tensor:
         """τ·cos(f, w), without the bias: unit features [n, C, P] → [n, P]."""
-        dots = (self.prototype[:, None] @ features)[:, 0]  # [n, 1, C] @ [n, C, P] → [n, P]
-        return self.temperature * dots / (self.prototype.norm(dim=1, keepdim=True) + EPS)
+        return self.temperature * _dots(self.prototype, features) / (self.prototype.norm(dim=1, keepdim=True) + EPS)
 
     def probability(self, features: Tensor) -> Tensor:
         """Of the foreground, in [0, 1]: unit features [n, C, P] → [n, P]."""
@@ -74,7 +75,7 @@ class Classifier:
     def gradient(self, features: Tensor, slope: Tensor) -> tuple[Tensor, Tensor]:
         """Of a loss in w [n, C] and b [n], from its `slope` ∂L/∂z [n, P], where p = σ(z) on `features` [n, C, P]."""
         w, norm = self.prototype, self.prototype.norm(dim=1, keepdim=True)
-        pull = (features @ slope[..., None])[..., 0]  # Σ ∂L/∂z · f: [n, C, P] @ [n, P, 1] → [n, C]
+        pull = _dots(slope, features.mT)  # Σ ∂L/∂z · f: [n, P] · [n, P, C] → [n, C]
         along = (pull * w).sum(dim=1, keepdim=True) / (norm * (norm + EPS)).clamp(min=EPS)
         # The cosine does not change with the length of w, so what points along w goes.
         return self.temperature * (pull - along * w) / (norm + EPS), -slope.sum(dim=1)
@@ -101,6 +102,8 @@ def refine(
 ) -> Refinement:
     """Fit a classifier to each of n independent tasks (spec §2.3).
 
+    What all tasks share may have a first dimension of 1: it is then held, and read in each step, once.
+
     Args:
         support: features [n, K, C, h, w]; query: [n, 1, C, h, w]. Their lengths do not matter.
         masks: of the supports, [n, K, H, W] in {0, 1, IGNORE}.
@@ -108,7 +111,8 @@ def refine(
             the query's annotation; what is known about a query here comes from its picture alone.
         settings: None means the published ones.
         proportion: [n], the true π (`true_proportion`), kept to the end: the oracle, for analysis.
-        weights: [n, K] ≥ 0, what a support's pixels count in w's start and in CE; None: all the same, as published.
+        weights: [n, K] ≥ 0, what a support's pixels count in w's start and in CE; None: all the same, as published. Of
+            supports that tasks share, a task is shown those of weight > 0, and K is their number.
 
     Returns: probabilities at the masks' size. A task whose supports show no foreground on the h × w grid (an empty
         mask, or an object that falls between its points) has probability 0 everywhere.
@@ -119,7 +123,7 @@ def refine(
     _check(support, query, masks, padding, proportion, weights)
     settings = settings or RepriSettings()
     grid = tuple(support.shape[-2:])
-    labels = _nearest(masks, grid).flatten(1)  # [n, K, H, W] → [n, K·h·w]
+    labels = _nearest(masks, grid).flatten(1)  # [n, K, H, W] → [n, K·h·w]; each n from here on may be 1
     padding = torch.zeros_like(masks[:, 0], dtype=torch.bool) if padding is None else padding
     inside = (~_nearest(padding[:, None], grid)).to(query).flatten(1)  # [n, H, W] → [n, h·w]
     if not inside.any(dim=1).all():
@@ -127,17 +131,18 @@ def refine(
     s = F.normalize(support.transpose(1, 2).flatten(2), dim=1)  # [n, K, C, h, w] → [n, C, K·h·w]
     q = F.normalize(query[:, 0].flatten(2), dim=1)  # [n, 1, C, h, w] → [n, C, h·w]
 
-    weights = torch.ones_like(support[:, :, 0, 0, 0]) if weights is None else weights
-    w = weights.to(support).repeat_interleave(labels.shape[1] // support.shape[1], dim=1)  # [n, K] → [n, K·h·w]
+    weights = torch.ones_like(support[:, :, 0, 0, 0]) if weights is None else weights.to(support)
+    shots = (weights > 0).sum(dim=1, keepdim=True).clamp(min=1).to(support)  # [n, 1]
+    w = weights.repeat_interleave(grid[0] * grid[1], dim=1)  # [n, K] → [n, K·h·w]
 
     initial = _initialise(s, q, labels, w, inside, settings.temperature)
     if proportion is not None:
         initial = replace(initial, proportion=proportion.to(query))
-    final = _adapt(initial, s, q, labels, w, inside, settings, support.shape[1], oracle=proportion is not None)
+    final = _adapt(initial, s, q, labels, w, inside, settings, shots, oracle=proportion is not None)
 
     scores = final.scores(q).unflatten(1, grid)[:, None]  # [n, h·w] → [n, 1, h, w]
     scores = F.interpolate(scores, masks.shape[-2:], mode="bilinear", align_corners=True)[:, 0]
-    shown = (labels == 1).any(dim=1)[:, None, None]
+    shown = ((labels == 1) & (w > 0)).any(dim=1)[:, None, None]
     return Refinement(initial, final, torch.sigmoid(scores - final.bias[:, None, None]) * shown)
 
 
@@ -158,7 +163,7 @@ def _initialise(
 ) -> Classifier:
     """w: the mean support feature of the foreground. b: the query's mean score, padding included, as published."""
     foreground = (labels == 1) * weights
-    prototype = (s @ foreground[..., None])[..., 0] / (foreground.sum(dim=1, keepdim=True) + EPS)  # [n, C]
+    prototype = _dots(foreground, s.mT) / (foreground.sum(dim=1, keepdim=True) + EPS)  # [n, P] · [n, P, C] → [n, C]
     unbiased = Classifier(prototype, torch.zeros_like(prototype[:, 0]), torch.zeros_like(prototype[:, 0]), temperature)
     biased = replace(unbiased, bias=unbiased.scores(q).mean(dim=1))
     return replace(biased, proportion=_mean(biased.probability(q), inside))
@@ -172,7 +177,7 @@ def _adapt(
     weights: Tensor,
     inside: Tensor,
     settings: RepriSettings,
-    shots: int,
+    shots: Tensor,
     oracle: bool,
 ) -> Classifier:
     """Gradient descent on CE + λ_KL·KL + λ_H·H in w and b."""
@@ -191,7 +196,7 @@ def _adapt(
         )
         if t + 1 == settings.update_at and not oracle:
             classifier = replace(classifier, proportion=_mean(classifier.probability(q), inside))
-            kl_weight += 1
+            kl_weight = kl_weight + 1
     return classifier
 
 
@@ -220,6 +225,11 @@ def _kl_slope(p: Tensor, inside: Tensor, proportion: Tensor) -> Tensor:
     return slope[:, None] * p * (1 - p) * inside / inside.sum(dim=1, keepdim=True)
 
 
+def _dots(vectors: Tensor, features: Tensor) -> Tensor:
+    """[n, A] · [n, A, B] → [n, B]; features [1, A, B] are multiplied with all vectors at once, and so read once."""
+    return vectors @ features[0] if len(features) == 1 else (vectors[:, None] @ features)[:, 0]
+
+
 def _mean(values: Tensor, inside: Tensor) -> Tensor:
     return (values * inside).sum(dim=1) / inside.sum(dim=1)
 
@@ -238,19 +248,39 @@ def _check(
 ) -> None:
     if support.dim() != 5 or not support.shape[1]:
         raise LlafsError(f"support features {list(support.shape)} must be [n, K, C, h, w]; RePRI needs K ≥ 1 supports.")
-    n, k, c, h, w = support.shape
-    expected = {"query features": (query, [n, 1, c, h, w]), "support masks": (masks, [n, k, *masks.shape[-2:]])}
-    if padding is not None:
-        expected["padding"] = (padding, [n, *masks.shape[-2:]])
-    if proportion is not None:
-        expected["proportion"] = (proportion, [n])
-    if weights is not None:
-        expected["weights"] = (weights, [n, k])
-    for name, (value, shape) in expected.items():
-        if list(value.shape) != shape:
-            raise LlafsError(f"{name} are {list(value.shape)}, but {shape} belongs to these supports.")
+    _, k, c, h, w = support.shape
+    expected = {
+        "support features": (support, [k, c, h, w]),
+        "query features": (query, [1, c, h, w]),
+        "support masks": (masks, [k, *masks.shape[-2:]]),
+        "padding": (padding, list(masks.shape[-2:])),
+        "proportion": (proportion, []),
+        "weights": (weights, [k]),
+    }
+    given = {name: (value, shape) for name, (value, shape) in expected.items() if value is not None}
+    n = max(len(value) for value, _ in given.values())
+    for name, (value, shape) in given.items():
+        if list(value.shape) not in ([n, *shape], [1, *shape]):
+            raise LlafsError(f"{name} are {list(value.shape)}, but {[n, *shape]} belongs to these {n} tasks.")
     if not (support.isfinite().all() and query.isfinite().all()):
         raise LlafsError("features hold NaN or infinity: train the base network again with a smaller learning rate.")
+
+
+def _pooled(tasks: Sequence[Sequence[Support]]) -> tuple[list[Support], Tensor]:
+    """The supports of all n tasks, each once, and what each task weighs them, [n, K]: 0 those that it is not shown."""
+    keys = []  # of each task; a support that one task is shown twice is two of its supports
+    for task in tasks:
+        met: Counter[tuple[int, int]] = Counter()
+        keys.append([])
+        for s in task:
+            keys[-1].append((pair_of(s), met[pair_of(s)]))
+            met[pair_of(s)] += 1
+    pool = {key: s for task, own in zip(tasks, keys, strict=True) for key, s in zip(own, task, strict=True)}
+    place = {key: i for i, key in enumerate(pool)}
+    weights = torch.zeros(len(tasks), len(pool))
+    for n, (task, own) in enumerate(zip(tasks, keys, strict=True)):
+        weights[n, [place[key] for key in own]] = weights_of(task)
+    return list(pool.values()), weights
 
 
 class RePRISegmenter:
@@ -288,35 +318,25 @@ class RePRISegmenter:
     def segment_each(
         self, query: np.ndarray, shown: Sequence[Sequence[Support]], class_name: str = ""
     ) -> list[Prediction]:
-        """`segment` with several sets of supports: those of one size are tasks that are fitted together."""
+        """`segment` with several sets of supports: tasks that are fitted together, on features that they share."""
         for supports in shown:
             check_supports(supports, class_name, "RePRI")
-        probabilities: dict[int, np.ndarray] = {}  # place in `shown` → [H, W]
-        for shots in {len(supports) for supports in shown}:
-            places = [n for n, supports in enumerate(shown) if len(supports) == shots]
-            fitted = self._fit(query, [shown[n] for n in places])  # [n, S, S]
-            for n, probability in zip(places, fitted, strict=True):
-                probabilities[n] = unpadded(probability, query.shape[:2]).cpu().numpy()
+        fitted = [unpadded(p, query.shape[:2]).cpu().numpy() for p in self._fit(query, shown)]
         note = ("no support shows the class on the feature grid: nothing is marked",)
         return [
             Prediction(class_name, p > 0.5, p, tuple(supports), notes=() if p.any() else note)
-            for p, supports in ((probabilities[n], supports) for n, supports in enumerate(shown))
+            for p, supports in zip(fitted, shown, strict=True)
         ]
 
     def _fit(self, query: np.ndarray, tasks: Sequence[Sequence[Support]]) -> Tensor:
-        """Probability [n, S, S] of n tasks with equally many supports."""
+        """Probability [n, S, S] of n tasks."""
+        pool, weights = _pooled(tasks)
         q = self.features(query)[0]
-        features = torch.stack([torch.stack([self.features(s.image)[0] for s in task]) for task in tasks])
-        masks = torch.stack([torch.stack([padded_labels(s.mask, self.size) for s in task]) for task in tasks])
-        masks = masks.to(q.device)  # [n, K, S, S]; features: [n, K, C, h, w]
+        features = torch.stack([self.features(s.image)[0] for s in pool])  # [K, C, h, w]
+        masks = torch.stack([padded_labels(s.mask, self.size) for s in pool]).to(q.device)  # [K, S, S]
         padding = padded_labels(np.zeros(query.shape[:2]), self.size).to(q.device) == IGNORE  # [S, S]
         return refine(
-            features,
-            q.expand(len(tasks), 1, *q.shape),
-            masks,
-            padding.expand(len(tasks), *padding.shape),
-            self.settings,
-            weights=torch.stack([weights_of(task) for task in tasks]),
+            features[None], q[None, None], masks[None], padding[None], self.settings, weights=weights
         ).probability
 
     def _encode(self, image: np.ndarray) -> list[Tensor]:

@@ -57,7 +57,7 @@ def weights_of(supports: Sequence[Support]) -> Tensor:
     return weights / weights.max()
 
 
-def _pair(support: Support) -> tuple[int, int]:
+def pair_of(support: Support) -> tuple[int, int]:
     """Tells supports apart by picture and mask, whatever ids they were given; for as long as they live."""
     return id(support.image), id(support.mask)
 
@@ -145,9 +145,9 @@ class HSNetSegmenter:
         for supports in shown:
             check_supports(supports, class_name, "HSNet")
         taps = self._taps(query)
-        votes = {_pair(s): s for supports in shown for s in supports}
+        votes = {pair_of(s): s for supports in shown for s in supports}
         votes = {pair: self._match(taps, s, query.shape[:2]) for pair, s in votes.items()}
-        return [self._elected(class_name, supports, [votes[_pair(s)] for s in supports]) for supports in shown]
+        return [self._elected(class_name, supports, [votes[pair_of(s)] for s in supports]) for supports in shown]
 
     def _match(self, query: Sequence[Tensor], support: Support, size: tuple[int, int]) -> tuple[Tensor, bool]:
         """Logits [1, 2, H, W], and whether the support shows the class at all."""

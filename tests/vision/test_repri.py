@@ -159,6 +159,21 @@ def test_a_batch_equals_a_loop(seed, n, shots):
 
 
 @settings(deadline=None, max_examples=15)
+@given(st.integers(0, 1000), st.lists(st.sets(st.integers(0, 3), min_size=1), min_size=1, max_size=4))
+def test_tasks_that_share_features_equal_tasks_with_copies(seed, chosen):
+    """One pool of four supports, of which each task is shown some; a weight of 0 also leaves the count K alone."""
+    support, query, masks, padding = random_task(seed, n=1, shots=4)
+    weights = torch.zeros(len(chosen), 4, dtype=torch.float64)
+    for row, own in zip(weights, chosen, strict=True):
+        row[list(own)] = torch.rand(len(own), dtype=torch.float64) + 0.1
+    together = refine(support, query, masks, padding, weights=weights)
+    for i, own in enumerate(map(list, chosen)):
+        alone = refine(support[:, own], query, masks[:, own], padding, weights=weights[i : i + 1, own])
+        torch.testing.assert_close(together.probability[i], alone.probability[0], atol=1e-9, rtol=0)
+        torch.testing.assert_close(together.final.bias[i], alone.final.bias[0], atol=1e-9, rtol=0)
+
+
+@settings(deadline=None, max_examples=15)
 @given(st.integers(0, 1000))
 def test_what_lies_under_void_support_pixels_does_not_matter(seed):
     support, query, masks, padding = random_task(seed)
@@ -252,7 +267,7 @@ def replaced(task, **changes):
         (lambda s, q, m, p: {"query": q[..., :-1]}, "query features"),
         (lambda s, q, m, p: {"query": q[:, :, :-1]}, "query features"),
         (lambda s, q, m, p: {"masks": m[:, :1]}, "support masks"),
-        (lambda s, q, m, p: {"padding": p[:1]}, "padding"),
+        (lambda s, q, m, p: {"padding": p[:2]}, "padding"),
         (lambda s, q, m, p: {"proportion": torch.ones(2)}, "proportion"),
         (lambda s, q, m, p: {"query": q.index_fill(2, torch.tensor(0), math.nan)}, "NaN"),
         (lambda s, q, m, p: {"support": s.index_fill(2, torch.tensor(0), math.inf)}, "NaN or infinity"),
