@@ -135,7 +135,7 @@ def supports_row(query: np.ndarray, supports: Sequence[Support], class_name: str
     return picture_grid([(query, None, TRUTH, f"query:\nwhere is the {class_name}?"), *cells], len(cells) + 1)
 
 
-def prediction_row(image: np.ndarray, prediction: Prediction, truth: np.ndarray | None = None) -> Figure:
+def prediction(image: np.ndarray, prediction: Prediction, truth: np.ndarray | None = None) -> Figure:
     """Query, supports, heat map, mask and, where it is known, the truth; several supports stand in a row above."""
     supports = [f"support {i}" for i in range(len(prediction.supports))]
     answer = ["heat", "mask"] + ["truth"] * (truth is not None)

@@ -26,13 +26,13 @@ from typing import Any
 
 from filelock import FileLock
 
-from llafs_lib.artifacts import write_json
+from llafs_lib.artifacts import NOTEBOOKS, write_json
 from llafs_lib.errors import LlafsError
 from llafs_lib.progress import bar
 from llafs_lib.tutorial import ParameterError, Settings, run_tutorial, unfinished
 
 # Minutes that a run takes on one core of an AMD EPYC; for a dry run before any run has been measured.
-MINUTES = {("coco-mini", "small"): 27}
+MINUTES = {("coco-mini", "small"): 21}
 
 
 class SweepError(LlafsError):
@@ -257,15 +257,17 @@ def dry_run(sweep: Sweep, cpus: float = 1) -> str:
 
 
 def _minutes(sweep: Sweep) -> tuple[float | None, str]:
+    wanted = [name for name in NOTEBOOKS if not sweep.only or name[:2] in sweep.only]
     measured = []
     for settings in sweep.runs():
-        seconds = [_seconds(stamp) for stamp in (settings.run.path / "notebooks").glob("*.stamp.json")]
-        if len(seconds) == 5 and all(seconds):
+        stamps = [settings.run.path / "notebooks" / f"{name}.stamp.json" for name in wanted]
+        seconds = [_seconds(stamp) for stamp in stamps if stamp.exists()]
+        if len(seconds) == len(wanted) and all(seconds):
             measured.append(sum(seconds) / 60)
     if measured:
         mean = sum(measured) / len(measured)
         return mean, f"{len(measured)} runs took {mean:.1f} minutes each"
-    known = MINUTES.get((sweep.settings.dataset, sweep.settings.budget))
+    known = None if sweep.only else MINUTES.get((sweep.settings.dataset, sweep.settings.budget))
     return known, f"a run takes about {known} minutes on one core"
 
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,7 @@ def test_a_dry_run_says_what_would_be_run(project):
     for name in NOTEBOOKS:
         (stamps / f"{name}.stamp.json").write_text(json.dumps({"cause": {}, "made": {}, "seconds": 12}))
     assert "1 runs took 1.0 minutes each" in dry_run(photographs)
+    assert "1 runs took 0.2 minutes each" in dry_run(replace(photographs, only=("05",)))
 
 
 @pytest.mark.slow
