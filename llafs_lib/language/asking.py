@@ -187,10 +187,12 @@ class Asker:
         constrained = Question(self.prompt or CONSTRAINED, known_as, others, self.model, self.temperature)
         if self.model is not None:
             return constrained
-        constrained = replace(constrained, temperature=None)
-        if self.prompt is None and find(constrained.request, self.cache) is None:
-            return replace(constrained, prompt=OPEN, class_name=find_class(name, COCO_CLASSES) or known_as)
-        return constrained
+        questions = [replace(constrained, temperature=None)]
+        if self.prompt is None:
+            as_open = {"prompt": OPEN, "class_name": find_class(name, COCO_CLASSES) or known_as}
+            questions.append(replace(questions[0], **as_open))
+        # The package's recordings first: what a model was once asked here must not change what is replayed without one.
+        return next((q for cache in (None, self.cache) for q in questions if find(q.request, cache)), questions[-1])
 
     async def _answer(self, question: Question, name: str, over: tuple[str, ...], call: _Calls) -> RelatedClasses:
         recording, live = await call(question)

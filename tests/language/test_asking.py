@@ -138,6 +138,13 @@ def test_a_model_that_is_named_is_asked_also_where_an_answer_without_a_model_is_
     assert related_classes("giraffe", COCO_CLASSES, model="m").source == "live"
 
 
+def test_what_a_model_was_asked_here_does_not_change_what_is_replayed_without_one(server, tmp_path):
+    Asker("m", cache=tmp_path).related_to_each(["giraffe", "okapi"], COCO_CLASSES)
+    replayed = Asker(cache=tmp_path).related_to_each(["giraffe", "okapi"], COCO_CLASSES)
+    assert replayed["giraffe"] == related_classes("giraffe", COCO_CLASSES), "the package's recording comes first"
+    assert list(replayed["okapi"].scores) == ["zebra", "dog", "cow"], "of which the package has none"
+
+
 def test_refresh_asks_again_and_replaces_the_recording(scripted, tmp_path):
     server = scripted('["zebra"]', '["horse"]')
     assert related_classes("okapi", COCO_CLASSES, model="m").names == ("zebra",)
