@@ -95,9 +95,14 @@ def verdict(results: Mapping[str, Any]) -> str:
             found.setdefault(reading(pair["ci95"]), []).append(f"{model} {_with_interval(pair)}")
     says = {"better": "better than", "worse": "worse than", "not told apart": "not told apart from"}
     parts = "; ".join(f"{says[r]} random ones with {', '.join(found[r])}" for r in says if r in found)
-    folds = ", ".join(map(str, results.get("folds", [results.get("fold")])))
-    where = f"On {results['dataset']}, fold {folds}, {k} shots, {results['n_queries']} queries"
+    where = f"On {place(results)}, {k} shots, {results['n_queries']} queries"
     return f"{where}, LLM-chosen base supports are {parts or 'not among the arms'} (mIoU, 95% interval)."
+
+
+def place(results: Mapping[str, Any]) -> str:
+    """The data set and its folds: "toy, fold 0" or "coco-mini, folds 0, 1, 2, 3"."""
+    folds = results.get("folds", [results.get("fold")])
+    return f"{results['dataset']}, fold{'s' * (len(folds) > 1)} {', '.join(map(str, folds))}"
 
 
 def _with_interval(pair: Mapping[str, Any]) -> str:

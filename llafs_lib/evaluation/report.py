@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 
-from llafs_lib.evaluation.claims import claimed_table, published_table, verdict, verdicts
+from llafs_lib.evaluation.claims import claimed_table, place, published_table, verdict, verdicts
 from llafs_lib.evaluation.tables import (
     arms_table,
     latex,
@@ -64,8 +64,7 @@ def html_report(results: Mapping[str, Any], figures: Mapping[str, Figure | bytes
     Args:
         figures: caption → figure, or the bytes of a PNG.
     """
-    where = f"{results['dataset']}, fold {', '.join(map(str, results.get('folds', [results.get('fold')])))}"
-    facts = {k: results[k] for k in ("backbone", "budget", "seed", "seeds", "n_queries", "seconds") if k in results}
+    where = place(results)
     parts = [
         f"<h1>{html.escape(where)}</h1>",
         f"<p><strong>{html.escape(verdict(results))}</strong></p>",
@@ -82,10 +81,22 @@ def html_report(results: Mapping[str, Any], figures: Mapping[str, Figure | bytes
             "Published on COCO-20i, with full training data; not comparable, but the reference", published_table()
         ),
         *(_figure(caption, figure) for caption, figure in figures.items()),
-        f"<p>{html.escape(', '.join(f'{k} {v}' for k, v in facts.items()))}</p>",
+        f"<p>{html.escape(_made(results))}</p>",
+        *(_folded("How long it took, seconds", t) for t in _seconds(results)),
         *([_failures(results["failed"])] if results.get("failed") else []),
     ]
     return _PAGE.format(title=html.escape(f"LLaFS: {where}"), body="\n".join(parts))
+
+
+def _made(results: Mapping[str, Any]) -> str:
+    seeds = results.get("seeds", [results.get("seed")])
+    trained = f"training seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+    return f"Backbone {results['backbone']}, budget {results['budget']}, {trained}; {results['n_queries']} queries."
+
+
+def _seconds(results: Mapping[str, Any]) -> list[pd.DataFrame]:
+    seconds = results.get("seconds", {})
+    return [pd.DataFrame({"seconds": [f"{s:.0f}" for s in seconds.values()]}, index=list(seconds))] if seconds else []
 
 
 def _section(title: str, table: pd.DataFrame) -> str:

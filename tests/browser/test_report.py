@@ -19,6 +19,7 @@ def report(tmp_path_factory):
     asked = [(str(c), picture) for picture in range(30) for c in rng.choice(list("abcdef"), 2, replace=False)]
     counts = {n: [ConfusionCounts(c, i, int(rng.integers(100, 900)), 1000, 0, 1) for c, i in asked] for n in names}
     facts = {"dataset": "toy", "fold": 0, "shots": [1, 5], "n_queries": len(asked), "backbone": "small"}
+    facts |= {"seed": 0, "budget": "tiny"}
     results = facts | summarise(counts, document_pairs(names, (1, 5)), 0, counts)
     results |= {"spread": spreads({0: counts}, 0), "absent": {"HSNet: llm 5": 12.5}}
     figures = {

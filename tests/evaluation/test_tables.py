@@ -153,6 +153,13 @@ def test_the_report_loads_nothing(results, tmp_path):
         assert text in page
 
 
+def test_a_merged_report_says_what_it_was_made_of(results):
+    made_of = {"folds": [0, 1], "seeds": [3, 4], "seconds": {"seed 3, fold 0": 61.4}}
+    page = html_report(results | made_of, {})
+    assert "folds 0, 1</h1>" in page and "training seeds 3, 4; 80 queries" in page
+    assert "<th>seed 3, fold 0</th>" in page and "<td>61</td>" in page and "{'" not in page
+
+
 def test_classes_with_few_queries_are_greyed(results):
     few = {"a": 7, "b": 8} | {c: 20 for c in "cdef"}
     arms = {n: a | {"queries_of": few} for n, a in results["arms"].items()}
