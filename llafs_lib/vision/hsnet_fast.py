@@ -5,8 +5,8 @@ whole tensor twice. Here one pair of pictures is worked on at a time, support-ma
 
 - The convolution over the query plane is an ordinary 2-D convolution of hs·ws maps; a stride is a slice.
 - The convolution over the support plane is a sum of matrix products. In one support row the cells under the kernel are
-  adjacent, k·C rows of hq·wq numbers: the products read them where they lie, and what is padding is not computed. Where
-  every cell sees the whole plane, as in the mixing blocks, it is one product.
+  adjacent, k·C rows of hq·wq numbers: the products read them where they lie, and what is padding is not computed.
+- Both convolutions multiply the cell in the middle, the pivot: the first does it with the sum of both weights.
 - Where the support's mask is zero so is the correlation: only the mask's cells are computed, only its bounding box is
   stored, and the first layer, which makes the rest one number per channel, does not compute that either.
 """
@@ -129,21 +129,8 @@ def _layers(block: nn.Sequential, x: Planes) -> Planes:
     """Centre-pivot convolution, group normalisation, ReLU; and again."""
     for i in range(0, len(block), 3):
         layer, norm = block[i], block[i + 1]
-        all_seen = layer.stride == 1 and x.whole() and max(x.grid) <= 1 + layer.conv2.padding[0]
-        x = _normalise(norm, _center_pivot_dense(layer, x) if all_seen else _center_pivot(layer, x))
+        x = _normalise(norm, _center_pivot(layer, x))
     return x
-
-
-def _center_pivot_dense(layer: nn.Module, x: Planes) -> Planes:
-    """`_center_pivot` where each cell sees the whole plane: over the support it is one matrix product."""
-    maps = F.conv2d(x.cells.flatten(0, 1), layer.conv1.weight, layer.conv1.bias + layer.conv2.bias, padding="same")
-    (h, w), k = x.grid, layer.conv2.kernel_size[0]
-    taps = layer.conv2.weight.permute(2, 3, 0, 1).flatten(0, 1).unbind()  # [C', C, k, k] → k² × [C', C]
-    middle = k * k // 2
-    cells = list(itertools.product(range(h), range(w)))
-    rows = [torch.cat([taps[middle + (r - i) * k + c - j] for r, c in cells], dim=1) for i, j in cells]
-    over_support = torch.cat(rows) @ x.cells.flatten(0, 2).flatten(1)  # [h·w·C', h·w·C] · [h·w·C, hq·wq]
-    return x._replace(cells=(maps + over_support.view_as(maps)).unflatten(0, x.grid))
 
 
 def _center_pivot(layer: nn.Module, x: Planes) -> Planes:
@@ -154,32 +141,39 @@ def _center_pivot(layer: nn.Module, x: Planes) -> Planes:
     if not x.whole() and x.outside.any():
         cells = cells - x.outside[:, None, None]
     kept = cells[tuple(slice(-first % stride, None, stride) for first in x.corner)]
-    maps = F.conv2d(kept.flatten(0, 1), layer.conv1.weight, bias if x.whole() else None, padding="same")
-    maps, at = maps.unflatten(0, kept.shape[:2]), (0, 0)
+    maps = F.conv2d(kept.flatten(0, 1), _with_pivot(layer), bias if x.whole() else None, padding="same")
     if x.whole():
-        y, maps = Planes(maps, (0, 0), grid, bias), maps[:0].detach()  # nothing is left to be added
+        y, start, box, maps = maps, (0, 0), grid, None  # nothing is left to be added
     else:
-        y = _of_outside(layer, x, grid, bias)
-        at = tuple(-(-first // stride) - start for first, start in zip(x.corner, y.corner, strict=True))
-    corner = tuple(first - start * stride for first, start in zip(x.corner, y.corner, strict=True))
-    sums = _AddConvolutions.apply(
-        y.cells.flatten(3), maps.flatten(3), at, cells.flatten(3), layer.conv2.weight, stride, corner
-    )
-    return y._replace(cells=sums.unflatten(-1, cells.shape[-2:]))
+        y, start = _of_outside(layer, x, grid, bias)
+        box, maps = y.shape[:2], maps.unflatten(0, kept.shape[:2]).flatten(3)
+    at = tuple(-(-first // stride) - begin for first, begin in zip(x.corner, start, strict=True))
+    corner = tuple(first - begin * stride for first, begin in zip(x.corner, start, strict=True))
+    sums = _AddConvolutions.apply(y, box, maps, at, cells.flatten(3), layer.conv2.weight, stride, corner)
+    return Planes(sums.view(*box, len(bias), *cells.shape[-2:]), start, grid, bias)
 
 
-def _of_outside(layer: nn.Module, x: Planes, grid: tuple[int, int], bias: Tensor) -> Planes:
-    """`_center_pivot` if x were everywhere as outside its box: all cells, or at least those that the box can change."""
+def _with_pivot(layer: nn.Module) -> Tensor:
+    """The kernel over the query plane, and in its middle the other kernel's: the pivot, which both have in common."""
+    middle = layer.conv2.kernel_size[0] // 2
+    pivot = layer.conv2.weight[..., middle, middle, None, None]  # [C', C, 1, 1]
+    return layer.conv1.weight + F.pad(pivot, [k // 2 for k in layer.conv1.kernel_size for _ in range(2)])
+
+
+def _of_outside(layer: nn.Module, x: Planes, grid: tuple[int, int], bias: Tensor) -> tuple[Tensor, tuple[int, int]]:
+    """`_center_pivot` if x were everywhere as outside its box: all cells, or at least those that the box can change.
+
+    Returns: [h', w', C', hq, wq], and where on the plane they begin.
+    """
     outside, query_grid, pad = x.outside[None, :, None, None], x.cells.shape[-2:], layer.conv1.padding
     if outside.any():  # the borders of both planes are felt
         a = F.conv2d(outside.expand(-1, -1, *query_grid), layer.conv1.weight, bias, padding=pad)  # [1, C', hq, wq]
         o = F.conv2d(outside.expand(-1, -1, *x.grid), layer.conv2.weight, None, layer.stride, pad)  # [1, C', hs', ws']
-        cells = (o[0].permute(1, 2, 0)[..., None, None] + a[0]).contiguous()  # [hs', ws', C', hq, wq]
-        return Planes(cells, (0, 0), grid, bias)
+        return o[0].permute(1, 2, 0).contiguous()[..., None, None] + a[0], (0, 0)  # [hs', ws', C', hq, wq]
     # elsewhere only the bias is left, the same in every cell
     rows, columns = (_reached(x.corner[i], x.cells.shape[i], pad[i], layer.stride, grid[i]) for i in (0, 1))
     shape = rows.stop - rows.start, columns.stop - columns.start, len(bias), *query_grid
-    return Planes(bias[:, None, None].expand(shape).clone(), (rows.start, columns.start), grid, bias)
+    return bias[:, None, None].expand(shape).clone(), (rows.start, columns.start)
 
 
 def _reached(first: int, size: int, padding: int, stride: int, end: int) -> slice:
@@ -199,23 +193,26 @@ class _AddConvolutions(torch.autograd.Function):
     def forward(
         ctx,
         y: Tensor,
-        maps: Tensor,
+        box: tuple[int, int],
+        maps: Tensor | None,
         at: tuple[int, int],
         x: Tensor,
         weight: Tensor,
         stride: int,
         corner: tuple[int, int],
     ) -> Tensor:
-        """y [hs', ws', C', hq·wq], maps [h', w', C', hq·wq] at the cell `at` of y; x [h, w, C, hq·wq] at `corner` of
-        the plane that the convolution with weight [C', C, k, k] sees → y."""
+        """y: the cells of `box` (hs', ws') in a row or as a plane, each [C', hq, wq], and no view, since autograd would
+        copy its gradient; maps [h', w', C', hq·wq] at the cell `at` of y; x [h, w, C, hq·wq] at `corner` of the plane
+        that the convolution with weight [C', C, k, k] sees, its pivot aside → y."""
         ctx.save_for_backward(x, weight)
-        ctx.at = tuple(slice(first, first + n) for first, n in zip(at, maps.shape, strict=False))
-        ctx.stride, ctx.corner = stride, corner
+        ctx.at = maps is not None and tuple(slice(first, first + n) for first, n in zip(at, maps.shape, strict=False))
+        ctx.box, ctx.stride, ctx.corner = box, stride, corner
         ctx.mark_dirty(y)
-        y[ctx.at] += maps
-        w = _by_rows(weight)
-        for cell, r, columns, k, taps in _products(y.shape, x.shape, len(w), stride, corner):
-            y[cell].addmm_(w[k, :, taps].flatten(1), x[r, columns].flatten(0, 1))  # [C', taps·C] · [taps·C, hq·wq]
+        sums, w = y.view(*box, len(weight), x.shape[-1]), _by_rows(weight)
+        if maps is not None:
+            sums[ctx.at].add_(maps)
+        for cell, r, columns, k, taps in _products(box, x.shape, len(w), stride, corner):
+            sums[cell].addmm_(w[k, :, taps].flatten(1), x[r, columns].flatten(0, 1))  # [C', taps·C] · [taps·C, hq·wq]
         return y
 
     @staticmethod
@@ -223,12 +220,14 @@ class _AddConvolutions(torch.autograd.Function):
     def backward(ctx, grad: Tensor) -> tuple[Tensor | None, ...]:
         x, weight = ctx.saved_tensors
         grad, w = grad.contiguous(), _by_rows(weight)
-        grad_w, grad_x = torch.zeros_like(w), torch.zeros_like(x) if ctx.needs_input_grad[3] else None
-        for cell, r, columns, k, taps in _products(grad.shape, x.shape, len(w), ctx.stride, ctx.corner):
-            grad_w[k, :, taps].flatten(1).addmm_(grad[cell], x[r, columns].flatten(0, 1).t())
+        sums = grad.view(*ctx.box, len(weight), x.shape[-1])
+        grad_w, grad_x = torch.zeros_like(w), torch.zeros_like(x) if ctx.needs_input_grad[4] else None
+        for cell, r, columns, k, taps in _products(ctx.box, x.shape, len(w), ctx.stride, ctx.corner):
+            grad_w[k, :, taps].flatten(1).addmm_(sums[cell], x[r, columns].flatten(0, 1).t())
             if grad_x is not None:
-                grad_x[r, columns].flatten(0, 1).addmm_(w[k, :, taps].flatten(1).t(), grad[cell])
-        return grad, grad[ctx.at], None, grad_x, grad_w.permute(1, 3, 0, 2), None, None  # grad_w: → [C', C, k, k]
+                grad_x[r, columns].flatten(0, 1).addmm_(w[k, :, taps].flatten(1).t(), sums[cell])
+        grad_w = grad_w.permute(1, 3, 0, 2)  # → [C', C, k, k]
+        return grad, None, sums[ctx.at] if ctx.at else None, None, grad_x, grad_w, None, None
 
 
 def _by_rows(weight: Tensor) -> Tensor:
@@ -237,21 +236,21 @@ def _by_rows(weight: Tensor) -> Tensor:
 
 
 def _products(
-    y: Sequence[int], x: Sequence[int], kernel: int, stride: int, corner: tuple[int, int]
+    box: tuple[int, int], x: Sequence[int], kernel: int, stride: int, corner: tuple[int, int]
 ) -> Iterator[tuple[tuple[int, int], int, slice, int, slice]]:
     """What the convolution is made of: (cell of y, row of x, columns of x, row of the kernel, columns of the kernel).
 
     Args:
-        y, x: their shapes. Cells outside x are zero and left out.
+        box: y's (hs', ws'); x: its shape. Cells outside x are zero and left out, and so is the kernel's pivot.
     """
-    for i in range(y[0]):
-        top = i * stride - kernel // 2 - corner[0]  # of the kernel, in rows of x
-        for j in range(y[1]):
-            left = j * stride - kernel // 2 - corner[1]
-            columns = slice(max(left, 0), min(left + kernel, x[1]))
-            if columns.start < columns.stop:
-                for r in range(max(top, 0), min(top + kernel, x[0])):
-                    yield (i, j), r, columns, r - top, slice(columns.start - left, columns.stop - left)
+    middle = kernel // 2
+    for i, j, k in itertools.product(range(box[0]), range(box[1]), range(kernel)):
+        r, left = i * stride - middle + k - corner[0], j * stride - middle - corner[1]  # of this kernel row, in x
+        if 0 <= r < x[0]:
+            for first, end in ((0, middle), (middle + 1, kernel)) if k == middle else ((0, kernel),):
+                columns = slice(max(left + first, 0), min(left + end, x[1]))
+                if columns.start < columns.stop:
+                    yield (i, j), r, columns, k, slice(columns.start - left, columns.stop - left)
 
 
 def _normalise(norm: nn.GroupNorm, x: Planes) -> Planes:

@@ -90,13 +90,14 @@ def test_the_correlation_is_stored_where_the_mask_is():
 @pytest.mark.parametrize(("stride", "kernel", "corner"), [(1, 3, (0, 0)), (2, 3, (1, 2)), (4, 5, (3, 0))])
 def test_gradient_of_the_added_convolutions(stride, kernel, corner):
     torch.manual_seed(0)
-    shapes = ((2, 3, 4, 5), (1, 2, 4, 5), (3, 4, 2, 5), (4, 2, kernel, kernel))
+    shapes = ((2, 3, 4, 5, 1), (1, 2, 4, 5), (3, 4, 2, 5), (4, 2, kernel, kernel))
     tensors = [torch.randn(s, dtype=torch.float64, requires_grad=True) for s in shapes]
 
     def add(y, maps, x, w):
-        return _AddConvolutions.apply(y.clone(), maps, (1, 0), x, w, stride, corner)
+        return _AddConvolutions.apply(y.clone(), (2, 3), maps, (1, 0), x, w, stride, corner)
 
     assert torch.autograd.gradcheck(add, tensors)
+    assert torch.autograd.gradcheck(lambda y, x, w: add(y, None, x, w), tensors[:1] + tensors[2:])
 
 
 @pytest.mark.parametrize("cells_outside", [0, 1, 7])
