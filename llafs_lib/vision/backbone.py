@@ -181,11 +181,40 @@ class Backbone(nn.Module):
         for module in list(fast.modules()):
             _fold_batch_norms(module)
         fast.folded = True
+        if hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
+            for conv in (m for m in fast.modules() if type(m) is nn.Conv2d):
+                conv.__class__ = _PackedConv2d
         return fast.to(memory_format=torch.channels_last)
 
     def train(self, mode: bool = True) -> Backbone:
         frozen = not any(p.requires_grad for p in self.parameters())
         return super().train(mode and not frozen)
+
+
+class _PackedConv2d(nn.Conv2d):
+    """A frozen convolution whose weights lie as oneDNN wants them for inputs of the shape it saw last.
+
+    `F.conv2d` has them laid out anew in every pass. The two functions are those that `torch.compile` calls.
+    """
+
+    seen: torch.Size | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.device.type != "cpu" or x.dtype != torch.float32 or x.requires_grad:
+            return self._conv_forward(x, self._unpacked(), self.bias)
+        how = self.padding, self.stride, self.dilation, self.groups
+        if x.shape != self.seen:
+            packed = torch.ops.mkldnn._reorder_convolution_weight(self._unpacked(), *how, list(x.shape))
+            self.weight, self.seen = nn.Parameter(packed, requires_grad=False), x.shape
+        return torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *how, "none", [], "")
+
+    def _unpacked(self) -> Tensor:
+        return self.weight.to_dense() if self.weight.is_mkldnn else self.weight
+
+    def __getstate__(self) -> dict:
+        # packed weights can neither be copied nor pickled
+        weight = nn.Parameter(self._unpacked(), requires_grad=False)
+        return self.__dict__ | {"_parameters": self._parameters | {"weight": weight}, "seen": None}
 
 
 def _fold_batch_norms(module: nn.Module) -> None:

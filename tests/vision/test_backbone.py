@@ -1,3 +1,6 @@
+import copy
+import pickle
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -40,6 +43,42 @@ def test_frozen_stays_frozen():
     backbone.train()
     assert not any(m.training for m in backbone.modules() if isinstance(m, nn.BatchNorm2d))
     assert not any(p.requires_grad for p in backbone.parameters())
+
+
+@pytest.mark.parametrize("name", ["small", "mobilenet_v2", "resnet18"])
+@torch.inference_mode()
+def test_an_optimised_backbone_takes_pictures_of_any_size_in_turn(name):
+    plain = Backbone(name).freeze()
+    fast = plain.optimised()
+    for shape in ((1, 3, 97, 97), (2, 3, 65, 129), (1, 3, 97, 97)):
+        x = torch.rand(shape)
+        for found, expected in zip(fast(x), plain(x), strict=True):
+            torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda b: pickle.loads(pickle.dumps(b)), Backbone.optimised])
+def test_an_optimised_backbone_that_was_used_can_be_copied(again):
+    fast = Backbone("small").optimised()
+    with torch.inference_mode():
+        expected = fast(SMALL_INPUT)
+        found = again(fast)(SMALL_INPUT)
+    assert all(torch.equal(f, e) for f, e in zip(found, expected, strict=True))
+
+
+def test_an_optimised_backbone_gives_gradients_to_the_picture():
+    plain = Backbone("small").freeze()
+    fast, x = plain.optimised(), SMALL_INPUT.clone().requires_grad_()
+    with torch.inference_mode():
+        fast(SMALL_INPUT)
+    found, expected = (torch.autograd.grad(b(x)[-1].square().sum(), x)[0] for b in (fast, plain))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-3)
+
+
+@torch.no_grad()
+def test_an_optimised_backbone_in_float64():
+    plain = Backbone("small").freeze().double()
+    for found, expected in zip(plain.optimised()(SMALL_INPUT.double()), plain(SMALL_INPUT.double()), strict=True):
+        torch.testing.assert_close(found, expected)
 
 
 def test_unknown_backbone():
