@@ -89,12 +89,12 @@ def _resnet_taps(net: nn.Module, x: Tensor) -> list[Tensor]:
 
 
 def _residual_sum(block: nn.Module, x: Tensor) -> Tensor:
-    """A torchvision residual block without its last ReLU."""
-    y = F.relu_(block.bn1(block.conv1(x)))
-    y = block.bn2(block.conv2(y))
+    """A torchvision residual block without its last ReLU; may write over x."""
+    y, last, norm = F.relu_(block.bn1(block.conv1(x))), block.conv2, block.bn2
     if hasattr(block, "conv3"):  # bottleneck
-        y = block.bn3(block.conv3(F.relu_(y)))
-    return y.add_(x if block.downsample is None else block.downsample(x))
+        y, last, norm = F.relu_(block.bn2(block.conv2(y))), block.conv3, block.bn3
+    shortcut = x if block.downsample is None else block.downsample(x)
+    return last(y, shortcut) if isinstance(last, _PackedConv2d) else norm(last(y)).add_(shortcut)
 
 
 def _mobilenet_taps(net: nn.Module, x: Tensor) -> list[Tensor]:
@@ -194,19 +194,24 @@ class Backbone(nn.Module):
 class _PackedConv2d(nn.Conv2d):
     """A frozen convolution whose weights lie as oneDNN wants them for inputs of the shape it saw last.
 
-    `F.conv2d` has them laid out anew in every pass. The two functions are those that `torch.compile` calls.
+    `F.conv2d` has them laid out anew in every pass. The functions of oneDNN are those that `torch.compile` calls.
     """
 
     seen: torch.Size | None = None
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, onto: Tensor | None = None) -> Tensor:
+        """As a Conv2d; with `onto` the result is added to it, in place."""
         if x.device.type != "cpu" or x.dtype != torch.float32 or x.requires_grad:
-            return self._conv_forward(x, self._unpacked(), self.bias)
+            y = self._conv_forward(x, self._unpacked(), self.bias)
+            return y if onto is None else y.add_(onto)
         how = self.padding, self.stride, self.dilation, self.groups
         if x.shape != self.seen:
             packed = torch.ops.mkldnn._reorder_convolution_weight(self._unpacked(), *how, list(x.shape))
             self.weight, self.seen = nn.Parameter(packed, requires_grad=False), x.shape
-        return torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *how, "none", [], "")
+        if onto is None:
+            return torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *how, "none", [], "")
+        add = torch.ops.mkldnn._convolution_pointwise_.binary
+        return add(onto, x, self.weight, self.bias, *how, "add", 1.0, None, [], "")
 
     def _unpacked(self) -> Tensor:
         return self.weight.to_dense() if self.weight.is_mkldnn else self.weight

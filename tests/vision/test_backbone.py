@@ -45,15 +45,19 @@ def test_frozen_stays_frozen():
     assert not any(p.requires_grad for p in backbone.parameters())
 
 
-@pytest.mark.parametrize("name", ["small", "mobilenet_v2", "resnet18"])
+def assert_close_to_scale(found, expected):
+    torch.testing.assert_close(found, expected, atol=1e-5 * expected.abs().max().item(), rtol=0)
+
+
+@pytest.mark.parametrize("name", ["small", "mobilenet_v2", "resnet18", "resnet50", "vgg16"])
 @torch.inference_mode()
 def test_an_optimised_backbone_takes_pictures_of_any_size_in_turn(name):
     plain = Backbone(name).freeze()
     fast = plain.optimised()
-    for shape in ((1, 3, 97, 97), (2, 3, 65, 129), (1, 3, 97, 97)):
+    for shape in ((1, 3, 97, 97), (2, 3, 65, 129), (1, 3, 32, 32), (2, 3, 33, 40), (1, 3, 97, 97)):
         x = torch.rand(shape)
         for found, expected in zip(fast(x), plain(x), strict=True):
-            torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+            assert_close_to_scale(found, expected)
 
 
 @pytest.mark.parametrize("again", [copy.deepcopy, lambda b: pickle.loads(pickle.dumps(b)), Backbone.optimised])
@@ -66,12 +70,12 @@ def test_an_optimised_backbone_that_was_used_can_be_copied(again):
 
 
 def test_an_optimised_backbone_gives_gradients_to_the_picture():
-    plain = Backbone("small").freeze()
+    plain = Backbone("resnet18").freeze()
     fast, x = plain.optimised(), SMALL_INPUT.clone().requires_grad_()
     with torch.inference_mode():
         fast(SMALL_INPUT)
     found, expected = (torch.autograd.grad(b(x)[-1].square().sum(), x)[0] for b in (fast, plain))
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-3)
+    assert_close_to_scale(found, expected)
 
 
 @torch.no_grad()
