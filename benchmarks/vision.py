@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from memory import peak_of
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode, mm_flop
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, mm_flop
 
 from llafs_lib.vision.backbone import Backbone
 from llafs_lib.vision.hsnet import HSNet, vote
@@ -215,8 +215,13 @@ def medians(variants: dict[str, Callable], rounds: int) -> dict[str, float]:
 
 def flops(run: Callable) -> int:
     """Floating-point operations of the convolutions and matrix products in `run`, counted as they are called."""
-    in_place = {torch.ops.aten.addmm_: lambda _, a, b, **__: mm_flop(a, b)}
-    with FlopCounterMode(display=False, custom_mapping=in_place) as counter:
+    others = {torch.ops.aten.addmm_: lambda _, a, b, **__: mm_flop(a, b)}
+    if hasattr(torch.ops.mkldnn, "_convolution_pointwise"):  # an optimised backbone's
+        others[torch.ops.mkldnn._convolution_pointwise] = lambda x, w, *_, out_shape, **__: conv_flop_count(
+            x, w, out_shape
+        )
+        others[torch.ops.mkldnn._convolution_pointwise_] = lambda onto, x, w, *_, **__: conv_flop_count(x, w, onto)
+    with FlopCounterMode(display=False, custom_mapping=others) as counter:
         run()
     return counter.get_total_flops()
 
