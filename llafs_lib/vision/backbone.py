@@ -175,7 +175,8 @@ class Backbone(nn.Module):
     def optimised(self) -> Backbone:
         """A frozen copy for inference: batch normalisation folded into the convolutions, weights channels last.
 
-        Its taps are equal to within rounding, but its parameters have other names: save and train the original.
+        Its taps are equal to within rounding, but its parameters have other names: save and train the original. Once
+        it has seen a picture on a CPU its weights lie in a form that stays there: make the copy on the GPU it is for.
         """
         fast = copy.deepcopy(self).freeze()
         for module in list(fast.modules()):
