@@ -201,7 +201,7 @@ class _PackedConv2d(nn.Conv2d):
     seen: torch.Size | None = None
 
     def forward(self, x: Tensor, onto: Tensor | None = None) -> Tensor:
-        """As a Conv2d; with `onto` the result is added to it, in place."""
+        """As a Conv2d; with `onto` the sum of both, which may be written over it."""
         if x.device.type != "cpu" or x.dtype != torch.float32 or x.requires_grad:
             y = self._conv_forward(x, self._unpacked(), self.bias)
             return y if onto is None else y.add_(onto)
