@@ -20,8 +20,7 @@ import torch
 from memory import peak_of
 
 from llafs_lib.data.folds import data_root, open_dataset
-from llafs_lib.data.splits import MIN_PIXELS
-from llafs_lib.pipeline import SupportReader
+from llafs_lib.data.splits import MIN_PIXELS, SupportReader
 from llafs_lib.retrieval.bank import SupportBank, build_bank
 from llafs_lib.retrieval.mapped import create, open_mapped
 from llafs_lib.retrieval.scoring import nearest

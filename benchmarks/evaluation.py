@@ -24,6 +24,7 @@ import torch
 
 from llafs_lib.data.episodes import test_episodes
 from llafs_lib.data.folds import data_root, make_fold, open_dataset
+from llafs_lib.data.splits import SupportReader
 from llafs_lib.errors import LlafsError
 from llafs_lib.evaluation.arms import document_arms, predict_everything
 from llafs_lib.evaluation.models import BankPrototypes, Model, ShownPictures
@@ -31,7 +32,6 @@ from llafs_lib.evaluation.runner import Asking, evaluate
 from llafs_lib.evaluation.study import relations_of
 from llafs_lib.language.asking import Asker
 from llafs_lib.language.relations import shuffled
-from llafs_lib.pipeline import SupportReader
 from llafs_lib.records import Episode, Support
 from llafs_lib.retrieval.bank import SupportBank, build_bank
 from llafs_lib.vision.backbone import Backbone, load_backbone

@@ -25,13 +25,12 @@ from policy_ideas import augmented_arms, idea_arms
 
 from llafs_lib.classes import DATASETS, N_FOLDS, base_classes, novel_classes
 from llafs_lib.data.folds import DataSet, data_root, open_dataset
-from llafs_lib.data.splits import MIN_PIXELS, Split
+from llafs_lib.data.splits import MIN_PIXELS, Split, SupportReader
 from llafs_lib.errors import LlafsError
 from llafs_lib.evaluation.metrics import miou
 from llafs_lib.evaluation.study import Arm, Curve, Question, Result, answer, relations_of, report, with_oracle
 from llafs_lib.language.asking import Asker
 from llafs_lib.language.relations import shuffled
-from llafs_lib.pipeline import SupportReader
 from llafs_lib.retrieval.bank import SupportBank, build_bank
 from llafs_lib.retrieval.policies import POLICIES, RELATIONS
 from llafs_lib.vision.backbone import load_backbone

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 try:
-    from llafs_lib.data.toy import make_toy
+    from llafs_lib.data.toy.dataset import make_toy
 except ModuleNotFoundError:  # run from a checkout that is not installed
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    from llafs_lib.data.toy import make_toy
+    from llafs_lib.data.toy.dataset import make_toy
 from llafs_lib.errors import LlafsError
 
 

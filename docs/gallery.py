@@ -16,7 +16,7 @@ from mkdocs.plugins import event_priority
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
-from llafs_lib.committed import SERIES
+from llafs_lib.tools.committed import SERIES
 
 ROOT = Path(__file__).resolve().parent.parent
 _MATH = re.compile(r"\$\$(.+?)\$\$|\$([^$]+)\$", re.DOTALL)

@@ -6,7 +6,6 @@ prediction = LLaFS.from_run("runs/toy/fold0").segment("photo.jpg", "giraffe")
 
 from __future__ import annotations
 
-import functools
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ import numpy as np
 from llafs_lib.artifacts import RunFolder
 from llafs_lib.classes import find_class, normalise
 from llafs_lib.data.folds import load_fold, open_dataset
-from llafs_lib.data.splits import Split, read_rgb
+from llafs_lib.data.splits import SupportReader, read_rgb
 from llafs_lib.errors import LlafsError
 from llafs_lib.evaluation.presence import Presence
 from llafs_lib.language.asking import Asker
@@ -33,23 +32,6 @@ from llafs_lib.vision.segmenter import HSNetSegmenter
 NOT_A_QUERY_ID = -1  # a picture of one's own belongs to no data set
 METHODS = ("hsnet", "prototypes")
 MAX_SIDE = 2048  # px; a larger picture is segmented at this size
-
-
-class SupportReader:
-    """(picture id, class) → (image [H, W, 3] uint8, mask [H, W] bool); the pictures read last stay in memory."""
-
-    def __init__(self, split: Split, keep: int = 256):
-        self.split = split
-        self._load = functools.lru_cache(keep)(lambda image_id: (split.image(image_id), split.label_map(image_id)))
-
-    def __call__(self, image_id: int, class_name: str) -> tuple[np.ndarray, np.ndarray]:
-        image, labels = self._load(image_id)
-        return image, labels == self.split.classes.index(class_name) + 1
-
-    def picture(self, image_id: int, class_names: Iterable[str]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """A picture [H, W, 3] and the masks [H, W] of some classes in it."""
-        image, labels = self._load(image_id)
-        return image, {name: labels == self.split.classes.index(name) + 1 for name in class_names}
 
 
 class LLaFS:

@@ -14,7 +14,8 @@ FLOORS = [
     {"retrieval"},
     {"evaluation"},
     {"pipeline"},
-    {"plots", "diagrams", "widgets", "tutorial", "committed", "colab", "sweep", "arguments", "cli"},
+    {"plots", "diagrams", "widgets"},
+    {"tools"},
 ]
 FLOOR_OF = {room: level for level, rooms in enumerate(FLOORS) for room in rooms}
 MODULES = sorted(p for p in LIBRARY.rglob("*.py") if p != LIBRARY / "__init__.py")

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from llafs_lib.tutorial import project_root
+from llafs_lib.tools.tutorial import project_root
 
 
 @pytest.fixture(autouse=True)

@@ -14,8 +14,8 @@ import pytest
 import yaml
 from packaging.specifiers import SpecifierSet
 
-from llafs_lib.cli import main
-from llafs_lib.tutorial import project_root
+from llafs_lib.tools.cli import main
+from llafs_lib.tools.tutorial import project_root
 
 ROOT = project_root()
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

@@ -9,19 +9,19 @@ from PIL import Image
 
 from llafs_lib import LLaFS
 from llafs_lib.classes import COCO_CLASSES
-from llafs_lib.cli import main
 from llafs_lib.data import folds
-from llafs_lib.data.toy import make_toy
+from llafs_lib.data.splits import SupportReader
+from llafs_lib.data.toy.dataset import make_toy
 from llafs_lib.errors import LlafsError
 from llafs_lib.language import replay
 from llafs_lib.language.asking import Asker
 from llafs_lib.language.prompts import CONSTRAINED, Question
 from llafs_lib.language.replay import ReplayMiss
-from llafs_lib.pipeline import SupportReader
 from llafs_lib.records import Episode, RelatedClass, RelatedClasses
 from llafs_lib.retrieval.bank import BankError, build_bank
 from llafs_lib.retrieval.policies import Request, load_supports, select_supports
-from llafs_lib.tutorial import Settings
+from llafs_lib.tools.cli import main
+from llafs_lib.tools.tutorial import Settings
 from llafs_lib.vision.backbone import Backbone
 from llafs_lib.vision.features import query_embedding
 from llafs_lib.vision.hsnet import HSNet

@@ -10,7 +10,7 @@ import time
 import nbformat
 
 from llafs_lib.artifacts import RunFolder
-from llafs_lib.tutorial import project_root
+from llafs_lib.tools.tutorial import project_root
 
 QUERIES = 20
 SOLUTION = re.compile(r"<summary>Solution</summary>\n\n```python\n(.*?)```", re.DOTALL)
@@ -34,7 +34,7 @@ def workplace(root):
 
 
 def command(runs, *more):
-    base = [sys.executable, "-m", "llafs_lib.cli", "tutorial", "--budget", "tiny", "--queries", str(QUERIES)]
+    base = [sys.executable, "-m", "llafs_lib.tools.cli", "tutorial", "--budget", "tiny", "--queries", str(QUERIES)]
     return [*base, "--runs", str(runs), *more]
 
 

@@ -16,7 +16,7 @@ from llafs_lib.data.coco import CocoSplit
 from llafs_lib.data.labels import VOID, DataError
 from llafs_lib.data.pascal import VocSplit, list_files
 from llafs_lib.data.splits import Split
-from llafs_lib.data.toy import make_toy
+from llafs_lib.data.toy.dataset import make_toy
 from llafs_lib.records import Fold
 
 TOY_FOLDER = Path("data/toy")  # drawn on first use, under the working directory

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import cv2
@@ -123,6 +124,23 @@ class Split:
         if image_id not in self._labels:
             raise DataError(f"picture {image_id} is not listed for {self.folder}.")
         return self._labels
+
+
+class SupportReader:
+    """(picture id, class) → (image [H, W, 3] uint8, mask [H, W] bool); the pictures read last stay in memory."""
+
+    def __init__(self, split: Split, keep: int = 256):
+        self.split = split
+        self._load = functools.lru_cache(keep)(lambda image_id: (split.image(image_id), split.label_map(image_id)))
+
+    def __call__(self, image_id: int, class_name: str) -> tuple[np.ndarray, np.ndarray]:
+        image, labels = self._load(image_id)
+        return image, labels == self.split.classes.index(class_name) + 1
+
+    def picture(self, image_id: int, class_names: Iterable[str]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        """A picture [H, W, 3] and the masks [H, W] of some classes in it."""
+        image, labels = self._load(image_id)
+        return image, {name: labels == self.split.classes.index(name) + 1 for name in class_names}
 
 
 def read_rgb(path: str | Path, turn: bool = True) -> np.ndarray:

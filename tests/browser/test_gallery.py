@@ -7,8 +7,8 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 
-from llafs_lib.committed import SERIES
-from llafs_lib.tutorial import project_root
+from llafs_lib.tools.committed import SERIES
+from llafs_lib.tools.tutorial import project_root
 
 pytest.importorskip("mkdocs_jupyter", reason="the gallery needs mkdocs: pip install -e .[gallery]")
 bs4 = pytest.importorskip("bs4")

@@ -13,11 +13,11 @@ from tiny_run import QUERIES
 
 from llafs_lib.artifacts import RunFolder
 from llafs_lib.classes import COCO_CLASSES
-from llafs_lib.committed import SERIES
 from llafs_lib.data.folds import load_fold, open_dataset
-from llafs_lib.pipeline import SupportReader
+from llafs_lib.data.splits import SupportReader
 from llafs_lib.records import Support
-from llafs_lib.tutorial import notebook_parameters, project_root
+from llafs_lib.tools.committed import SERIES
+from llafs_lib.tools.tutorial import notebook_parameters, project_root
 from llafs_lib.vision.hsnet import HSNet
 from llafs_lib.vision.segmenter import HSNetSegmenter
 from llafs_lib.widgets import DRAWING

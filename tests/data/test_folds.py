@@ -13,7 +13,7 @@ from llafs_lib.data import folds
 from llafs_lib.data.coco import CocoSplit
 from llafs_lib.data.folds import DataSet, load_fold, make_fold, pictures_with, save_fold, training_labels
 from llafs_lib.data.labels import DataError
-from llafs_lib.data.toy import make_toy
+from llafs_lib.data.toy.dataset import make_toy
 from llafs_lib.errors import LlafsError
 
 

@@ -16,8 +16,8 @@ from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
 from llafs_lib.classes import COCO_IDS, COCO_SUPERCATEGORIES, TOY_CLASSES, TOY_FAMILIES
-from llafs_lib.data import toy
-from llafs_lib.data.toy import draw_object, draw_scene, make_toy
+from llafs_lib.data.toy import dataset as toy
+from llafs_lib.data.toy.dataset import draw_object, draw_scene, make_toy
 from llafs_lib.errors import LlafsError
 
 N_TRAIN, N_VAL = 40, 20

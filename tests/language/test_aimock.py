@@ -17,11 +17,11 @@ import pytest
 from llm_servers import KEY
 
 from llafs_lib.classes import COCO_CLASSES
-from llafs_lib.cli import main
 from llafs_lib.language.asking import Asker
 from llafs_lib.language.client import LLMError
 from llafs_lib.language.cost import Price, cost_line
 from llafs_lib.language.embedding import embedded_similarity
+from llafs_lib.tools.cli import main
 
 
 @pytest.fixture(scope="module")

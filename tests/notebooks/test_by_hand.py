@@ -9,7 +9,7 @@ import torch
 
 from llafs_lib.classes import TOY_CLASSES
 from llafs_lib.data.episodes import EpisodeSampler
-from llafs_lib.tutorial import project_root
+from llafs_lib.tools.tutorial import project_root
 from llafs_lib.vision.hsnet import CenterPivotConv4d, hypercorrelation
 
 
@@ -27,7 +27,7 @@ def functions_of(name: str) -> dict:
 
 def test_label_maps(tmp_path):
     from llafs_lib.data.coco import CocoSplit
-    from llafs_lib.data.toy import make_toy
+    from llafs_lib.data.toy.dataset import make_toy
 
     make_toy(tmp_path, n_train=8, n_val=1)
     split = CocoSplit(tmp_path / "train", tmp_path / "annotations" / "instances_train.json", TOY_CLASSES)

@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from llafs_lib.colab import stamp
-from llafs_lib.committed import SERIES
-from llafs_lib.tutorial import project_root
+from llafs_lib.tools.colab import stamp
+from llafs_lib.tools.committed import SERIES
+from llafs_lib.tools.tutorial import project_root
 
 pytestmark = pytest.mark.slow
 
@@ -211,7 +211,7 @@ def test_no_package_that_was_there_is_replaced(series):
 
 
 def test_the_command_is_there_as_well(colab, series):
-    asked = colab.run("-m", "llafs_lib.cli", "ask", "giraffe", cwd=colab.content / "llafs")
+    asked = colab.run("-m", "llafs_lib.tools.cli", "ask", "giraffe", cwd=colab.content / "llafs")
     assert "giraffe looks like: zebra" in asked
 
 

@@ -10,8 +10,8 @@ import statistics
 import pytest
 
 from llafs_lib.artifacts import SERIES
-from llafs_lib.committed import check_committed, differences, tidy
-from llafs_lib.tutorial import project_root
+from llafs_lib.tools.committed import check_committed, differences, tidy
+from llafs_lib.tools.tutorial import project_root
 
 ROOT = project_root()
 BOOKS = {name: ROOT / "notebooks" / f"{name}.ipynb" for name in SERIES}

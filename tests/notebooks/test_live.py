@@ -13,9 +13,9 @@ from werkzeug import Response
 from llafs_lib.artifacts import RunFolder
 from llafs_lib.classes import novel_classes
 from llafs_lib.data.folds import make_fold, open_dataset, save_fold
-from llafs_lib.data.toy import make_toy
+from llafs_lib.data.toy.dataset import make_toy
 from llafs_lib.language.relations import load_related
-from llafs_lib.tutorial import project_root
+from llafs_lib.tools.tutorial import project_root
 
 pytestmark = pytest.mark.slow
 KEY = "sk-recognisable-0123456789abcdef"

@@ -7,7 +7,7 @@ import sys
 import pytest
 from tiny_run import tutorial
 
-from llafs_lib.tutorial import project_root
+from llafs_lib.tools.tutorial import project_root
 
 pytestmark = pytest.mark.slow
 

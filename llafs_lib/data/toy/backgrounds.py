@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from llafs_lib.data.toy_sketch import (
+from llafs_lib.data.toy.sketch import (
     BLUE,
     CREAM,
     GLASS,

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from llafs_lib.artifacts import NOTEBOOKS
-from llafs_lib.cli import main
-from llafs_lib.sweep import Resources, Sweep, SweepError, dry_run, merge, numbers, run_sweep
-from llafs_lib.tutorial import ParameterError, Settings
+from llafs_lib.tools.cli import main
+from llafs_lib.tools.sweep import Resources, Sweep, SweepError, dry_run, merge, numbers, run_sweep
+from llafs_lib.tools.tutorial import ParameterError, Settings
 
 ray = pytest.importorskip("ray", reason="sweeps need Ray: pip install -e .[cluster]")
 
@@ -166,7 +166,18 @@ def test_one_node_of_two_is_killed(project):
 
 @pytest.mark.slow
 def test_a_killed_driver_s_sweep_redoes_only_what_is_unfinished(project):
-    command = [sys.executable, "-m", "llafs_lib.cli", "sweep", "--folds", "0-1", "--seeds", "0", "--address", "local"]
+    command = [
+        sys.executable,
+        "-m",
+        "llafs_lib.tools.cli",
+        "sweep",
+        "--folds",
+        "0-1",
+        "--seeds",
+        "0",
+        "--address",
+        "local",
+    ]
     victim = subprocess.Popen(command, cwd=project, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     wait_for(lambda: list(project.glob("runs/sweep/seed0/toy/fold*/notebooks/05*.stamp.json")), 150)
     os.kill(victim.pid, signal.SIGKILL)

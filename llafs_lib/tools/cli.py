@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llafs_lib.arguments import Parser, examples, notebook, notebooks, yes_or_no
 from llafs_lib.classes import DATASETS, did_you_mean
 from llafs_lib.errors import LlafsError
+from llafs_lib.tools.arguments import Parser, examples, notebook, notebooks, yes_or_no
 
 if TYPE_CHECKING:
     from llafs_lib.language.asking import Asker
@@ -129,8 +129,8 @@ def _add_sweep(parser: argparse.ArgumentParser) -> None:
 
 def _sweep(arguments: argparse.Namespace) -> None:
     from llafs_lib.evaluation.report import text_report
-    from llafs_lib.sweep import Resources, Sweep, SweepError, dry_run, merge, numbers, run_sweep
-    from llafs_lib.tutorial import Settings
+    from llafs_lib.tools.sweep import Resources, Sweep, SweepError, dry_run, merge, numbers, run_sweep
+    from llafs_lib.tools.tutorial import Settings
 
     given = vars(arguments)
     names = ("dataset", "segmenters", "shots", "backbone", "budget", "queries", "runs")
@@ -175,7 +175,7 @@ def _asker(arguments: argparse.Namespace) -> Asker:
 
 def _tutorial(arguments: argparse.Namespace) -> None:
     from llafs_lib.evaluation.report import text_report
-    from llafs_lib.tutorial import Settings, run_tutorial
+    from llafs_lib.tools.tutorial import Settings, run_tutorial
 
     chosen = {k: v for k, v in vars(arguments).items() if k not in ("command", "only")}
     settings = Settings(**chosen)
@@ -268,7 +268,7 @@ def _segment(arguments: argparse.Namespace) -> None:
 
 
 def _refresh(arguments: argparse.Namespace) -> None:
-    from llafs_lib.committed import check_committed, refresh_committed
+    from llafs_lib.tools.committed import check_committed, refresh_committed
 
     (check_committed if arguments.check else refresh_committed)(arguments.only)
 
@@ -284,7 +284,7 @@ def _add_stamp(parser: argparse.ArgumentParser) -> None:
 
 
 def _stamp(arguments: argparse.Namespace) -> None:
-    from llafs_lib.colab import check_stamps, stamp
+    from llafs_lib.tools.colab import check_stamps, stamp
 
     if arguments.check:
         print(f"all stamped for {found}" if (found := check_stamps(arguments.repo)) else "nothing is stamped")

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from llafs_lib import committed, tutorial
-from llafs_lib.cli import main
+from llafs_lib.tools import committed, tutorial
+from llafs_lib.tools.cli import main
 
 
 @pytest.mark.parametrize(

@@ -20,10 +20,10 @@ from filelock import FileLock
 from pycocotools import mask as rle
 
 from llafs_lib.classes import COCO_IDS, COCO_SUPERCATEGORIES, TOY_CLASSES
-from llafs_lib.data.toy_backgrounds import draw_background
-from llafs_lib.data.toy_indoors import INDOORS
-from llafs_lib.data.toy_outdoors import OUTDOORS
-from llafs_lib.data.toy_sketch import Sketch, finish, shrink
+from llafs_lib.data.toy.backgrounds import draw_background
+from llafs_lib.data.toy.indoors import INDOORS
+from llafs_lib.data.toy.outdoors import OUTDOORS
+from llafs_lib.data.toy.sketch import Sketch, finish, shrink
 from llafs_lib.errors import LlafsError
 from llafs_lib.progress import track
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from llafs_lib.artifacts import SERIES
 from llafs_lib.errors import LlafsError
-from llafs_lib.tutorial import execute, project_root
+from llafs_lib.tools.tutorial import execute, project_root
 
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _WIDGET_STANDS_FOR = "(interactive: a menu and its figure appear here in a running notebook)"

@@ -13,9 +13,9 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from llafs_lib.committed import SERIES
 from llafs_lib.errors import LlafsError
-from llafs_lib.tutorial import project_root
+from llafs_lib.tools.committed import SERIES
+from llafs_lib.tools.tutorial import project_root
 
 _BADGE = "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
 _PAGE = "https://colab.research.google.com/github/{repository}/blob/main/notebooks/{name}.ipynb"

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llafs_lib import colab
-from llafs_lib.cli import main
-from llafs_lib.colab import StampError, check_stamps, stamp
-from llafs_lib.committed import SERIES
-from llafs_lib.tutorial import project_root
+from llafs_lib.tools import colab
+from llafs_lib.tools.cli import main
+from llafs_lib.tools.colab import StampError, check_stamps, stamp
+from llafs_lib.tools.committed import SERIES
+from llafs_lib.tools.tutorial import project_root
 
 ROOT = project_root()
 ALNUM = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789"

@@ -5,10 +5,10 @@ import json
 
 import pytest
 
-from llafs_lib import tutorial
 from llafs_lib.artifacts import NOTEBOOKS
-from llafs_lib.cli import main
-from llafs_lib.tutorial import ParameterError, Settings, settings_from
+from llafs_lib.tools import tutorial
+from llafs_lib.tools.cli import main
+from llafs_lib.tools.tutorial import ParameterError, Settings, settings_from
 
 
 @pytest.mark.parametrize(

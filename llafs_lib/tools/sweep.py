@@ -29,7 +29,7 @@ from filelock import FileLock
 from llafs_lib.artifacts import NOTEBOOKS, write_json
 from llafs_lib.errors import LlafsError
 from llafs_lib.progress import bar
-from llafs_lib.tutorial import ParameterError, Settings, run_tutorial, unfinished
+from llafs_lib.tools.tutorial import ParameterError, Settings, run_tutorial, unfinished
 
 # Minutes that a run takes on one core of an AMD EPYC; for a dry run before any run has been measured.
 MINUTES = {("coco-mini", "small"): 21}

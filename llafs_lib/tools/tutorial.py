@@ -154,7 +154,7 @@ def settings_from(namespace: Mapping[str, Any]) -> Settings:
 
 def project_root() -> Path:
     """The folder that holds `notebooks/`: the working directory, or the library's checkout."""
-    for root in (Path.cwd(), Path(__file__).resolve().parent.parent):
+    for root in (Path.cwd(), Path(__file__).resolve().parents[2]):
         if (root / "notebooks" / f"{next(iter(NOTEBOOKS))}.ipynb").is_file():
             return root
     raise LlafsError("the notebooks are not here: run this in a checkout of the project.")

@@ -9,7 +9,7 @@ from functools import partial
 import cv2
 import numpy as np
 
-from llafs_lib.data.toy_sketch import (
+from llafs_lib.data.toy.sketch import (
     BLACK,
     BLUE,
     CREAM,
