@@ -2,7 +2,7 @@
 
     LLAFS_DATA=path/to/data python benchmarks/bank.py            # both tables; faiss is compared where it is installed
 
-Filling: coco-mini's training pictures 1, 4 and 16 times over; the peak is what is held at once beyond what was held
+Filling: coco-mini's training images 1, 4 and 16 times over; the peak is what is held at once beyond what was held
 before, and from the throughput follows what all of COCO train2014 would take. Looking up: the 20 nearest of a bank on
 disk, mapped into memory, among all rows and among those of five of sixty classes, as related classes leave them.
 """
@@ -27,7 +27,7 @@ from llafs_lib.retrieval.scoring import nearest
 from llafs_lib.vision.backbone import load_backbone
 from llafs_lib.vision.prototype import PrototypeSegmenter
 
-TRAIN2014_PICTURES = 82_783
+TRAIN2014_IMAGES = 82_783
 WIDTH, K, CLASSES = 512, 20, 60
 SIZE = 225  # px
 
@@ -36,25 +36,25 @@ def main() -> None:
     """Parse the command line and print both tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--times", type=int, nargs="+", default=[1, 4, 16], help="how often the pictures are repeated")
+    parser.add_argument("--times", type=int, nargs="+", default=[1, 4, 16], help="how often the images are repeated")
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     parser.add_argument("--queries", type=int, default=50)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     with tempfile.TemporaryDirectory() as folder:
-        print("| coco-mini × | pictures | pairs | s | pictures / s | peak MB |\n|---|---|---|---|---|---|")
+        print("| coco-mini × | images | pairs | s | images / s | peak MB |\n|---|---|---|---|---|---|")
         for times in options.times:
             path = Path(folder, f"{times}.safetensors")
-            (pictures, pairs, seconds), before, peak = peak_of(lambda p=path, t=times: fill(p, t))
-            rate = pictures / seconds
-            print(f"| {times} | {pictures} | {pairs} | {seconds:.0f} | {rate:.1f} | {peak - before:.0f} |", flush=True)
-        minutes = TRAIN2014_PICTURES / rate / 60
-        print(f"COCO train2014, {TRAIN2014_PICTURES:,} pictures, at the last rate: {minutes:.0f} min\n")
+            (images, pairs, seconds), before, peak = peak_of(lambda p=path, t=times: fill(p, t))
+            rate = images / seconds
+            print(f"| {times} | {images} | {pairs} | {seconds:.0f} | {rate:.1f} | {peak - before:.0f} |", flush=True)
+        minutes = TRAIN2014_IMAGES / rate / 60
+        print(f"COCO train2014, {TRAIN2014_IMAGES:,} images, at the last rate: {minutes:.0f} min\n")
         look_up(Path(folder), options.rows, options.queries)
 
 
 def fill(path: Path, times: int) -> tuple[int, int, float]:
-    """(pictures, pairs, seconds) of describing every training picture of coco-mini `times` times."""
+    """(images, pairs, seconds) of describing every training image of coco-mini `times` times."""
     train = open_dataset("coco-mini").train
     shown = {
         i: np.array(train.classes)[row >= MIN_PIXELS] for i, row in zip(train.image_ids, train.pixels, strict=True)
@@ -62,11 +62,11 @@ def fill(path: Path, times: int) -> tuple[int, int, float]:
     ids = [i for i in train.image_ids if len(shown[i])] * times
     read = SupportReader(train, keep=1)
     segmenter = PrototypeSegmenter(load_backbone("mobilenet_v2", data_root() / "weights"), SIZE, 0.5)
-    segmenter.features.limit = 0  # a picture that comes again is described again
+    segmenter.features.limit = 0  # an image that comes again is described again
     began = time.perf_counter()
     bank = build_bank(
         path, {n: tuple(shown[i]) for n, i in enumerate(ids)}, train.classes,
-        lambda n: read.picture(ids[n], shown[ids[n]]), segmenter.describe, {"times": times},
+        lambda n: read.with_masks(ids[n], shown[ids[n]]), segmenter.describe, {"times": times},
     )  # fmt: skip
     return len(ids), len(bank), time.perf_counter() - began
 

@@ -2,7 +2,7 @@
 
     python benchmarks/data.py --data path/to/the/folder/that/holds/coco
 
-The first table repeats the annotations of coco-mini until they list as many pictures as COCO train2014 and makes the
+The first table repeats the annotations of coco-mini until they list as many images as COCO train2014 and makes the
 label maps and lists of all of them, each size in a process of its own, so that the peak memory is its own. The second
 reads episodes (1 query, 5 supports: decode, label map, resize, mask) and states each step as a share of decoding the
 JPEGs with PIL and doing nothing else; all steps take turns in one process, and the medians are compared.
@@ -32,14 +32,14 @@ from llafs_lib.data.coco import CocoSplit
 from llafs_lib.data.splits import read_rgb
 from llafs_lib.vision.backbone import squash, to_input, to_mask
 
-TRAIN2014 = 82_783  # pictures
+TRAIN2014 = 82_783  # images
 BUDGET_S, BUDGET_MB = 8 * 60, 4096  # what train2014 may cost on two cores
-SIZE, EPISODE = 400, 6  # px, pictures
+SIZE, EPISODE = 400, 6  # px, images
 BASELINE = "decode with PIL, no more"
 
 
 def scaled_up(annotations: Path, n: int, out: Path) -> int:
-    """Write annotations that list `n` pictures, those of `annotations` over and over; return the number of objects."""
+    """Write annotations that list `n` images, those of `annotations` over and over; return the number of objects."""
     content = json.loads(annotations.read_text(encoding="utf-8"))
     objects: dict[int, list[dict]] = {}
     for a in content["annotations"]:
@@ -53,7 +53,7 @@ def scaled_up(annotations: Path, n: int, out: Path) -> int:
 
 
 def open_split(folder: Path, annotations: Path, cache: Path) -> tuple[float, int, str]:
-    """(seconds, peak MB, fingerprint) of opening a split and listing the pictures of each class."""
+    """(seconds, peak MB, fingerprint) of opening a split and listing the images of each class."""
     labels.CACHE = cache
     started = time.perf_counter()
     split, _, peak = peak_of(lambda: CocoSplit(folder, annotations, COCO_CLASSES))
@@ -66,10 +66,10 @@ def in_a_process(*arguments: Path) -> tuple[float, int, str]:
         return pool.apply(open_split, arguments)
 
 
-def release(coco: Path, pictures: int) -> None:
+def release(coco: Path, images: int) -> None:
     print(f"label maps and lists, train2017 of coco-mini repeated; budget {BUDGET_S} s, {BUDGET_MB} MB")
-    print(f"{'pictures':>9} {'objects':>9} {'painted':>9} {'peak':>9} {'cached':>8} {'ratio':>7} {'cache':>8}")
-    for n in (pictures // 16, pictures // 4, pictures):
+    print(f"{'images':>9} {'objects':>9} {'painted':>9} {'peak':>9} {'cached':>8} {'ratio':>7} {'cache':>8}")
+    for n in (images // 16, images // 4, images):
         with tempfile.TemporaryDirectory() as folder:
             file, cache = Path(folder) / "instances_scaled.json", Path(folder) / "cache"
             objects = scaled_up(coco / "annotations" / "instances_train2017.json", n, file)
@@ -83,8 +83,8 @@ def release(coco: Path, pictures: int) -> None:
 
 
 def decode_with_pil(file: Path) -> np.ndarray:
-    with Image.open(file) as picture:
-        return np.asarray(picture.convert("RGB"))
+    with Image.open(file) as image:
+        return np.asarray(image.convert("RGB"))
 
 
 def medians(steps: dict[str, tuple[Callable, list]], rounds: int) -> dict[str, float]:
@@ -119,7 +119,7 @@ def episodes(coco: Path, rounds: int, threads: int) -> None:
             "decode, label map, resize": (read, ids),
             "  decode": (read_rgb, [split.file(i) for i in ids]),
             "  label map from the cache": (split.label_map, ids),
-            "  resize the picture": (lambda image: squash(image, SIZE), images),
+            "  resize the image": (lambda image: squash(image, SIZE), images),
             "  resize the mask": (lambda mask: to_mask(mask, SIZE), [m == 1 for m in maps]),
             "resize and standardise": (lambda image: to_input(image, SIZE), images),
             "resize with PIL": (lambda image: Image.fromarray(image).resize((SIZE, SIZE), Image.BILINEAR), images),
@@ -127,7 +127,7 @@ def episodes(coco: Path, rounds: int, threads: int) -> None:
         }
         seconds = medians(steps, rounds)
     baseline = seconds[BASELINE]
-    print(f"an episode of {EPISODE} pictures at {SIZE} px, {threads} thread(s), medians of {rounds} rounds")
+    print(f"an episode of {EPISODE} images at {SIZE} px, {threads} thread(s), medians of {rounds} rounds")
     for name, s in seconds.items():
         print(f"{name:30s} {1000 * s / len(ids) * EPISODE:7.2f} ms {s / baseline:6.2f}")
 
@@ -138,11 +138,11 @@ def main() -> None:
     parser.add_argument(
         "--data", type=Path, default=root, help="holds coco/ with coco-mini (default: LLAFS_DATA or data)"
     )
-    parser.add_argument("--pictures", type=int, default=TRAIN2014, help="the largest size (default: %(default)s)")
+    parser.add_argument("--images", type=int, default=TRAIN2014, help="the largest size (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=15, help="of the second table (default: %(default)s)")
     options = parser.parse_args()
     os.environ["LLAFS_PROGRESS"] = "none"
-    release(options.data / "coco", options.pictures)
+    release(options.data / "coco", options.images)
     with tempfile.TemporaryDirectory() as folder:
         labels.CACHE = Path(folder)
         for threads in (1, 2):

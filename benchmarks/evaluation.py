@@ -27,7 +27,7 @@ from llafs_lib.data.folds import data_root, make_fold, open_dataset
 from llafs_lib.data.splits import SupportReader
 from llafs_lib.errors import LlafsError
 from llafs_lib.evaluation.arms import document_arms, predict_everything
-from llafs_lib.evaluation.models import BankPrototypes, Model, ShownPictures
+from llafs_lib.evaluation.models import BankPrototypes, Model, ShownImages
 from llafs_lib.evaluation.runner import Asking, evaluate
 from llafs_lib.evaluation.study import relations_of
 from llafs_lib.language.asking import Asker
@@ -92,7 +92,7 @@ class Bench:
         shown = {i: c for i, c in shown.items() if c}
         with torch.inference_mode():
             path = self.folder / f"{name}.safetensors"
-            return build_bank(path, shown, classes, lambda i: read.picture(i, shown[i]), describe, {})
+            return build_bank(path, shown, classes, lambda i: read.with_masks(i, shown[i]), describe, {})
 
     def models(self) -> tuple[dict[str, Model], Callable[[np.ndarray], torch.Tensor]]:
         """All three, their caches empty, and what describes a query: HSNet's features."""
@@ -101,8 +101,8 @@ class Bench:
         by_prototypes.features = hsnet.features  # one backbone and one size, as in notebook 05
         return {
             "Prototype": BankPrototypes(by_prototypes, (self.bank, self.own)),
-            "RePRI": ShownPictures(RePRISegmenter(self.base, self.size), read),
-            "HSNet": ShownPictures(hsnet, read),
+            "RePRI": ShownImages(RePRISegmenter(self.base, self.size), read),
+            "HSNet": ShownImages(hsnet, read),
         }, hsnet.describe
 
     def seconds(self, model: str, arms: tuple[str, ...], queries: int) -> tuple[float, float]:
@@ -126,8 +126,8 @@ class Bench:
         return seconds, statistics.mean(map(len, pairs))
 
     def _read_query(self, episode: Episode) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        picture, val = episode.query_id, self.data.val
-        return val.image(picture), val.mask(picture, episode.class_name), val.void(picture)
+        image, val = episode.query_id, self.data.val
+        return val.image(image), val.mask(image, episode.class_name), val.void(image)
 
     def arms(self, queries: int, rounds: int) -> None:
         """Eight arms against one."""
@@ -164,22 +164,22 @@ def project(backbone: str, size: int) -> None:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     segmenter = HSNetSegmenter(HSNet(Backbone(backbone).freeze()).to(device), size)
 
-    def picture() -> np.ndarray:
+    def image() -> np.ndarray:
         return rng.integers(0, 256, (480, 640, 3), dtype=np.uint8)
 
     mask = np.zeros((480, 640), bool)
-    mask[140:340, 180:460] = True  # 18% of the picture, the median box of coco-mini
+    mask[140:340, 180:460] = True  # 18% of the image, the median box of coco-mini
     spent = []
     for _ in range(4):
-        supports = [Support(n, "zebra", 1.0, picture(), mask) for n in range(5)]
-        query = picture()
+        supports = [Support(n, "zebra", 1.0, image(), mask) for n in range(5)]
+        query = image()
         started = time.perf_counter()
         segmenter.segment(query, supports, "giraffe")
         spent.append(time.perf_counter() - started)
     hours = statistics.median(spent[1:]) * COCO_EPISODES / 3600
     print(
         f"\nHSNet, {backbone}, {size} px, 5 shots, on {device}: {statistics.median(spent[1:]):.2f} s an episode, so "
-        f"{hours:.1f} hours for COCO-20i's {COCO_EPISODES:,} episodes, reading pictures not counted"
+        f"{hours:.1f} hours for COCO-20i's {COCO_EPISODES:,} episodes, reading images not counted"
     )
 
 

@@ -2,9 +2,9 @@
 
     LLAFS_DATA=path/to/data python benchmarks/policies.py --dataset coco-mini
 
-Every (picture, class) pair of at least 2,048 pixels is asked once, in the fold in which its class is novel; supports
-are training pictures of the base classes, never the query. The segmenter is training-free: prototypes of a frozen
-ImageNet backbone. Thresholds are chosen on queries with an even picture id, all results are of those with an odd one.
+Every (image, class) pair of at least 2,048 pixels is asked once, in the fold in which its class is novel; supports
+are training images of the base classes, never the query. The segmenter is training-free: prototypes of a frozen
+ImageNet backbone. Thresholds are chosen on queries with an even image id, all results are of those with an odd one.
 
 A second table takes the method apart, one idea a row, against what is kept of it (`policy_ideas.py`). A third adds base
 supports to few true ones: the other reading of the source document's rows.
@@ -44,7 +44,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", default="coco-mini", choices=DATASETS)
     parser.add_argument(
-        "--queries", default="both", choices=["val", "train", "both"], help="pictures that are asked about"
+        "--queries", default="both", choices=["val", "train", "both"], help="images that are asked about"
     )
     parser.add_argument("--limit", type=int, default=0, help="at most so many queries (default: all)")
     parser.add_argument("--backbone", default="mobilenet_v2")
@@ -62,7 +62,7 @@ def main() -> None:
     unlabelled = study.unlabelled_share()
     everything = miou([c.at(0) for c in next(iter(curves.values())) if c.image_id % 2])
     print(f"\n{study.described}\n{len(next(iter(results.values())).counts)} queries reported; ", end="")
-    print(f"marking the whole picture: {everything:.1f}; ", end="")
+    print(f"marking the whole image: {everything:.1f}; ", end="")
     print(f"{unlabelled:.0%} of the chosen five supports show the class asked for unlabelled\n")
     print_policies(results, bootstrap)
     print_ideas(results, bootstrap)
@@ -83,7 +83,7 @@ class Study:
         self._split_of = {i: split for split in (dataset.train, dataset.val) for i in split.image_ids}
         if len(self._split_of) < len(dataset.train) + len(dataset.val):
             raise LlafsError(
-                f"the pictures of {dataset.name} share ids between its splits: a query could not be told apart."
+                f"the images of {dataset.name} share ids between its splits: a query could not be told apart."
             )
 
     def ask(self, which: str, limit: int) -> dict[str, list[Curve]]:
@@ -99,15 +99,15 @@ class Study:
     def bank(self, path: Path) -> SupportBank:
         """Every training pair of every class: each fold takes what is base in it."""
         train = self.dataset.train
-        pictures = _classes_of(train)
+        images = _classes_of(train)
         read = SupportReader(train)
         made_from = {"dataset": self.dataset.name, "fingerprint": self.dataset.fingerprint}
         return build_bank(
-            path, pictures, train.classes, lambda i: read.picture(i, pictures[i]), self.describe_image, made_from
+            path, images, train.classes, lambda i: read.with_masks(i, images[i]), self.describe_image, made_from
         )
 
     def questions(self, bank: SupportBank, which: str) -> list[Question]:
-        """One question for each (picture, class) pair, in the fold in which the class is novel."""
+        """One question for each (image, class) pair, in the fold in which the class is novel."""
         classes, name = self.dataset.train.classes, self.dataset.name
         llm = Asker().related_to_each(classes, classes)
         splits = {"val": [self.dataset.val], "train": [self.dataset.train]}.get(
@@ -127,7 +127,7 @@ class Study:
         return found
 
     def unlabelled_share(self) -> float:
-        """The share of the five supports chosen by `llm` whose picture shows the class asked for without a mask."""
+        """The share of the five supports chosen by `llm` whose image shows the class asked for without a mask."""
         tainted = []
         for q in self.asked:
             bank, chosen = Arm("llm", 5).choose(q, np.zeros(q.base.foreground.shape[1], np.float32))
@@ -135,7 +135,7 @@ class Study:
         return float(np.mean(tainted))
 
     def describe(self, image_id: int) -> torch.Tensor:
-        """Unit features [C, h, w] of a picture."""
+        """Unit features [C, h, w] of an image."""
         return self.describe_image(self._split_of[image_id].image(image_id))
 
     def describe_image(self, image: np.ndarray) -> torch.Tensor:
@@ -155,13 +155,13 @@ class Study:
 
 
 def _classes_of(split: Split) -> dict[int, tuple[str, ...]]:
-    """Picture → the classes that it shows at least 2,048 pixels of."""
+    """Image → the classes that it shows at least 2,048 pixels of."""
     shown = split.pixels >= MIN_PIXELS
     return {i: tuple(np.array(split.classes)[row]) for i, row in zip(split.image_ids, shown, strict=True) if row.any()}
 
 
 def _showing(split: Split, class_name: str) -> list[int]:
-    """The pictures that show any pixel of a class."""
+    """The images that show any pixel of a class."""
     return np.array(split.image_ids)[split.pixels[:, split.classes.index(class_name)] > 0].tolist()
 
 

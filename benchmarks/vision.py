@@ -6,7 +6,7 @@ The plain form is written below from the specification, as the published code do
 pass per support, the query's and the supports' features computed every time. Both forms share weights and inputs, take
 turns in one process, and their medians are compared, with one thread and with two; where there is a GPU, there too, in
 float32 and under bfloat16 autocast. Peak memory is measured in processes of their own. The mask is an ellipse; what
-lies outside its bounding box need not be computed, so rows with the whole picture as mask follow.
+lies outside its bounding box need not be computed, so rows with the whole image as mask follow.
 """
 
 from __future__ import annotations
@@ -106,14 +106,14 @@ class Scene:
 
     @classmethod
     def draw(cls, backbone: str, size: int, batch: int, shots: int, box: float, device: str = "cpu") -> Scene:
-        """`box`: side of the mask's bounding box in sides of the picture; 1 makes the whole picture the mask."""
+        """`box`: side of the mask's bounding box in sides of the image; 1 makes the whole image the mask."""
         torch.manual_seed(0)
         y, x = torch.meshgrid(*[(torch.arange(size) + 0.5) / size - 0.5] * 2, indexing="ij")
         mask = (x**2 + y**2 <= (box / 2) ** 2) | (box >= 1)
         masks = mask.expand(batch, shots, size, size).float()
         model = HSNet(Backbone(backbone).freeze()).eval()
-        pictures = torch.randn(batch, 3, size, size), torch.randn(batch, shots, 3, size, size)
-        return cls(model.to(device), *(t.to(device) for t in (*pictures, masks)))
+        images = torch.randn(batch, 3, size, size), torch.randn(batch, shots, 3, size, size)
+        return cls(model.to(device), *(t.to(device) for t in (*images, masks)))
 
     def fast(self) -> HSNet:
         model = HSNet(self.model.backbone.optimised()).eval()
@@ -248,7 +248,7 @@ def tables(options: argparse.Namespace, where: str, device: str = "cpu", half: b
     with torch.autocast(device, torch.bfloat16, enabled=half):
         for shots, side in ((1, box), (SHOTS, box), (1, 1.0)):
             scene = Scene.draw(name, options.size, 1, shots, side, device)
-            share = f"mask {scene.masks.mean():.0%} of the picture, its box {side**2:.0%}"
+            share = f"mask {scene.masks.mean():.0%} of the image, its box {side**2:.0%}"
             title = f"\n{shots}-shot, {options.size} px, {share}, {where}"
             table(title, inference_variants(scene), options.rounds, device)
         scene = Scene.draw(name, options.training_size, BATCH, 1, box, device)
@@ -257,7 +257,7 @@ def tables(options: argparse.Namespace, where: str, device: str = "cpu", half: b
 
 
 def extra_memory(variant: str, size: int, shots: int, box: float, backbone: str) -> int:
-    """MB that a segmentation adds, at its peak, to a process in which model and pictures lie ready."""
+    """MB that a segmentation adds, at its peak, to a process in which model and images lie ready."""
     torch.set_num_threads(1)
     small = Scene.draw(backbone, 65, 1, 1, box)
     inference_variants(small)[variant]()  # libraries loaded, buffers of theirs allocated
@@ -281,15 +281,13 @@ def cpu_model() -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--backbone", default="resnet50", help="its weights are random (default: %(default)s)")
-    parser.add_argument("--size", type=int, default=400, help="side of the pictures in px (default: %(default)s)")
+    parser.add_argument("--size", type=int, default=400, help="side of the images in px (default: %(default)s)")
     parser.add_argument("--training-size", type=int, default=257, help="the same for training (default: %(default)s)")
-    # Of coco-mini's 694 masks of ≥ 2048 px the median box has 17% of its picture, the mean mask 13%.
-    parser.add_argument("--box", type=float, default=0.42, help="side of the mask's box in sides of the picture")
+    # Of coco-mini's 694 masks of ≥ 2048 px the median box has 17% of its image, the mean mask 13%.
+    parser.add_argument("--box", type=float, default=0.42, help="side of the mask's box in sides of the image")
     parser.add_argument("--rounds", type=int, default=7, help="that count (default: %(default)s)")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="(default: 1 2)")
-    parser.add_argument(
-        "--quick", action="store_true", help="a small backbone, small pictures, one round: does it run?"
-    )
+    parser.add_argument("--quick", action="store_true", help="a small backbone, small images, one round: does it run?")
     options = parser.parse_args()
     if options.quick:
         options.backbone, options.size, options.training_size, options.rounds = "small", 97, 97, 1

@@ -64,13 +64,13 @@ def download(options: argparse.Namespace) -> None:
         refuse_subset(folder, splits)
         parts.append(official.coco_annotations(splits, options.mirror))
     if "images" in options.parts:
-        parts += [official.coco_pictures(split, options.mirror) for split in splits]
+        parts += [official.coco_images(split, options.mirror) for split in splits]
     if not official.complete(parts, folder, keep_archives=options.keep_archives, workers=options.workers):
         print("everything is there already, nothing to do")
     for pattern in sorted(pattern for part in parts for pattern in part.holds):
         name, _, files = pattern.partition("/")
-        n_files = official.COCO_PICTURES.get(name)
-        print(f"{folder / name}: {n_files:,} pictures" if n_files else f"{folder / name / files}")
+        n_files = official.COCO_IMAGES.get(name)
+        print(f"{folder / name}: {n_files:,} images" if n_files else f"{folder / name / files}")
     print(f"next: {next_command(options)}")
 
 
@@ -78,10 +78,10 @@ def refuse_subset(folder: Path, splits: list[str]) -> None:
     """Raise `DownloadError` if an annotation file is there that does not list the whole split, as coco-mini's."""
     for split in splits:
         path = folder / "annotations" / f"instances_{split}.json"
-        listed, whole = official.pictures_listed(path), official.COCO_PICTURES[split]
+        listed, whole = official.images_listed(path), official.COCO_IMAGES[split]
         if path.is_file() and listed < whole:
             raise DownloadError(
-                f"{path} lists {listed:,} of the {whole:,} pictures of {split}: it is of a smaller data set such as "
+                f"{path} lists {listed:,} of the {whole:,} images of {split}: it is of a smaller data set such as "
                 "coco-mini, or cut off. Give another --root, or move it away."
             )
 

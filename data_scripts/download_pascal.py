@@ -18,8 +18,8 @@ examples:
   python data_scripts/download_pascal.py                 all that the data set pascal-5i needs
   python data_scripts/download_pascal.py --parts voc --voc-mirror http://127.0.0.1:8000
 
-Of VOC 2012 the pictures, the class masks and the segmentation lists are unpacked, of SBD the class masks and the lists:
-its pictures are among VOC's. What is already there, unpacked by hand or here, is not downloaded again."""
+Of VOC 2012 the images, the class masks and the segmentation lists are unpacked, of SBD the class masks and the lists:
+its images are among VOC's. What is already there, unpacked by hand or here, is not downloaded again."""
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:

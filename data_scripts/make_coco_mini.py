@@ -1,4 +1,4 @@
-"""Make coco-mini: 420 pictures of COCO 2017 picked by id, with their annotations, in the official layout."""
+"""Make coco-mini: 420 images of COCO 2017 picked by id, with their annotations, in the official layout."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ examples:
   then: LLAFS_DATA=/data/mini llafs tutorial --dataset coco-mini
 
 The official annotations of 2017 are read from --annotations, or from ROOT/coco/annotations if --out is another folder,
-or else downloaded (253 MB). Pictures that are there and whole are not fetched again."""
+or else downloaded (253 MB). Images that are there and whole are not fetched again."""
 
 
 def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -40,10 +40,10 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--out", type=Path, metavar="FOLDER", help="folder to make (default: ROOT/coco)")
     add("--annotations", type=Path, metavar="FOLDER",
         help="folder of the official instances_{train,val}2017.json (default: see below)")  # fmt: skip
-    add("--ids", type=Path, metavar="FILE", help="other pictures: JSON as in llafs_lib/data/coco_mini_ids.json")
+    add("--ids", type=Path, metavar="FILE", help="other images: JSON as in llafs_lib/data/coco_mini_ids.json")
     add("--mirror", metavar="URL", help=f"another server with the same files, in place of {official.COCO_URL}")
     add("--keep-archives", action="store_true", help="do not delete the annotation archive at the end")
-    add("--workers", type=official.count, default=8, metavar="N", help="pictures at once (default: 8)")
+    add("--workers", type=official.count, default=8, metavar="N", help="images at once (default: 8)")
     return parser.parse_args(arguments)
 
 
@@ -67,12 +67,12 @@ def make(options: argparse.Namespace) -> None:
     settings = {"mirror": options.mirror, "keep_archives": options.keep_archives, "workers": options.workers}
     make_mini(out, ids, annotations, **settings)
     for split in ids:
-        print(f"{out / split}: {len(ids[split])} pictures, {out / 'annotations' / f'instances_{split}.json'}")
+        print(f"{out / split}: {len(ids[split])} images, {out / 'annotations' / f'instances_{split}.json'}")
     print(f"next: LLAFS_DATA={out.absolute().parent} llafs tutorial --dataset coco-mini")
 
 
 def read_ids(path: Path | None = None) -> dict[str, list[int]]:
-    """The picture ids of coco-mini by split, or of another file of that form.
+    """The image ids of coco-mini by split, or of another file of that form.
 
     Raises:
         DownloadError: the file cannot be read, or is of another form.
@@ -80,12 +80,12 @@ def read_ids(path: Path | None = None) -> dict[str, list[int]]:
     path = path or Path(official.__file__).with_name("coco_mini_ids.json")
     try:
         ids = json.loads(path.read_text(encoding="utf-8"))
-        if all(split in official.COCO_PICTURES and split.endswith("2017") and ids[split] for split in ids) and ids:
+        if all(split in official.COCO_IMAGES and split.endswith("2017") and ids[split] for split in ids) and ids:
             return {split: [int(i) for i in ids[split]] for split in ids}
     except (OSError, ValueError, TypeError) as error:
-        raise DownloadError(f"{path} cannot be read as a list of picture ids ({error}).") from error
+        raise DownloadError(f"{path} cannot be read as a list of image ids ({error}).") from error
     raise DownloadError(
-        f'{path} is no list of picture ids: it must look like {{"train2017": [9, 25], "val2017": [802]}}.'
+        f'{path} is no list of image ids: it must look like {{"train2017": [9, 25], "val2017": [802]}}.'
     )
 
 
@@ -98,7 +98,7 @@ def make_mini(
     keep_archives: bool = False,
     workers: int = 8,
 ) -> None:
-    """Write the pictures of `ids` and exactly their annotations into `out`. The annotation files come last.
+    """Write the images of `ids` and exactly their annotations into `out`. The annotation files come last.
 
     Args:
         annotations: the folder of the official `instances_*2017.json`; without one they are downloaded.
@@ -114,8 +114,8 @@ def make_mini(
         annotations = scratch / "annotations"
     for split in new:
         contents[split] = pick(annotations / f"instances_{split}.json", ids[split])
-    remotes = [picture_of(info, out / split, mirror) for split in ids for info in contents[split]["images"]]
-    fetch(remotes, "pictures", workers=workers)
+    remotes = [image_of(info, out / split, mirror) for split in ids for info in contents[split]["images"]]
+    fetch(remotes, "images", workers=workers)
     for split in new:
         target = out / "annotations" / f"instances_{split}.json"
         with writing(target):
@@ -129,24 +129,24 @@ def there_already(out: Path, split: str, ids: list[int]) -> dict | None:
     path = out / "annotations" / f"instances_{split}.json"
     if not path.exists():
         return None
-    n_listed = official.pictures_listed(path)
+    n_listed = official.images_listed(path)
     if n_listed == len(ids):
         content = read(path)
         if {info["id"] for info in content["images"]} == set(ids):
             return content
     raise DownloadError(
-        f"{path} lists {n_listed:,} pictures, other ones than the {len(ids)} of coco-mini, and is left alone. "
+        f"{path} lists {n_listed:,} images, other ones than the {len(ids)} of coco-mini, and is left alone. "
         "Give `--out ANOTHER/coco`, then use the result with LLAFS_DATA=ANOTHER."
     )
 
 
 def pick(path: Path, ids: list[int]) -> dict:
-    """The content of an annotation file with the pictures of `ids` only, all in the file's order."""
+    """The content of an annotation file with the images of `ids` only, all in the file's order."""
     content, wanted = read(path), set(ids)
     images = [info for info in content["images"] if info["id"] in wanted]
     if len(images) != len(wanted):
         raise DownloadError(
-            f"{path} lists {len(images)} of the {len(wanted)} pictures: it is not the official file. "
+            f"{path} lists {len(images)} of the {len(wanted)} images: it is not the official file. "
             "Name the folder of the official one with --annotations."
         )
     return {**content, "images": images, "annotations": [a for a in content["annotations"] if a["image_id"] in wanted]}
@@ -167,18 +167,18 @@ def read(path: Path) -> dict:
         ) from error
 
 
-def picture_of(info: dict, folder: Path, mirror: str | None) -> Remote:
-    """Where to fetch a picture; it must decode and have the size that the annotations state."""
+def image_of(info: dict, folder: Path, mirror: str | None) -> Remote:
+    """Where to fetch an image; it must decode and have the size that the annotations state."""
     stated = info["width"], info["height"]
 
     def check(path: Path) -> None:
         try:
-            with Image.open(path) as picture:
-                picture.load()
+            with Image.open(path) as image:
+                image.load()
         except (OSError, SyntaxError) as error:
-            raise ValueError(f"is not a readable picture ({error})") from error
-        if picture.size not in (stated, stated[::-1]):  # the other way round where EXIF says to turn it
-            raise ValueError(f"is {picture.width}×{picture.height} px instead of {stated[0]}×{stated[1]}")
+            raise ValueError(f"is not a readable image ({error})") from error
+        if image.size not in (stated, stated[::-1]):  # the other way round where EXIF says to turn it
+            raise ValueError(f"is {image.width}×{image.height} px instead of {stated[0]}×{stated[1]}")
 
     url = re.sub("^https?://[^/]+", mirror.rstrip("/"), info["coco_url"]) if mirror else info["coco_url"]
     return Remote(url, folder / Path(info["file_name"]).name, check=check)

@@ -18,13 +18,13 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__,
         epilog="Running it a second time with the same numbers does nothing. "
-        "The same numbers always give the same pictures.",
+        "The same numbers always give the same images.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--out", type=Path, default=Path("data/toy"), help="folder to make", metavar="FOLDER")
-    parser.add_argument("--train", type=int, default=400, help="number of training pictures", metavar="N")
-    parser.add_argument("--val", type=int, default=160, help="number of validation pictures", metavar="N")
-    parser.add_argument("--seed", type=int, default=0, help="another seed, other pictures", metavar="N")
+    parser.add_argument("--train", type=int, default=400, help="number of training images", metavar="N")
+    parser.add_argument("--val", type=int, default=160, help="number of validation images", metavar="N")
+    parser.add_argument("--seed", type=int, default=0, help="another seed, other images", metavar="N")
     parser.add_argument("--force", action="store_true", help="replace a different toy data set in FOLDER")
     return parser.parse_args(arguments)
 
@@ -37,7 +37,7 @@ def main(arguments: list[str] | None = None) -> int:
     except LlafsError as error:
         print(f"make_toy: {error}", file=sys.stderr)
         return 1
-    print(f"{out}: {options.train} training and {options.val} validation pictures, seed {options.seed}")
+    print(f"{out}: {options.train} training and {options.val} validation images, seed {options.seed}")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Language-guided few-shot segmentation: a picture, a class nobody annotated, a mask.
+"""Language-guided few-shot segmentation: an image, a class nobody annotated, a mask.
 
 One notebook, one subpackage: `data` (01), `vision` (02), `language` (03), `retrieval` (04), `evaluation` (05).
 """

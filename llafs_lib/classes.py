@@ -75,7 +75,7 @@ DATASETS: dict[str, Benchmark] = {
     "toy": Benchmark(TOY_CLASSES),
     "coco-mini": Benchmark(COCO_CLASSES),
     # COCO-20i as HSNet, RePRI and PFENet (`use_split_coco`) define it, on the release that they use, and on 2017's,
-    # whose validation pictures are others.
+    # whose validation images are others.
     "coco-20i": Benchmark(COCO_CLASSES),
     "coco-20i-2017": Benchmark(COCO_CLASSES),
     # The other benchmark that some call COCO-20i (PANet's setting: 20 classes in a row). Never mix the two.

@@ -17,10 +17,10 @@ _TWO_COLOURS = ListedColormap([PREDICTION, SUPPORT])
 # Where each notebook stands in the map of the series, and what it answers.
 _PLACES = {"01": (0, 1), "02": (1, 1.7), "03": (1, 0.3), "04": (2, 1), "05": (3, 1)}
 _ANSWERS = {
-    "01": "which classes,\nwhich pictures?",
-    "02": "how do some pictures\nhelp segment another?",
+    "01": "which classes,\nwhich images?",
+    "02": "how do some images\nhelp segment another?",
     "03": "which classes\nlook alike?",
-    "04": "which pictures\nto show?",
+    "04": "which images\nto show?",
     "05": "does it help?",
 }
 

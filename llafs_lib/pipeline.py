@@ -1,4 +1,4 @@
-"""LLaFS in one object: a picture and a class name in, a mask out.
+"""LLaFS in one object: an image and a class name in, a mask out.
 
 from llafs_lib import LLaFS
 prediction = LLaFS.from_run("runs/toy/fold0").segment("photo.jpg", "giraffe")
@@ -24,14 +24,14 @@ from llafs_lib.progress import track
 from llafs_lib.records import Episode, Fold, Prediction, RelatedClass, RelatedClasses
 from llafs_lib.retrieval.bank import SupportBank
 from llafs_lib.retrieval.policies import Request, choose_rows, has_related_support, load_supports, select_supports
-from llafs_lib.vision.backbone import check_picture
+from llafs_lib.vision.backbone import check_image
 from llafs_lib.vision.features import query_embedding
 from llafs_lib.vision.prototype import PrototypeSegmenter
 from llafs_lib.vision.segmenter import HSNetSegmenter
 
-NOT_A_QUERY_ID = -1  # a picture of one's own belongs to no data set
+NOT_A_QUERY_ID = -1  # an image of one's own belongs to no data set
 METHODS = ("hsnet", "prototypes")
-MAX_SIDE = 2048  # px; a larger picture is segmented at this size
+MAX_SIDE = 2048  # px; a larger image is segmented at this size
 
 
 class LLaFS:
@@ -107,40 +107,40 @@ class LLaFS:
 
     def segment(
         self,
-        picture: str | Path | np.ndarray,
+        image: str | Path | np.ndarray,
         class_name: str,
         shots: int = 5,
         related: RelatedClasses | None = None,
     ) -> Prediction:
-        """Find `class_name` in a picture.
+        """Find `class_name` in an image.
 
         Args:
-            picture: a file, or [H, W, 3] uint8 RGB.
+            image: a file, or [H, W, 3] uint8 RGB.
             class_name: any name; one of the data set's classes, an alias, or whatever the language model knows.
             shots: how many supports to use.
             related: the classes that stand in for it; None asks for them.
 
-        Returns: mask and probability at the picture's size, the confidence that the class is there at all, the related
+        Returns: mask and probability at the image's size, the confidence that the class is there at all, the related
             classes and the supports; `notes` says which fallback was taken, if any. A mask is drawn for an absent class
             too; the confidence says how likely it is there, as far as the model can tell: notebook 04 measures that.
 
         Raises:
-            LlafsError: unreadable picture, a class without a recorded answer and no `llm` to ask, `shots` below 1.
+            LlafsError: unreadable image, a class without a recorded answer and no `llm` to ask, `shots` below 1.
         """
-        image = _read(picture)  # before anybody is asked: a question may cost something
-        return self._segment(image, class_name, related or self.related(class_name), shots)
+        pixels = _read(image)  # before anybody is asked: a question may cost something
+        return self._segment(pixels, class_name, related or self.related(class_name), shots)
 
     def segment_all(
-        self, pictures: Iterable[str | Path | np.ndarray], class_name: str, shots: int = 5
+        self, images: Iterable[str | Path | np.ndarray], class_name: str, shots: int = 5
     ) -> Iterator[Prediction | LlafsError]:
-        """`segment` many pictures, one prediction after the other, with a bar; the class is asked about once.
+        """`segment` many images, one prediction after the other, with a bar; the class is asked about once.
 
-        A picture that cannot be read yields its error, so that one bad file does not end the rest.
+        An image that cannot be read yields its error, so that one bad file does not end the rest.
         """
         related = self.related(class_name)
-        for picture in track(list(pictures), f"looking for {class_name}", "picture"):
+        for image in track(list(images), f"looking for {class_name}", "image"):
             try:
-                yield self._segment(_read(picture), class_name, related, shots)
+                yield self._segment(_read(image), class_name, related, shots)
             except LlafsError as error:
                 yield error
 
@@ -152,7 +152,7 @@ class LLaFS:
             notes.append("no related base class has a support: random base supports were used instead")
         small = _within(image, MAX_SIDE)
         if small is not image:
-            notes.append(f"segmented at {small.shape[1]} × {small.shape[0]} px, enlarged to the picture's size")
+            notes.append(f"segmented at {small.shape[1]} × {small.shape[0]} px, enlarged to the image's size")
         known_as = find_class(name, self.vocabulary) or normalise(name)  # "Giraffe" draws as "giraffe" does
         seen = query_embedding(self.segmenter.describe(small))
         request = Request(Episode(known_as, NOT_A_QUERY_ID, ()), related, seen)
@@ -179,15 +179,15 @@ class LLaFS:
         return self.prototypes.mark(image, *self.bank.prototypes(chosen.rows, chosen.weights, self.prototypes.plain))
 
 
-def _read(picture: str | Path | np.ndarray) -> np.ndarray:
-    """A picture as [H, W, 3] uint8 RGB."""
-    image = picture if isinstance(picture, np.ndarray) else read_rgb(picture)
-    check_picture(image)
-    return image
+def _read(image: str | Path | np.ndarray) -> np.ndarray:
+    """An image as [H, W, 3] uint8 RGB."""
+    pixels = image if isinstance(image, np.ndarray) else read_rgb(image)
+    check_image(pixels)
+    return pixels
 
 
 def _within(image: np.ndarray, side: int) -> np.ndarray:
-    """The picture itself, or smaller so that its longer side has `side` px: a model sees no more than some hundred."""
+    """The image itself, or smaller so that its longer side has `side` px: a model sees no more than some hundred."""
     shrink = side / max(image.shape[:2])
     if shrink >= 1:
         return image

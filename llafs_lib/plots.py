@@ -27,7 +27,7 @@ ARM_COLOURS |= {"shuffled": "#CC79A7", "all": "#56B4E9"}
 def draw_mask(
     ax: Axes, image: np.ndarray, mask: np.ndarray | None = None, colour: str = TRUTH, title: str = ""
 ) -> None:
-    """Show a picture [H, W, 3] with a mask [H, W] as a tint and an outline."""
+    """Show an image [H, W, 3] with a mask [H, W] as a tint and an outline."""
     ax.imshow(image)
     if mask is not None and mask.any():
         tint = np.zeros((*mask.shape, 4), np.uint8)  # bytes: a sheet of photographs in floats takes a gigabyte
@@ -39,7 +39,7 @@ def draw_mask(
     ax.axis("off")
 
 
-def picture_grid(
+def image_grid(
     cells: Sequence[tuple[np.ndarray, np.ndarray | None, str, str]], columns: int, cell: float = 2.2
 ) -> Figure:
     """A grid of (image, mask or None, colour, title)."""
@@ -53,12 +53,12 @@ def picture_grid(
 
 
 def class_counts(counts: Mapping[str, int], novel: Sequence[str], title: str) -> Figure:
-    """How many pictures each class has; novel classes in their own colour."""
+    """How many images each class has; novel classes in their own colour."""
     figure, ax = plt.subplots(figsize=(max(6, 0.22 * len(counts)), 3))
     colours = [SUPPORT if c in novel else PREDICTION for c in counts]
     ax.bar(range(len(counts)), list(counts.values()), color=colours)
     ax.set_xticks(range(len(counts)), list(counts), rotation=90, fontsize=8)
-    ax.set_ylabel("pictures")
+    ax.set_ylabel("images")
     if novel:
         handles = [plt.Rectangle((0, 0), 1, 1, color=c) for c in (PREDICTION, SUPPORT)]
         ax.legend(handles, ["base", "novel"], frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
@@ -72,7 +72,7 @@ def episode(
 ) -> Figure:
     """One episode: the supports with their masks, then the query with the mask that is to be found."""
     cells = [(image, mask, SUPPORT, f"support: {name}") for image, mask in supports]
-    return picture_grid([*cells, (*query, TRUTH, f"query: {name} (truth)")], len(cells) + 1)
+    return image_grid([*cells, (*query, TRUTH, f"query: {name} (truth)")], len(cells) + 1)
 
 
 def training_curves(histories: Mapping[str, History]) -> Figure:
@@ -132,7 +132,7 @@ def relations_map(matrix: np.ndarray, groups: Mapping[str, Sequence[str]]) -> Fi
 def supports_row(query: np.ndarray, supports: Sequence[Support], class_name: str) -> Figure:
     """A query beside the supports that were chosen for it, with their scores."""
     cells = [(s.image, s.mask, SUPPORT, f"{s.class_name}\nscore {s.score:.2f}") for s in supports]
-    return picture_grid([(query, None, TRUTH, f"query:\nwhere is the {class_name}?"), *cells], len(cells) + 1)
+    return image_grid([(query, None, TRUTH, f"query:\nwhere is the {class_name}?"), *cells], len(cells) + 1)
 
 
 def prediction(image: np.ndarray, prediction: Prediction, truth: np.ndarray | None = None) -> Figure:
@@ -186,7 +186,7 @@ def contact_sheet(images: Sequence[np.ndarray], predictions: Sequence[Prediction
         (image, p.mask, PREDICTION, f"{p.class_name}: IoU {iou:.0f}")
         for image, p, iou in zip(images, predictions, ious, strict=True)
     ]
-    return picture_grid(cells, 5)
+    return image_grid(cells, 5)
 
 
 def arm_intervals(results: Mapping[str, Any]) -> Figure:
@@ -270,7 +270,7 @@ def per_class(results: Mapping[str, Any], names: Sequence[str]) -> Figure:
 
 
 def iou_by_area(asked: Sequence[Asked], names: Sequence[str], bins: int = 5) -> Figure:
-    """Mean IoU of single queries by the share of the picture that the object covers, in equally filled bins."""
+    """Mean IoU of single queries by the share of the image that the object covers, in equally filled bins."""
     areas = np.array([a.area for a in asked])
     parts = np.array_split(np.argsort(areas, kind="stable"), min(bins, len(areas)))
     figure, ax = plt.subplots(figsize=(6, 3))
@@ -284,7 +284,7 @@ def iou_by_area(asked: Sequence[Asked], names: Sequence[str], bins: int = 5) -> 
             x, means, errors, marker="o", capsize=2, label=name, linestyle=style, color=_colour(split_name(name)[1])
         )
     ax.set_xscale("log")
-    ax.set(xlabel="object, share of the picture (%, median of the bin)", ylabel="IoU (%, mean ± s.e.)", ylim=(0, None))
+    ax.set(xlabel="object, share of the image (%, median of the bin)", ylabel="IoU (%, mean ± s.e.)", ylim=(0, None))
     ax.legend(frameon=False, fontsize=8)
     ax.spines[["top", "right"]].set_visible(False)
     return finish(figure)

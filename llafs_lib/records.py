@@ -15,19 +15,19 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Fold:
-    """One of the four splits of a data set's classes, with the pictures that show each class.
+    """One of the four splits of a data set's classes, with the images that show each class.
 
-    A picture is listed under a class when at least 2,048 of its label pixels belong to it (spec §3.3).
+    An image is listed under a class when at least 2,048 of its label pixels belong to it (spec §3.3).
     `validation` are base classes that no model is trained on, so that one can be chosen on them; `novel_in_train` says
-    what happens to novel objects in training pictures (see `llafs_lib.data.folds.make_fold`).
+    what happens to novel objects in training images (see `llafs_lib.data.folds.make_fold`).
     """
 
     dataset: str
     index: int
     base: tuple[str, ...]
     novel: tuple[str, ...]
-    train_images: Mapping[str, tuple[int, ...]] = field(repr=False)  # class → picture ids, training split
-    test_images: Mapping[str, tuple[int, ...]] = field(repr=False)  # class → picture ids, validation split
+    train_images: Mapping[str, tuple[int, ...]] = field(repr=False)  # class → image ids, training split
+    test_images: Mapping[str, tuple[int, ...]] = field(repr=False)  # class → image ids, validation split
     validation: tuple[str, ...] = ()
     novel_in_train: str = "background"
     fingerprint: str = ""  # of the data set
@@ -45,7 +45,7 @@ class Fold:
     def __str__(self) -> str:
         def count(images: Mapping[str, tuple[int, ...]], classes: tuple[str, ...]) -> str:
             ids = [i for c in classes for i in images[c]]
-            return f"{len(ids):,} (picture, class) pairs in {len(set(ids)):,} pictures"
+            return f"{len(ids):,} (image, class) pairs in {len(set(ids)):,} images"
 
         return (
             f"{self.dataset}, fold {self.index}\n"
@@ -59,9 +59,9 @@ class Fold:
 
 @dataclass(frozen=True)
 class Episode:
-    """One question to the model: where is `class_name` in picture `query_id`?
+    """One question to the model: where is `class_name` in image `query_id`?
 
-    `support_ids` are training pictures that show the same class: what a *few-shot* model may look at, and what the
+    `support_ids` are training images that show the same class: what a *few-shot* model may look at, and what the
     `true` policy uses. The zero-annotation policies never read them.
     """
 
@@ -134,7 +134,7 @@ class RelatedClasses:
 
 @dataclass(frozen=True)
 class Support:
-    """An annotated picture that the model may look at: `image` [H, W, 3] uint8 RGB, `mask` [H, W] bool.
+    """An annotated image that the model may look at: `image` [H, W, 3] uint8 RGB, `mask` [H, W] bool.
 
     `class_name` is the class that the mask shows, which need not be the class asked for; `score` ≥ 0 is how well the
     policy thinks it fits, `weight` ≥ 0 how much it counts beside the other supports.
@@ -150,9 +150,9 @@ class Support:
 
 @dataclass(frozen=True)
 class Prediction:
-    """A segmented query: `probability` [H, W] float32 in [0, 1] and `mask` [H, W] bool, at the picture's own size.
+    """A segmented query: `probability` [H, W] float32 in [0, 1] and `mask` [H, W] bool, at the image's own size.
 
-    `confidence` in [0, 1] says how likely it is that the class is in the picture at all; None where nobody measured
+    `confidence` in [0, 1] says how likely it is that the class is in the image at all; None where nobody measured
     that. `notes` holds every fallback that was taken on the way; empty when all went as planned.
     """
 
@@ -170,6 +170,6 @@ class Prediction:
             by_class[s.class_name] = by_class.get(s.class_name, 0) + 1
         supports = ", ".join(f"{n} × {c}" for c, n in by_class.items())
         notes = "".join(f"\n  note: {n}" for n in self.notes)
-        share = f"{self.mask.mean():.1%} of the picture"
+        share = f"{self.mask.mean():.1%} of the image"
         share += "" if self.confidence is None else f", in it with confidence {self.confidence:.2f}"
         return f"{self.class_name}: {share}, segmented with {supports or 'no supports'}{notes}"

@@ -18,7 +18,7 @@ DRAWING = "drawing …"
 def browse(draw: Callable[..., Figure | str], **choices: Sequence[Any]) -> ipw.VBox:
     """Show `draw(**chosen)` below one dropdown per keyword, and again whenever a choice changes.
 
-    The figure is sent as a picture rather than through an `Output` widget, which hangs when a notebook is executed
+    The figure is sent as an image rather than through an `Output` widget, which hangs when a notebook is executed
     without a browser. While it is drawn, a note says so and the last one stays.
 
     Args:
@@ -29,8 +29,8 @@ def browse(draw: Callable[..., Figure | str], **choices: Sequence[Any]) -> ipw.V
     view = ipw.Image(format="png", layout=ipw.Layout(align_self="flex-start"))  # in its own size, not stretched
     note = ipw.HTML()
 
-    def show(picture: bytes, words: str) -> None:
-        view.value, note.value = picture, html.escape(words)
+    def show(image: bytes, words: str) -> None:
+        view.value, note.value = image, html.escape(words)
 
     def update(change: Any = None) -> None:
         note.value = DRAWING

@@ -37,7 +37,7 @@ def photographs() -> Path:
     for root in (os.environ.get("LLAFS_DATA"), ROOT / "data", ROOT.parent / "shared" / "data"):
         if root and (Path(root) / "coco" / "annotations" / "instances_val2017.json").is_file():
             return Path(root)
-    pytest.skip("no COCO pictures: set LLAFS_DATA to a folder that holds coco/")
+    pytest.skip("no COCO images: set LLAFS_DATA to a folder that holds coco/")
 
 
 @pytest.fixture

@@ -46,7 +46,7 @@ def project(tmp_path_factory):
         wanted, read = {i: shown for i, shown in wanted.items() if shown}, SupportReader(dataset.train)
         made_from = {"weights": run.manifest("hsnet.safetensors")["sha256"]}
         build_bank(
-            run.path / "support_bank.safetensors", wanted, fold.base, lambda i: read.picture(i, wanted[i]),
+            run.path / "support_bank.safetensors", wanted, fold.base, lambda i: read.with_masks(i, wanted[i]),
             segmenter.describe, made_from,
         )  # fmt: skip
         for name in ("support_bank.safetensors", "support_bank.json"):
@@ -62,7 +62,7 @@ def model(project):
     return LLaFS.from_run(project[2].path)
 
 
-def test_a_picture_and_a_word_make_a_mask(project, model, tmp_path):
+def test_an_image_and_a_word_make_a_mask(project, model, tmp_path):
     image = np.random.default_rng(0).integers(0, 256, (70, 90, 3), np.uint8)
     Image.fromarray(image).save(tmp_path / "photo.png")
     found = model.segment(tmp_path / "photo.png", "Giraffe", shots=3)
@@ -95,7 +95,7 @@ def test_no_related_base_class_at_all_is_noted(model, tmp_path):
     assert len(found.supports) == 5
 
 
-def test_a_picture_that_cannot_be_read_is_found_out_before_a_model_is_asked(model):
+def test_an_image_that_cannot_be_read_is_found_out_before_a_model_is_asked(model):
     model.asker = Asker("m", base_url="http://127.0.0.1:1/v1", retries=0)
     with pytest.raises(LlafsError, match="does not exist"):
         model.segment("nowhere.jpg", "okapi")
@@ -116,10 +116,10 @@ def test_odd_sizes(model, size):
     assert model.segment(np.zeros((*size, 3), np.uint8), "giraffe", shots=1).mask.shape == size
 
 
-@pytest.mark.parametrize("picture", [np.zeros((9, 9), np.uint8), np.zeros((9, 9, 3)), np.zeros((9, 9, 4), np.uint8)])
-def test_not_a_picture(model, picture):
+@pytest.mark.parametrize("image", [np.zeros((9, 9), np.uint8), np.zeros((9, 9, 3)), np.zeros((9, 9, 4), np.uint8)])
+def test_not_an_image(model, image):
     with pytest.raises(LlafsError, match="uint8 RGB"):
-        model.segment(picture, "giraffe")
+        model.segment(image, "giraffe")
 
 
 @pytest.mark.parametrize("name", ["support_bank.safetensors", "support_bank.json", "calibration.json"])
@@ -155,23 +155,23 @@ def test_confidence_is_a_probability(model):
     assert model.segment(np.zeros((64, 64, 3), np.uint8), "giraffe", shots=1).confidence is None
 
 
-def test_a_large_picture_is_segmented_small_and_answered_large(model, monkeypatch):
+def test_a_large_image_is_segmented_small_and_answered_large(model, monkeypatch):
     monkeypatch.setattr("llafs_lib.pipeline.MAX_SIDE", 64)
     found = model.segment(np.zeros((90, 120, 3), np.uint8), "giraffe", shots=1)
     assert found.mask.shape == found.probability.shape == (90, 120) and found.mask.dtype == bool
     assert found.probability.max() <= 1 and "segmented at 64 × 48 px" in found.notes[0]
 
 
-def test_many_pictures_one_bad(model, tmp_path):
-    (tmp_path / "text.jpg").write_text("I am no picture")
-    pictures = [np.zeros((40, 50, 3), np.uint8), tmp_path / "text.jpg", np.zeros((30, 30, 3), np.uint8)]
-    first, bad, last = model.segment_all(pictures, "giraffe", shots=1)
+def test_many_images_one_bad(model, tmp_path):
+    (tmp_path / "text.jpg").write_text("I am no image")
+    images = [np.zeros((40, 50, 3), np.uint8), tmp_path / "text.jpg", np.zeros((30, 30, 3), np.uint8)]
+    first, bad, last = model.segment_all(images, "giraffe", shots=1)
     assert first.mask.shape == (40, 50) and last.mask.shape == (30, 30)
-    assert isinstance(bad, LlafsError) and "text.jpg is not a readable picture" in str(bad)
+    assert isinstance(bad, LlafsError) and "text.jpg is not a readable image" in str(bad)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "I;16", "L", "P"])
-def test_other_kinds_of_pictures(model, tmp_path, mode):
+def test_other_kinds_of_images(model, tmp_path, mode):
     Image.new(mode, (40, 30)).save(tmp_path / "p.png")
     assert model.segment(tmp_path / "p.png", "giraffe", shots=1).mask.shape == (30, 40)
 
@@ -184,8 +184,8 @@ def test_prototypes_of_all_related_supports(project):
     assert len(found.supports) == 2 and "all related supports" in found.notes[0]
     request = Request(Episode("giraffe", -1, ()), found.related, query_embedding(model.segmenter.describe(image)))
     supports = load_supports(select_supports("llm", model.bank, request, "all"), model.read)
-    by_pictures = model.prototypes.segment(image, supports, "giraffe")
-    assert np.corrcoef(found.probability.ravel(), by_pictures.probability.ravel())[0, 1] > 0.99
+    by_images = model.prototypes.segment(image, supports, "giraffe")
+    assert np.corrcoef(found.probability.ravel(), by_images.probability.ravel())[0, 1] > 0.99
     with pytest.raises(LlafsError, match="choose one of hsnet, prototypes"):
         LLaFS.from_run(project[2].path, method="magic")
 

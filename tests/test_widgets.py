@@ -9,7 +9,7 @@ PNG = b"\x89PNG"
 
 def draw(class_name, policy):
     if class_name == "nothing":
-        return "no picture of <nothing>"
+        return "no image of <nothing>"
     if class_name == "broken":
         raise LlafsError("a clear message")
     figure, ax = plt.subplots()
@@ -37,7 +37,7 @@ def test_the_figure_follows_the_menus():
 def test_words_take_the_figures_place():
     name, _, note, view = parts(browse(draw, class_name=["zebra", "nothing", "broken"], policy=["llm"]))
     name.value = "nothing"
-    assert note.value == "no picture of &lt;nothing&gt;" and not bytes(view.value)
+    assert note.value == "no image of &lt;nothing&gt;" and not bytes(view.value)
     name.value = "broken"
     assert note.value == "a clear message"
     name.value = "zebra"

@@ -1,6 +1,6 @@
 """COCO: label maps from the official annotation JSON alone.
 
-Each picture's objects are painted into one label map exactly as the COCO-20i lists were made (spec §3.3): only
+Each image's objects are painted into one label map exactly as the COCO-20i lists were made (spec §3.3): only
 non-crowd annotations, in file order, a later object over an earlier one, every polygon filled with OpenCV's `fillPoly`
 after its vertices were cut to integers.
 """
@@ -30,18 +30,18 @@ class CocoSplit(Split):
     `categories` is asked for.
 
     Args:
-        images: the folder of the pictures.
+        images: the folder of the images.
         annotations: the `instances_*.json` file.
         classes: the class names in index order. Objects of the file's other categories are left out.
 
     Raises:
-        DataError: a missing folder or file, broken JSON, a class that the file does not know, a picture listed twice
+        DataError: a missing folder or file, broken JSON, a class that the file does not know, an image listed twice
             with different facts.
     """
 
     def __init__(self, images: str | Path, annotations: str | Path, classes: tuple[str, ...]):
         images, self.annotations = Path(images), Path(annotations)
-        for path, kind in ((self.annotations, "annotation file"), (images, "picture folder")):
+        for path, kind in ((self.annotations, "annotation file"), (images, "image folder")):
             if not path.exists():
                 raise DataError(
                     f"the {kind} {path} does not exist. LLAFS_DATA names the folder that holds coco/ in the official "
@@ -57,7 +57,7 @@ class CocoSplit(Split):
         return list(self._coco.cats.values())
 
     def annotations_of(self, image_id: int) -> list[dict]:
-        """The picture's annotations as the file has them, in file order, crowds included."""
+        """The image's annotations as the file has them, in file order, crowds included."""
         return self._coco.imgToAnns.get(image_id, [])
 
     @functools.cached_property
@@ -70,10 +70,10 @@ class CocoSplit(Split):
 
     def _paint_all(self, skipped: Skipped) -> Iterator[Painted]:
         index = self._index_of_category()
-        pictures = self._pictures(skipped)
-        self._look_for_strays(pictures, skipped)
-        for image_id in track(sorted(pictures), f"label maps, {self.annotations.stem}", "picture"):
-            info = pictures[image_id]
+        images = self._images(skipped)
+        self._look_for_strays(images, skipped)
+        for image_id in track(sorted(images), f"label maps, {self.annotations.stem}", "image"):
+            info = images[image_id]
             canvas = np.zeros((info["height"], info["width"]), np.uint8)
             for annotation in self.annotations_of(image_id):
                 value = index.get(annotation["category_id"])
@@ -89,22 +89,22 @@ class CocoSplit(Split):
             raise DataError(f"{self.annotations} has no category named {', '.join(unknown)}: is it the right file?")
         return {by_name[name]: value for value, name in enumerate(self.classes, start=1)}
 
-    def _pictures(self, skipped: Skipped) -> dict[int, dict]:
-        pictures: dict[int, dict] = {}
+    def _images(self, skipped: Skipped) -> dict[int, dict]:
+        images: dict[int, dict] = {}
         for info in self._coco.dataset.get("images", []):
             sides = info.get("height"), info.get("width")
             if not info.get("file_name") or not all(isinstance(s, int) and s > 0 for s in sides):
-                raise DataError(f"{self.annotations}: picture {info.get('id')} has no proper file name or size.")
-            if pictures.setdefault(info["id"], info) is not info:
-                if pictures[info["id"]] != info:
-                    raise DataError(f"{self.annotations} lists picture {info['id']} twice, with different facts.")
-                skipped.add("a picture listed twice", f"picture {info['id']}")
-        return pictures
+                raise DataError(f"{self.annotations}: image {info.get('id')} has no proper file name or size.")
+            if images.setdefault(info["id"], info) is not info:
+                if images[info["id"]] != info:
+                    raise DataError(f"{self.annotations} lists image {info['id']} twice, with different facts.")
+                skipped.add("an image listed twice", f"image {info['id']}")
+        return images
 
-    def _look_for_strays(self, pictures: dict[int, dict], skipped: Skipped) -> None:
+    def _look_for_strays(self, images: dict[int, dict], skipped: Skipped) -> None:
         for annotation in self._coco.anns.values():
-            if annotation["image_id"] not in pictures:
-                skipped.add("an annotation of a picture that is not listed", f"annotation {annotation['id']}")
+            if annotation["image_id"] not in images:
+                skipped.add("an annotation of an image that is not listed", f"annotation {annotation['id']}")
             elif annotation["category_id"] not in self._coco.cats:
                 skipped.add("an annotation of a category that is not listed", f"annotation {annotation['id']}")
 
@@ -136,7 +136,7 @@ class CocoSplit(Split):
             raise DataError(f"{self.annotations}, {where}: unreadable run lengths ({error}).") from error
         if mask.shape != size:
             raise DataError(
-                f"{self.annotations}, {where}: run lengths of {mask.shape[1]}×{mask.shape[0]} px in a picture of "
+                f"{self.annotations}, {where}: run lengths of {mask.shape[1]}×{mask.shape[0]} px in an image of "
                 f"{size[1]}×{size[0]} px."
             )
         return mask

@@ -1,4 +1,4 @@
-"""Episodes: which picture is asked about, and which annotated pictures a few-shot model may look at."""
+"""Episodes: which image is asked about, and which annotated images a few-shot model may look at."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ from llafs_lib.records import Episode, Fold
 PROTOCOLS = ("distinct", "hsnet", "hsnet-list")
 COLUMNS = ["class", "query", "supports"]
 
-Lists = Mapping[str, Sequence[int]]  # class → picture ids
+Lists = Mapping[str, Sequence[int]]  # class → image ids
 
 
 class EpisodeSampler:
-    """Draws episodes: a class, a query picture that shows it, support pictures that show it too.
+    """Draws episodes: a class, a query image that shows it, support images that show it too.
 
     Protocols:
         distinct: classes are served in turn. Within a class the queries come in a random order, all of them once before
-            any of them again. The supports of an episode are different pictures, none of them the query.
+            any of them again. The supports of an episode are different images, none of them the query.
         hsnet: HSNet's COCO-20i stream, draw for draw (spec §3.6): numpy's legacy generator; class uniform, query
             uniform, each support uniform among all but the query. Supports may repeat: that is how it was published.
-        hsnet-list: HSNet's PASCAL-5i order: episode n asks about entry n of the list of (picture, class) pairs, over
-            and over. The official list's order is not public knowledge; here it is by picture, then class.
+        hsnet-list: HSNet's PASCAL-5i order: episode n asks about entry n of the list of (image, class) pairs, over
+            and over. The official list's order is not public knowledge; here it is by image, then class.
 
     Args:
-        queries: class → the pictures that may be asked about.
+        queries: class → the images that may be asked about.
         shots: supports per episode, at least 1.
-        supports: class → the pictures that may be shown; None means `queries`, which the hsnet protocols require.
+        supports: class → the images that may be shown; None means `queries`, which the hsnet protocols require.
         seed: with the same lists, the same seed gives the same episodes on any machine, in any number of processes.
 
     Attributes:
         notes: one sentence per class that cannot be asked about, or not with as many supports as wished.
 
     Raises:
-        DataError: unknown protocol, `shots` below 1, or no class with pictures enough.
+        DataError: unknown protocol, `shots` below 1, or no class with images enough.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class EpisodeSampler:
         return list(itertools.islice(self._stream(), count))
 
     def each_query_once(self, limit: int | None = None) -> list[Episode]:
-        """Every (picture, class) pair once, classes in turn, so that a limit does not crowd out the rare ones.
+        """Every (image, class) pair once, classes in turn, so that a limit does not crowd out the rare ones.
 
         Args:
             limit: at most this many, the first of them; None gives all.
@@ -82,9 +82,9 @@ class EpisodeSampler:
         n, pool = len(self._queries[name]), set(self._supports[name])
         shown = len(pool) - (len(pool & set(self._queries[name])) > 0)  # a query never supports itself
         if not n or shown < 1:
-            return f"{n} pictures to ask about, {len(pool)} to show: left out"
+            return f"{n} images to ask about, {len(pool)} to show: left out"
         if shown < self.shots and self.protocol == "distinct":
-            return f"{len(pool)} pictures to show, so fewer than {self.shots} supports"
+            return f"{len(pool)} images to show, so fewer than {self.shots} supports"
         return ""
 
     def _stream(self) -> Iterator[Episode]:
@@ -123,9 +123,9 @@ class EpisodeSampler:
 
 
 def test_episodes(fold: Fold, classes: Sequence[str], shots: int, limit: int | None, seed: int) -> list[Episode]:
-    """Questions about validation pictures of `classes`, each with `shots` training pictures of the same class.
+    """Questions about validation images of `classes`, each with `shots` training images of the same class.
 
-    Every (picture, class) pair is asked at most once. A class with fewer training pictures than `shots` gets all it
+    Every (image, class) pair is asked at most once. A class with fewer training images than `shots` gets all it
     has; a class with none is left out, which `EpisodeSampler.notes` would say.
 
     Args:
@@ -139,10 +139,10 @@ test_episodes.__test__ = False  # its name is the field's; pytest must not colle
 
 
 def training_episodes(fold: Fold, count: int, seed: int) -> list[Episode]:
-    """`count` one-shot episodes among training pictures of the classes trained on.
+    """`count` one-shot episodes among training images of the classes trained on.
 
     Raises:
-        DataError: none of these classes has two training pictures.
+        DataError: none of these classes has two training images.
     """
     return EpisodeSampler({c: fold.train_images[c] for c in fold.training}, seed=seed).draw(count)
 

@@ -63,7 +63,7 @@ def open_dataset(name: str) -> DataSet:
 
 
 def source_files(name: str) -> tuple[Path, ...]:
-    """The annotation files of a data set, training first; of PASCAL the lists of pictures. They need not exist yet."""
+    """The annotation files of a data set, training first; of PASCAL the lists of images. They need not exist yet."""
     if name == "pascal-5i":
         return list_files(data_root() / "pascal")
     if name == "toy":
@@ -80,21 +80,21 @@ def _coco_split(annotations: Path, classes: tuple[str, ...]) -> CocoSplit:
 
 
 def make_fold(dataset: DataSet, index: int, novel_in_train: str = "background", hold_out: bool = True) -> Fold:
-    """Split the classes of a data set and list the pictures of each class (spec §3.1–3.3).
+    """Split the classes of a data set and list the images of each class (spec §3.1–3.3).
 
-    The novel classes' *training* pictures are listed too: a few-shot model is shown some of them as supports. No model
+    The novel classes' *training* images are listed too: a few-shot model is shown some of them as supports. No model
     here is trained on their masks.
 
     Args:
-        novel_in_train: training pictures of base classes also show novel objects, 27 to 59% of them on COCO-20i. What
-            to do about it is worth points, and papers differ (spec §3.5): "background" keeps the pictures and calls
-            novel pixels background (HSNet, PFENet); "ignore" keeps the pictures and teaches nothing about these pixels
-            (RePRI); "drop" leaves out every picture with a novel pixel (BAM, HDMNet).
+        novel_in_train: training images of base classes also show novel objects, 27 to 59% of them on COCO-20i. What
+            to do about it is worth points, and papers differ (spec §3.5): "background" keeps the images and calls
+            novel pixels background (HSNet, PFENet); "ignore" keeps the images and teaches nothing about these pixels
+            (RePRI); "drop" leaves out every image with a novel pixel (BAM, HDMNet).
         hold_out: set `validation_classes` aside, to choose a model on. False trains on all base classes, as HSNet does.
 
     Raises:
         LlafsError: `index` is not 0…3, or `novel_in_train` is none of the three.
-        DataError: a listed picture is missing or cut off; no picture is left to train on or to be asked about.
+        DataError: a listed image is missing or cut off; no image is left to train on or to be asked about.
     """
     if novel_in_train not in NOVEL_IN_TRAIN:
         raise DataError(f"novel_in_train={novel_in_train!r} is unknown: choose one of {', '.join(NOVEL_IN_TRAIN)}.")
@@ -103,7 +103,7 @@ def make_fold(dataset: DataSet, index: int, novel_in_train: str = "background", 
         split.check_files()
     train_images = dict(dataset.train.images_by_class())
     if novel_in_train == "drop":
-        dropped = set(pictures_with(dataset.train, novel, min_pixels=1))
+        dropped = set(images_with(dataset.train, novel, min_pixels=1))
         train_images |= {c: tuple(i for i in train_images[c] if i not in dropped) for c in base}
     fold = Fold(
         dataset=dataset.name,
@@ -118,12 +118,12 @@ def make_fold(dataset: DataSet, index: int, novel_in_train: str = "background", 
     )
     for what, images, classes in (("train on", fold.train_images, fold.training), ("test on", fold.test_images, novel)):
         if not any(images[c] for c in classes):
-            raise DataError(f"{dataset.name} fold {index} is empty: no picture to {what} shows any of its classes.")
+            raise DataError(f"{dataset.name} fold {index} is empty: no image to {what} shows any of its classes.")
     return fold
 
 
-def pictures_with(split: Split, classes: tuple[str, ...], min_pixels: int) -> tuple[int, ...]:
-    """The pictures that show at least `min_pixels` of any one of `classes`."""
+def images_with(split: Split, classes: tuple[str, ...], min_pixels: int) -> tuple[int, ...]:
+    """The images that show at least `min_pixels` of any one of `classes`."""
     columns = [split.classes.index(c) for c in classes]
     shown = (split.pixels[:, columns] >= min_pixels).any(axis=1)
     return tuple(np.array(split.image_ids)[shown].tolist())

@@ -4,7 +4,7 @@ Parsing the annotations of COCO train2014 takes half a minute and more than 2 GB
 takes a fraction of a millisecond (`benchmarks/data.py`). A cache is a folder that is written whole or not at all:
 
     labels.bin   the label maps, each as run lengths compressed with zlib, one after another
-    index.npz    picture ids, file names, sizes, where each map lies, pixels of each class in each picture
+    index.npz    image ids, file names, sizes, where each map lies, pixels of each class in each image
     about.json   what it was made from, the hash of its contents, what was skipped on the way
 """
 
@@ -30,15 +30,15 @@ VOID = 255  # label of pixels that belong to nothing and are not scored either (
 
 
 class DataError(LlafsError):
-    """A data set, picture or annotation that cannot be used; the message names the file."""
+    """A data set, image or annotation that cannot be used; the message names the file."""
 
 
 @dataclass(frozen=True)
 class Painted:
-    """One picture's label map: `labels` [H, W] uint8, 0 background, class index + 1, or `VOID`."""
+    """One image's label map: `labels` [H, W] uint8, 0 background, class index + 1, or `VOID`."""
 
     image_id: int
-    file_name: str  # below the split's picture folder
+    file_name: str  # below the split's image folder
     labels: np.ndarray = field(repr=False)
 
 
@@ -60,8 +60,8 @@ class LabelStore:
 
     Attributes:
         image_ids: ascending.
-        files: picture id → its file, below the split's picture folder.
-        pixels: [pictures, classes] uint32: pixels of each class in each picture, in the order of `image_ids`.
+        files: image id → its file, below the split's image folder.
+        pixels: [images, classes] uint32: pixels of each class in each image, in the order of `image_ids`.
         skipped: one sentence per reason for which something was left out.
         fingerprint: a short hash of names and label maps: two splits with the same one are the same.
     """
@@ -82,7 +82,7 @@ class LabelStore:
         return image_id in self._row
 
     def size(self, image_id: int) -> tuple[int, int]:
-        """(height, width) of a picture, px."""
+        """(height, width) of an image, px."""
         height, width = self._sizes[self._row[image_id]].tolist()
         return height, width
 
@@ -107,10 +107,10 @@ def open_labels(
         name: of the split; the cache folder's name begins with it.
         sources: the files and folders that decide the label maps. The cache is keyed by their paths, sizes and
             modification times, by `classes` and by `RULE_VERSION`.
-        paint: called if there is no cache; gives all pictures in ascending order of id and counts what it leaves out.
+        paint: called if there is no cache; gives all images in ascending order of id and counts what it leaves out.
 
     Raises:
-        DataError: no picture was painted, or the cache cannot be written.
+        DataError: no image was painted, or the cache cannot be written.
     """
     cache = CACHE if cache is None else cache
     key = [RULE_VERSION, list(classes), [_state(path) for path in sources]]
@@ -145,7 +145,7 @@ def _write(
             fresh.mkdir()
             index, fingerprint = _write_maps(fresh / "labels.bin", n_classes, paint(skipped))
             if not len(index["ids"]):
-                raise DataError(f"no picture is listed in {' or '.join(about['sources'])}.")
+                raise DataError(f"no image is listed in {' or '.join(about['sources'])}.")
             np.savez(fresh / "index.npz", **index)
             about = {**about, "fingerprint": fingerprint, "skipped": skipped.sentences()}
             (fresh / "about.json").write_text(json.dumps(about, indent=2, ensure_ascii=False), encoding="utf-8")
@@ -172,7 +172,7 @@ def _write_maps(path: Path, n_classes: int, painted: Iterable[Painted]) -> tuple
     index = {
         "ids": np.array(ids, np.int64),
         "files": np.array(files),
-        "sizes": np.array(sizes, np.int32),  # [pictures, 2] height, width
+        "sizes": np.array(sizes, np.int32),  # [images, 2] height, width
         "starts": np.array(starts, np.int64),
         "pixels": np.array(pixels, np.uint32),
     }

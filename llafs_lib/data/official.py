@@ -38,7 +38,7 @@ COCO_ARCHIVES = {
         "113a836d90195ee1f884e704da6304dfaaecff1f023f49b6ca93c4aaae470268",
     ),
 }
-COCO_PICTURES = {"train2014": 82_783, "val2014": 40_504, "train2017": 118_287, "val2017": 5_000}
+COCO_IMAGES = {"train2014": 82_783, "val2014": 40_504, "train2017": 118_287, "val2017": 5_000}
 
 # Addresses and md5: torchvision.datasets, voc.py and sbd.py. Bytes of the VOC archive: tensorflow_datasets/
 # url_checksums/voc.txt; of the SBD archive: what its server announces to torchvision's download bar.
@@ -46,7 +46,7 @@ VOC_URL = "https://thor.robots.ox.ac.uk/pascal/VOC/voc2012"
 SBD_URL = "https://www2.eecs.berkeley.edu/Research/Projects/CS/vision/grouping/semantic_contours"
 VOC_ARCHIVE = ("VOCtrainval_11-May-2012.tar", 1_999_639_040, "md5:6cd6e144f989b92b3379bac3b3de84fd")
 SBD_ARCHIVE = ("benchmark.tgz", 1_419_539_633, "md5:82b4d87ceb2ed10f6038a1cba92111cb")
-VOC_PICTURES, VOC_MASKS = 17_125, 2_913  # train and val of all tasks; of segmentation (1,464 + 1,449)
+VOC_IMAGES, VOC_MASKS = 17_125, 2_913  # train and val of all tasks; of segmentation (1,464 + 1,449)
 SBD_MASKS = 11_355  # home.bharathh.info/pubs/codes/SBD/download.html
 
 
@@ -84,9 +84,9 @@ def coco_part(name: str, holds: dict[str, int], mirror: str | None = None) -> Pa
     return Part(f"{(mirror or COCO_URL).rstrip('/')}/{name}", size, f"sha256:{sha256}", holds)
 
 
-def coco_pictures(split: str, mirror: str | None = None) -> Part:
-    """The pictures of a split such as `train2014`."""
-    return coco_part(f"zips/{split}.zip", {f"{split}/*.jpg": COCO_PICTURES[split]}, mirror)
+def coco_images(split: str, mirror: str | None = None) -> Part:
+    """The images of a split such as `train2014`."""
+    return coco_part(f"zips/{split}.zip", {f"{split}/*.jpg": COCO_IMAGES[split]}, mirror)
 
 
 def coco_annotations(splits: Iterable[str], mirror: str | None = None) -> Part:
@@ -96,8 +96,8 @@ def coco_annotations(splits: Iterable[str], mirror: str | None = None) -> Part:
     return coco_part(f"annotations/annotations_trainval{splits[0][-4:]}.zip", holds, mirror)
 
 
-def pictures_listed(annotations: Path) -> int:
-    """How many pictures a COCO annotation file lists; 0 without one. Nothing is parsed, the big ones have 450 MB."""
+def images_listed(annotations: Path) -> int:
+    """How many images a COCO annotation file lists; 0 without one. Nothing is parsed, the big ones have 450 MB."""
     key, n_found, tail = b'"coco_url"', 0, b""
     if annotations.is_file():
         with open(annotations, "rb") as file:
@@ -108,16 +108,16 @@ def pictures_listed(annotations: Path) -> int:
 
 
 def voc_part(mirror: str | None = None) -> Part:
-    """Pictures, masks and lists of VOC 2012; its boxes and its masks of single objects stay in the archive."""
+    """Images, masks and lists of VOC 2012; its boxes and its masks of single objects stay in the archive."""
     name, size, digest = VOC_ARCHIVE
     inside = "VOCdevkit/VOC2012"
-    holds = {f"{inside}/JPEGImages/*.jpg": VOC_PICTURES, f"{inside}/SegmentationClass/*.png": VOC_MASKS}
+    holds = {f"{inside}/JPEGImages/*.jpg": VOC_IMAGES, f"{inside}/SegmentationClass/*.png": VOC_MASKS}
     holds |= {f"{inside}/ImageSets/Segmentation/{list_}.txt": 1 for list_ in ("train", "val", "trainval")}
     return Part(f"{(mirror or VOC_URL).rstrip('/')}/{name}", size, digest, holds)
 
 
 def sbd_part(mirror: str | None = None) -> Part:
-    """Masks and lists of SBD. Its pictures are those of VOC 2011, which VOC 2012's `JPEGImages` holds too."""
+    """Masks and lists of SBD. Its images are those of VOC 2011, which VOC 2012's `JPEGImages` holds too."""
     name, size, digest = SBD_ARCHIVE
     inside = "benchmark_RELEASE/dataset"
     holds = {f"{inside}/cls/*.mat": SBD_MASKS, f"{inside}/train.txt": 1, f"{inside}/val.txt": 1}
@@ -153,7 +153,7 @@ def _announce(missing: list[Remote], todo: list[Part], folder: Path, keep_archiv
     for remote in missing:
         begun = f", {gigabytes(remote.have)} of it already here" if remote.have else ""
         print(f"to download: {remote.url}, {gigabytes(remote.size)}{begun}", flush=True)
-    if missing:  # unpacked, pictures take as much again; without --keep-archives each archive goes before the next
+    if missing:  # unpacked, images take as much again; without --keep-archives each archive goes before the next
         unpacked = [part.size for part in todo]
         room = sum(remote.size - remote.have for remote in missing)
         room += sum(unpacked) if keep_archives else max(unpacked)

@@ -3,8 +3,8 @@
     pascal/VOCdevkit/VOC2012/{JPEGImages,SegmentationClass,ImageSets/Segmentation}
     pascal/benchmark_RELEASE/dataset/{cls/*.mat,train.txt,val.txt}
 
-Training pictures are the field's "trainaug" list: VOC's training list and all that SBD annotates, less VOC's validation
-list, 10,582 pictures. Where both have a mask, VOC's is taken: it is drawn finer and knows void.
+Training images are the field's "trainaug" list: VOC's training list and all that SBD annotates, less VOC's validation
+list, 10,582 images. Where both have a mask, VOC's is taken: it is drawn finer and knows void.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ from llafs_lib.data.labels import VOID, DataError, Painted, Skipped, open_labels
 from llafs_lib.data.splits import Split
 from llafs_lib.progress import track
 
-TRAINAUG = 10_582  # pictures in the merged training list of the official files
+TRAINAUG = 10_582  # images in the merged training list of the official files
 SPLITS = ("train", "val")
 
 
 class VocSplit(Split):
     """The training or the validation split of PASCAL-5i.
 
-    VOC names pictures like 2007_000032; here they are numbers, 2007000032.
+    VOC names images like 2007_000032; here they are numbers, 2007000032.
 
     Args:
         root: the folder that holds `VOCdevkit` and, for training, `benchmark_RELEASE`.
@@ -56,9 +56,9 @@ class VocSplit(Split):
     def _paint_all(self, skipped: Skipped) -> Iterator[Painted]:
         names = merged_list(self._voc, self._sbd) if self._part == "train" else _read_list(_voc_list(self._voc, "val"))
         if self._part == "train" and len(names) != TRAINAUG:
-            skipped.add(f"a merged training list of {len(names):,} pictures instead of {TRAINAUG:,}", str(self._sbd))
+            skipped.add(f"a merged training list of {len(names):,} images instead of {TRAINAUG:,}", str(self._sbd))
         own = set(_read_list(_voc_list(self._voc, self._part)))
-        for name in track(sorted(names, key=_image_id), f"label maps, VOC 2012 {self._part}", "picture"):
+        for name in track(sorted(names, key=_image_id), f"label maps, VOC 2012 {self._part}", "image"):
             labels = self._voc_labels(name) if name in own else self._sbd_labels(name)
             yield Painted(_image_id(name), f"{name}.jpg", labels)
 
@@ -66,8 +66,8 @@ class VocSplit(Split):
         """[H, W] uint8: the PNG's palette indices are the labels, 255 the void outlines."""
         path = self._voc / "SegmentationClass" / f"{name}.png"
         try:
-            with Image.open(path) as picture:
-                labels = np.asarray(picture)
+            with Image.open(path) as image:
+                labels = np.asarray(image)
         except (OSError, SyntaxError) as error:
             raise DataError(f"{path} is not a readable mask ({error}); download it again.") from error
         return _checked(labels, path)
@@ -93,7 +93,7 @@ def list_files(root: Path, part: str = "train") -> tuple[Path, ...]:
 
 
 def merged_list(voc: Path, sbd: Path) -> list[str]:
-    """VOC's training pictures and all of SBD's, less VOC's validation pictures, sorted."""
+    """VOC's training images and all of SBD's, less VOC's validation images, sorted."""
     annotated = {
         name for path in (_voc_list(voc, "train"), sbd / "train.txt", sbd / "val.txt") for name in _read_list(path)
     }

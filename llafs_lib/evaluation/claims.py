@@ -19,7 +19,7 @@ from llafs_lib.evaluation.tables import reading, split_name
 CLAIMED = {"HSNet": 39.2, "+ random base supports": 40.5, "+ LLM base supports": 44.4}
 
 # (method, backbone, mIoU with 1 and 5 shots on COCO-20i, mean of four folds, source). The field trains on thousands of
-# pictures a class: to be read beside our figures, not against them.
+# images a class: to be read beside our figures, not against them.
 PUBLISHED = (
     ("HSNet", "ResNet-50", (39.2, 46.9), "Hong et al. 2022 (VAT), table 2"),
     ("RePRI", "ResNet-50", (34.1, 41.6), "Hong et al. 2022 (VAT), table 2"),

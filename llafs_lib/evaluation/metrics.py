@@ -58,7 +58,7 @@ def count(
 def squashed(mask: np.ndarray, side: int = 400) -> np.ndarray:
     """A mask [H, W] bool on a square of `side` px, [side, side], each place taking the nearest pixel.
 
-    HSNet squashes every picture to 400 × 400 and scores there. Long objects count differently in a squashed picture, so
+    HSNet squashes every image to 400 × 400 and scores there. Long objects count differently in a squashed image, so
     figures of the two sizes do not compare. (HSNet resizes logits where this resizes the mask: borders may differ by a
     pixel.)
     """
@@ -83,7 +83,7 @@ def class_ious(counts: Sequence[ConfusionCounts]) -> dict[str, float]:
 def miou(counts: Sequence[ConfusionCounts]) -> float:
     """Mean of `class_ious` over the classes that were asked about, 0 to 100.
 
-    Best 100, worst 0. Chance: marking every pixel scores each class's share of its pictures, marking a random half of
+    Best 100, worst 0. Chance: marking every pixel scores each class's share of its images, marking a random half of
     them a little less.
     """
     return float(np.mean(list(class_ious(counts).values())))
@@ -101,9 +101,9 @@ def fb_iou(counts: Sequence[ConfusionCounts]) -> float:
 
 
 def marked_where_absent(counts: Sequence[ConfusionCounts]) -> float:
-    """The false-positive rate: the mean share of a picture that is marked although the class is not in it.
+    """The false-positive rate: the mean share of an image that is marked although the class is not in it.
 
-    0 best, 100 worst (every pixel of every picture); guessing each pixel with probability p gives 100 p.
+    0 best, 100 worst (every pixel of every image); guessing each pixel with probability p gives 100 p.
 
     Args:
         counts: of queries about absent classes, against empty truths.

@@ -24,11 +24,11 @@ class Model(Protocol):
         ...
 
 
-class ShownPictures:
-    """A segmenter that is shown pictures with masks: HSNet, RePRI.
+class ShownImages:
+    """A segmenter that is shown images with masks: HSNet, RePRI.
 
     Args:
-        read: (picture id, class) → (image [H, W, 3] uint8, mask [H, W] bool).
+        read: (image id, class) → (image [H, W, 3] uint8, mask [H, W] bool).
     """
 
     takes_all = False
@@ -47,7 +47,7 @@ class ShownPictures:
 
 
 class BankPrototypes:
-    """Prototypes made of rows of support banks: any number of supports, none of whose pictures is read again.
+    """Prototypes made of rows of support banks: any number of supports, none of whose images is read again.
 
     Args:
         segmenter: says how prototypes are used.
@@ -59,7 +59,7 @@ class BankPrototypes:
 
     def __init__(self, segmenter: PrototypeSegmenter, banks: Sequence[SupportBank]):
         self.segmenter, self.banks = segmenter, banks
-        self._row = {  # (picture id, class) → (bank, row)
+        self._row = {  # (image id, class) → (bank, row)
             (int(i), bank.class_of(row)): (bank, row) for bank in banks for row, i in enumerate(bank.image_ids)
         }
 

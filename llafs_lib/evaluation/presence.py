@@ -1,4 +1,4 @@
-"""Is the class in the picture at all? A mask is always drawn; how far to trust it is a number of its own.
+"""Is the class in the image at all? A mask is always drawn; how far to trust it is a number of its own.
 
 The evidence is how sure the model is where it is surest. A logistic curve turns it into a probability; it is fitted on
 base classes that are treated as if they were novel, so no annotation of a novel class goes into it.
@@ -67,10 +67,10 @@ def fit_presence(evidence: Sequence[float], present: Sequence[bool]) -> Presence
 def draw_questions(
     shown: Mapping[int, Collection[str]], classes: Sequence[str], count: int, seed: int
 ) -> list[tuple[int, str, bool]]:
-    """Up to `count` questions (picture id, class, is it there?), half of them about classes that are absent.
+    """Up to `count` questions (image id, class, is it there?), half of them about classes that are absent.
 
     Args:
-        shown: picture id → all classes that it shows, however small.
+        shown: image id → all classes that it shows, however small.
         classes: to ask about.
     """
     rng = np.random.default_rng(seed)

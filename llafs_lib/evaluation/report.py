@@ -25,9 +25,9 @@ from llafs_lib.evaluation.tables import (
 )
 
 ABOUT = (
-    "mIoU is the mean over classes of summed intersections over summed unions, in percent, at the pictures' own size; "
+    "mIoU is the mean over classes of summed intersections over summed unions, in percent, at the images' own size; "
     "“at 400 px” squashes them to 400 × 400, where HSNet's published figures are counted. Intervals are from 2,000 "
-    "bootstrap resamples of the query pictures; “other classes too” draws classes as well. “Two random draws” is the "
+    "bootstrap resamples of the query images; “other classes too” draws classes as well. “Two random draws” is the "
     "difference that two draws of random supports make with the same model: what chance alone does."
 )
 
@@ -73,7 +73,7 @@ def html_report(results: Mapping[str, Any], figures: Mapping[str, Figure | bytes
         _folded("Every arm, also at 400 px, and FB-IoU", arms_table(results)),
         _folded("Every paired difference, on the same queries", paired_table(results)),
         *(_folded("Where the spread of mIoU comes from, standard deviations in points", t) for t in _spread(results)),
-        *(_folded("Share of the picture marked where the class is absent, %", t) for t in _absent(results)),
+        *(_folded("Share of the image marked where the class is absent, %", t) for t in _absent(results)),
         "<h2>The source document's claims</h2>",
         _list(verdicts(results)),
         claimed_table(results).to_html(border=0),

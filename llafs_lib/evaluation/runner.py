@@ -6,8 +6,8 @@ be made again from it, without a model.
     {"key": …}                                                      what decides the answers
     {"class_name": "giraffe", "image_id": 7, "pixels": …, "truth": …, "answers": {…}, "at_400": {…}, "supports": {…}}
 
-`answers` holds [inter, union, inter_bg, union_bg] by arm at the picture's own size, `at_400` the same squashed to
-400 × 400, `supports` which [picture id, class, weight] an arm showed (how many, if it showed more than 20).
+`answers` holds [inter, union, inter_bg, union_bg] by arm at the image's own size, `at_400` the same squashed to
+400 × 400, `supports` which [image id, class, weight] an arm showed (how many, if it showed more than 20).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ LISTED = 20  # supports; of more, only the number is logged
 
 @dataclass
 class Asked:
-    """One query and all answers to it: arm → counts, at the picture's own size and squashed to 400 × 400."""
+    """One query and all answers to it: arm → counts, at the image's own size and squashed to 400 × 400."""
 
     class_name: str
     image_id: int
@@ -47,7 +47,7 @@ class Asked:
 
     @property
     def area(self) -> float:
-        """The share of the picture that the class covers, in [0, 1]."""
+        """The share of the image that the class covers, in [0, 1]."""
         return self.truth / max(self.pixels, 1)
 
     def line(self) -> str:
@@ -141,7 +141,7 @@ def evaluate(
         LlafsError: a query is asked about twice.
     """
     if len({(e.class_name, e.query_id) for e in episodes}) < len(episodes):
-        raise LlafsError("a query stands twice among the episodes: ask about each (class, picture) pair once.")
+        raise LlafsError("a query stands twice among the episodes: ask about each (class, image) pair once.")
     names = [*arms, *(together.names if together else ())]
     done = _resume(log, key)
     with log.open("a", encoding="utf-8") as file:
@@ -168,13 +168,13 @@ def _ask(
     truth: np.ndarray,
     void: np.ndarray,
 ) -> Asked:
-    name, picture = episode.class_name, episode.query_id
-    asked = Asked(name, picture, int((~void).sum()), int((truth & ~void).sum()))
+    name, image_id = episode.class_name, episode.query_id
+    asked = Asked(name, image_id, int((~void).sum()), int((truth & ~void).sum()))
     small_truth, small_void = squashed(truth), squashed(void)
 
     def score(arm: str, mask: np.ndarray) -> None:
-        asked.answers[arm] = count(mask, truth, name, picture, void)
-        asked.at_400[arm] = count(squashed(mask), small_truth, name, picture, small_void)
+        asked.answers[arm] = count(mask, truth, name, image_id, void)
+        asked.at_400[arm] = count(squashed(mask), small_truth, name, image_id, small_void)
 
     for arm in (n for n in names if n in arms):
         score(arm, arms[arm](episode, image))

@@ -1,6 +1,6 @@
 """How sure we are: bootstrap intervals that respect how the queries were drawn, and where the spread comes from.
 
-Pictures are resampled, not queries: several questions about one picture stay together. Each class has few queries here,
+Images are resampled, not queries: several questions about one image stay together. Each class has few queries here,
 and a bootstrap of n values shows only (n − 1)/n of their variance, so intervals are widened class by class to make up
 for it. On simulated data with 1 to 12 queries a class the 95% interval of a paired difference then covers the truth in
 93 to 97 of 100 cases (without: 92 to 95), that of one arm's mIoU in 91 to 96 (without: 84 to 91), for a ratio of few
@@ -20,7 +20,7 @@ Interval = tuple[float, float]
 
 
 class Bootstrap:
-    """Resamples query pictures, and on request classes as well.
+    """Resamples query images, and on request classes as well.
 
     The same resamples serve every arm: the difference of two arms is a paired one, free of the spread that the choice
     of queries gives both.
@@ -29,8 +29,8 @@ class Bootstrap:
         counts: those of any arm; all arms must list the same queries in the same order.
         resamples: how many.
         seed: of the resampling.
-        over_classes: draw classes too, independently of pictures (Owen's pigeonhole bootstrap, 2007): how would it be
-            with other pictures *and* other classes? (Cautious: covers 96 to 99 of 100.) Otherwise the classes are those
+        over_classes: draw classes too, independently of images (Owen's pigeonhole bootstrap, 2007): how would it be
+            with other images *and* other classes? (Cautious: covers 96 to 99 of 100.) Otherwise the classes are those
             that were asked about.
     """
 
@@ -38,11 +38,11 @@ class Bootstrap:
         self, counts: Sequence[ConfusionCounts], resamples: int = 2000, seed: int = 0, over_classes: bool = False
     ):
         self.queries = [(c.class_name, c.image_id) for c in counts]
-        pictures, picture = np.unique([c.image_id for c in counts], return_inverse=True)
+        images, image = np.unique([c.image_id for c in counts], return_inverse=True)
         self.classes, class_index = np.unique([c.class_name for c in counts], return_inverse=True)
         self._one_hot = np.eye(len(self.classes))[class_index]  # [queries, classes]
         rng = np.random.default_rng(seed)
-        self._weights = _draws(rng, len(pictures), resamples)[:, picture]  # [resamples, queries]
+        self._weights = _draws(rng, len(images), resamples)[:, image]  # [resamples, queries]
         self._drawn = (self._weights @ self._one_hot) > 0  # [resamples, classes]
         self._over_classes, ones = over_classes, np.ones(self._drawn.shape)
         self._class_weights = _draws(rng, len(self.classes), resamples) if over_classes else ones
@@ -96,7 +96,7 @@ class Bootstrap:
 
         A class with one query shows no spread at all; it is given that of the other classes' queries.
         """
-        if self._over_classes:  # drawing pictures and classes both counts the queries' spread twice: wide enough
+        if self._over_classes:  # drawing images and classes both counts the queries' spread twice: wide enough
             return 1.0
         n = self._one_hot.sum(axis=0)  # queries of each class
         shown = np.nan_to_num(_variance(ious))  # [classes]

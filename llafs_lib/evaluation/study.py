@@ -2,7 +2,7 @@
 
 A prototype is a weighted sum of rows of the bank, so an answer with all 700 supports costs no more than one with five,
 and nothing has to be trained. Every score map is counted at a hundred thresholds at once. Settings (the threshold of
-each arm) are chosen on the queries whose picture id is even, results are of those whose id is odd.
+each arm) are chosen on the queries whose image id is even, results are of those whose id is odd.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ STEPS = 100  # thresholds from 0 to 1
 
 @dataclass(frozen=True)
 class Question:
-    """One novel class in one picture: what is known when it is asked, and the fold's bank of base classes."""
+    """One novel class in one image: what is known when it is asked, and the fold's bank of base classes."""
 
     class_name: str
     image_id: int
     base: SupportBank
     relations: Mapping[str, RelatedClasses]  # of all kinds, to base classes
     own: SupportBank | None = None  # supports of the class itself, for the policy `true`
-    unlabelled: frozenset[int] = frozenset()  # training pictures that show the class without saying so
+    unlabelled: frozenset[int] = frozenset()  # training images that show the class without saying so
 
 
 @dataclass(frozen=True)
 class Arm:
     """One way to answer: a policy, how many supports, and how their prototypes are used.
 
-    `plain` and `sharpness`: see `PrototypeSegmenter`. `clean` leaves out supports whose picture shows the class asked
+    `plain` and `sharpness`: see `PrototypeSegmenter`. `clean` leaves out supports whose image shows the class asked
     for unlabelled. `seed` is that of the draw.
     """
 
@@ -109,9 +109,9 @@ def answer(
     """Ask every arm every question.
 
     Args:
-        questions: sorted by picture, so that each is described once.
-        describe: picture id → unit features [C, h, w].
-        read: (picture id, class) → (truth [H, W] bool, void [H, W] bool).
+        questions: sorted by image, so that each is described once.
+        describe: image id → unit features [C, h, w].
+        read: (image id, class) → (truth [H, W] bool, void [H, W] bool).
 
     Returns: arm → curves, in the order of the questions.
     """
@@ -135,7 +135,7 @@ class Result:
 
 
 def report(curves: Mapping[str, list[Curve]]) -> tuple[dict[str, Result], Bootstrap]:
-    """Choose each arm's threshold on even picture ids, and score it on odd ones."""
+    """Choose each arm's threshold on even image ids, and score it on odd ones."""
     results, bootstrap = {}, None
     for name, asked in curves.items():
         tune, test = [c for c in asked if c.image_id % 2 == 0], [c for c in asked if c.image_id % 2]
@@ -172,7 +172,7 @@ def with_oracle(
     """Add the relation "oracle": the one base class whose supports do best on the class's *other* queries.
 
     Args:
-        share: (picture id, class) → [h, w] share of each place that the truth covers. Likeness is judged on this coarse
+        share: (image id, class) → [h, w] share of each place that the truth covers. Likeness is judged on this coarse
             grid at one threshold: it only has to rank classes.
 
     A class with a single query has no oracle; its relation is empty.

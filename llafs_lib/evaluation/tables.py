@@ -60,7 +60,7 @@ def summarise(
     """`arms` and `paired` of a result, percent points.
 
     Args:
-        counts: arm → counts, all of the same queries in the same order; `at_400` the same on squashed pictures.
+        counts: arm → counts, all of the same queries in the same order; `at_400` the same on squashed images.
         pairs: whose differences are wanted.
         seed: of the resampling.
     """
@@ -134,7 +134,7 @@ def spreads(
 
 
 def arms_table(results: Mapping[str, Any]) -> pd.DataFrame:
-    """One row per arm and model: mIoU with its interval at the pictures' size, mIoU at 400 × 400, FB-IoU."""
+    """One row per arm and model: mIoU with its interval at the images' size, mIoU at 400 × 400, FB-IoU."""
     rows = []
     for name, found in results["arms"].items():
         model, arm = split_name(name)

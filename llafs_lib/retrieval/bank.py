@@ -1,9 +1,9 @@
-"""The support bank: one row for every annotated (picture, base class) pair of a fold, on disk, mapped into memory.
+"""The support bank: one row for every annotated (image, base class) pair of a fold, on disk, mapped into memory.
 
     support_bank.safetensors   the arrays; rows of one class lie together, so that a class is one slice of the file
-    support_bank.json          the index: classes, pictures and their files, and what the bank was made from
+    support_bank.json          the index: classes, images and their files, and what the bank was made from
 
-It is filled in place, picture by picture, so memory does not grow with the number of pictures. What is filled stays
+It is filled in place, image by image, so memory does not grow with the number of images. What is filled stays
 filled after a kill, and several processes may fill it at once, each its own share.
 """
 
@@ -41,7 +41,7 @@ class SupportBank:
     Rows are sorted by class. `image_ids` [N] and `class_index` [N] (into `classes`) say which pair a row is.
     `foreground` and `background` [N, C] are the mean unit features inside and outside its mask: as they are, of length
     at most 1, since a prototype is a sum of them. `area` [N] in [0, 1] is the share of the feature map that the mask
-    covers, and `box` [N, 4] the mask's top, left, bottom and right in shares of the picture.
+    covers, and `box` [N, 4] the mask's top, left, bottom and right in shares of the image.
     """
 
     classes: tuple[str, ...]
@@ -51,7 +51,7 @@ class SupportBank:
     background: np.ndarray = field(repr=False)
     area: np.ndarray = field(repr=False)
     box: np.ndarray = field(repr=False)
-    files: Mapping[int, str] = field(default_factory=dict, repr=False)  # picture id → path
+    files: Mapping[int, str] = field(default_factory=dict, repr=False)  # image id → path
     made_from: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -77,7 +77,7 @@ class SupportBank:
         return dict(zip(self.classes, np.diff(self._starts).tolist(), strict=True))
 
     def whole(self, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
-        """The mean features of the whole picture, [M, C]: they follow from those inside and outside the mask."""
+        """The mean features of the whole image, [M, C]: they follow from those inside and outside the mask."""
         area = self.area[rows][..., None]
         return area * self.foreground[rows] + (1 - area) * self.background[rows]
 
@@ -134,7 +134,7 @@ def index_of(path: str | Path) -> Path:
 
 def build_bank(
     path: str | Path,
-    pictures: Mapping[int, Sequence[str]],
+    images: Mapping[int, Sequence[str]],
     classes: Sequence[str],
     read: Callable[[int], tuple[np.ndarray, Mapping[str, np.ndarray]]],
     describe: Callable[[np.ndarray], Tensor],
@@ -142,28 +142,28 @@ def build_bank(
     files: Mapping[int, str] | None = None,
     part: tuple[int, int] = (0, 1),
 ) -> SupportBank | None:
-    """Describe every (picture, class) pair and write the bank to `path`; go on where an earlier call was cut off.
+    """Describe every (image, class) pair and write the bank to `path`; go on where an earlier call was cut off.
 
     Args:
-        pictures: picture id → the classes that it is a support of.
-        read: picture id → (image [H, W, 3] uint8, class → mask [H, W] bool).
+        images: image id → the classes that it is a support of.
+        read: image id → (image [H, W, 3] uint8, class → mask [H, W] bool).
         describe: image → unit features [C, h, w] (`vision.features.unit_features`).
         made_from: all that decides the rows: data set, fold, hash of the backbone's weights, size.
-        files: picture id → path, for the index.
+        files: image id → path, for the index.
         part: (i, n): describe the i-th of n shares, so that n processes can share the work.
 
     Returns: the bank; None if other parts are still to be described.
     """
-    path, ids = Path(path), sorted(pictures)
-    rows = {pair: row for row, pair in enumerate((c, i) for c in classes for i in ids if c in pictures[i])}
+    path, ids = Path(path), sorted(images)
+    rows = {pair: row for row, pair in enumerate((c, i) for c in classes for i in ids if c in images[i])}
     paths = {str(i): str(file) for i, file in (files or {}).items()}
     index = {"classes": list(classes), "made_from": dict(made_from), "files": paths}
     partial, done_file = _begun(path, index, rows, ids, describe)
     arrays, done = open_mapped(partial, "r+"), np.memmap(done_file, np.uint8, "r+")
-    for n in track([n for n in range(part[0], len(ids), part[1]) if not done[n]], "support bank", "picture"):
+    for n in track([n for n in range(part[0], len(ids), part[1]) if not done[n]], "support bank", "image"):
         image, masks = read(ids[n])
         features = describe(image)  # [C, h, w]
-        for name in pictures[ids[n]]:
+        for name in images[ids[n]]:
             row = rows[name, ids[n]]
             described = (*masked_means(features, masks[name]), bounding_box(masks[name]))
             for array, value in zip(("foreground", "background", "area", "box"), described, strict=True):
@@ -179,7 +179,7 @@ def build_bank(
 
 
 def _begun(path: Path, index: Mapping, rows: Mapping, ids: Sequence[int], describe: Callable) -> tuple[Path, Path]:
-    """The file to fill and the one that says which pictures are done: an earlier call's for the same bank, or new ones.
+    """The file to fill and the one that says which images are done: an earlier call's for the same bank, or new ones.
 
     Their names carry a hash of what the bank is made from: a bank of something else is begun anew.
     """
@@ -204,7 +204,7 @@ def _shapes(n: int, width: int) -> Shapes:
 
 
 def bounding_box(mask: np.ndarray) -> np.ndarray:
-    """[H, W] bool → top, left, bottom, right in shares of the picture; zeros for an empty mask."""
+    """[H, W] bool → top, left, bottom, right in shares of the image; zeros for an empty mask."""
     if not mask.any():
         return np.zeros(4, np.float32)
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))

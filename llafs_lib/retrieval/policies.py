@@ -5,9 +5,9 @@
 | `true` | the class itself: what few-shot segmentation assumes, and zero annotation does without |
 | `random`, `all` | nothing: a draw, and every base-class support there is |
 | `llm`, `text`, `supercategory`, `shuffled`, `oracle` | related classes: a language model's, the names', COCO's own, another class's, the best in hindsight |
-| `visual`, `hybrid` | the query picture: alone, and among the classes that the language model named |
+| `visual`, `hybrid` | the query image: alone, and among the classes that the language model named |
 
-A policy never returns the query picture. All but `true` choose among *base* classes only.
+A policy never returns the query image. All but `true` choose among *base* classes only.
 """  # noqa: E501 (a table)
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from llafs_lib.retrieval.scoring import Exponents, Scores, quality_term, score_s
 K = int | Literal["all"]
 RELATIONS = ("llm", "text", "supercategory", "shuffled", "oracle")
 POLICIES = ("true", "random", "all", *RELATIONS, "visual", "hybrid")
-VISUAL_POWER = 8.0  # cosines of natural pictures lie close together: a high power tells them apart
+VISUAL_POWER = 8.0  # cosines of natural images lie close together: a high power tells them apart
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Request:
 
     `related` is the language model's answer. `others` holds answers of other kinds by their policy's name: "shuffled"
     and "oracle" cannot be made from one question alone, "text" and "supercategory" are made where they are missing.
-    `exclude` are pictures that may not serve: those that show the class asked for without a mask of it, say.
+    `exclude` are images that may not serve: those that show the class asked for without a mask of it, say.
     """
 
     episode: Episode
@@ -84,7 +84,7 @@ class Choice:
 def select_supports(policy: str, bank: SupportBank, request: Request, k: K = 5, seed: int = 0) -> list[Choice]:
     """Choose up to `k` supports for one query, or "all" that the policy has any use for, with weights.
 
-    The draw depends on the seed, the class and the query picture, not on the order of the calls.
+    The draw depends on the seed, the class and the query image, not on the order of the calls.
 
     Raises:
         LlafsError: unknown policy, `k` below 1, or no support to be had.
@@ -99,13 +99,13 @@ def select_supports(policy: str, bank: SupportBank, request: Request, k: K = 5, 
         choices = [Choice(int(bank.image_ids[r]), bank.class_of(r), float(s), float(w)) for r, s, w in values]
     if not choices:
         raise LlafsError(
-            f"policy {policy!r} finds no support for {request.episode.class_name!r}: no annotated picture is left."
+            f"policy {policy!r} finds no support for {request.episode.class_name!r}: no annotated image is left."
         )
     return choices
 
 
 def choose_rows(policy: str, bank: SupportBank, request: Request, k: K = 5, seed: int = 0) -> Chosen:
-    """`select_supports` as rows of the bank, for those who need no pictures; for every policy but `true`.
+    """`select_supports` as rows of the bank, for those who need no images; for every policy but `true`.
 
     With `k` a number all supports weigh the same; with "all" they weigh what they score.
 
@@ -205,5 +205,5 @@ def augment(true: Sequence[Choice], base: Sequence[Choice], weight: float) -> li
 def load_supports(
     choices: Sequence[Choice], read: Callable[[int, str], tuple[np.ndarray, np.ndarray]]
 ) -> tuple[Support, ...]:
-    """Fetch pictures and masks. `read`: (picture id, class) → (image [H, W, 3] uint8, mask [H, W] bool)."""
+    """Fetch images and masks. `read`: (image id, class) → (image [H, W, 3] uint8, mask [H, W] bool)."""
     return tuple(Support(c.image_id, c.class_name, c.score, *read(c.image_id, c.class_name), c.weight) for c in choices)

@@ -9,7 +9,7 @@ import numpy as np
 
 from llafs_lib.retrieval.bank import SupportBank
 
-GOOD_AREA = 0.10  # a mask that covers this share of its picture, or more, is as good as any
+GOOD_AREA = 0.10  # a mask that covers this share of its image, or more, is as good as any
 BLOCK = 65_536  # rows that are looked at together, so that memory does not grow with the bank
 
 
@@ -20,10 +20,10 @@ def relation_term(bank: SupportBank, rows: np.ndarray, scores: Mapping[str, floa
 
 
 def visual_term(bank: SupportBank, rows: np.ndarray, query: np.ndarray) -> np.ndarray:
-    """How much each row's foreground looks like the query picture, [M] in [0, 1]: (1 + cosine) / 2.
+    """How much each row's foreground looks like the query image, [M] in [0, 1]: (1 + cosine) / 2.
 
     Args:
-        query: unit vector [C] of the whole query picture: where the object is, is what we do not know yet.
+        query: unit vector [C] of the whole query image: where the object is, is what we do not know yet.
     """
     cosine = np.empty(len(rows), np.float32)
     for start in range(0, len(rows), BLOCK):
@@ -82,7 +82,7 @@ def score_supports(
 
     Args:
         scores: class → relation in [0, 1], from the language branch.
-        query: embedding of the query picture, unit vector [C].
+        query: embedding of the query image, unit vector [C].
         rows: which ones; by default all.
     """
     rows = np.arange(len(bank)) if rows is None else rows

@@ -32,14 +32,14 @@ def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="llafs",
         description="Segment a class that nobody annotated: a language model names look-alike classes, whose annotated "
-        "pictures show a few-shot model what to look for.",
+        "images show a few-shot model what to look for.",
         epilog="`llafs COMMAND --help` says more, with examples. Start with: llafs tutorial",
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
     _add_tutorial(commands.add_parser("tutorial", help="run the notebooks in order and print the results table"))
     _add_sweep(commands.add_parser("sweep", help="run the notebooks for many folds and seeds, on one machine or many"))
     _add_ask(commands.add_parser("ask", help="ask a language model which classes look alike; keep its answers"))
-    _add_segment(commands.add_parser("segment", help="find a class in a picture with a finished run"))
+    _add_segment(commands.add_parser("segment", help="find a class in an image with a finished run"))
     refresh = commands.add_parser("refresh", help="execute the committed notebooks in place (for maintainers)")
     refresh.description = "Execute the committed notebooks in place on toy, so that their outputs are current."
     refresh.add_argument(
@@ -71,7 +71,7 @@ def _add_tutorial(parser: argparse.ArgumentParser) -> None:
     training.add_argument("--budget", default="small", help="tiny, small or full (default: %(default)s)")
     training.add_argument(
         "--novel-in-train", default="background", metavar="HOW",
-        help="novel objects in training pictures are background, ignore or drop (default: %(default)s)",
+        help="novel objects in training images are background, ignore or drop (default: %(default)s)",
     )  # fmt: skip
     training.add_argument(
         "--hold-out", type=yes_or_no, default=True, metavar="yes|no",
@@ -237,7 +237,7 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
         ),
         ("segment photo.jpg okapi --llm MODEL", "a word without a recorded answer: MODEL is asked"),
     )
-    parser.add_argument("picture", type=Path, help="a file that PIL can read: JPEG, PNG …")
+    parser.add_argument("image", type=Path, help="a file that PIL can read: JPEG, PNG …")
     parser.add_argument("class_name", metavar="CLASS", help='what to look for, such as "giraffe"')
     parser.add_argument("--run", type=Path, default=Path("runs/toy/fold0"), help="run folder (default: %(default)s)")
     parser.add_argument(
@@ -260,7 +260,7 @@ def _segment(arguments: argparse.Namespace) -> None:
     from llafs_lib.pipeline import LLaFS
     from llafs_lib.plots import explanation
 
-    image = read_rgb(arguments.picture)
+    image = read_rgb(arguments.image)
     model = LLaFS.from_run(arguments.run, _asker(arguments), arguments.method)
     prediction = model.segment(image, arguments.class_name, shots=arguments.shots)
     explanation(image, prediction).savefig(arguments.output, dpi=110, bbox_inches="tight")

@@ -138,6 +138,6 @@ def _with_256_colours(png: str) -> str:
     from PIL import Image
 
     small = io.BytesIO()
-    with Image.open(io.BytesIO(base64.b64decode(png))) as picture:
-        picture.convert("RGB").quantize(256).save(small, format="PNG", optimize=True)
+    with Image.open(io.BytesIO(base64.b64decode(png))) as image:
+        image.convert("RGB").quantize(256).save(small, format="PNG", optimize=True)
     return base64.b64encode(small.getvalue()).decode("ascii")

@@ -143,7 +143,7 @@ _TOY_WEIGHTS = Path(__file__).with_name("toy_fold0.safetensors")
 
 
 class Backbone(nn.Module):
-    """A feature extractor: picture → taps.
+    """A feature extractor: image → taps.
 
     Args:
         name: one of `BACKBONES`. Its parameters are random until `load_backbone` or training fills them.
@@ -176,7 +176,7 @@ class Backbone(nn.Module):
         """A frozen copy for inference: batch normalisation folded into the convolutions, weights channels last.
 
         Its taps are equal to within rounding, but its parameters have other names: save and train the original. Once
-        it has seen a picture on a CPU its weights lie in a form that stays there: make the copy on the GPU it is for.
+        it has seen an image on a CPU its weights lie in a form that stays there: make the copy on the GPU it is for.
         """
         fast = copy.deepcopy(self).freeze()
         for module in list(fast.modules()):
@@ -286,23 +286,23 @@ def last_taps(taps: Sequence[Tensor], levels: tuple[int, int, int], strides: Seq
 
 @torch.inference_mode()
 def encode(backbone: Backbone, inputs: Tensor) -> list[Tensor]:
-    """The taps of one standardised picture: inputs [3, H, W] → a list of [C, h, w] on the CPU or the GPU."""
+    """The taps of one standardised image: inputs [3, H, W] → a list of [C, h, w] on the CPU or the GPU."""
     device = next(backbone.parameters()).device
     return [tap[0] for tap in backbone(inputs[None].to(device))]
 
 
-def check_picture(image: np.ndarray) -> None:
+def check_image(image: np.ndarray) -> None:
     """What is to be segmented, or shown as a support.
 
     Raises:
         LlafsError: it is not [H, W, 3] uint8.
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
-        raise LlafsError(f"a picture must be [H, W, 3] uint8 RGB, not {list(image.shape)} {image.dtype}.")
+        raise LlafsError(f"an image must be [H, W, 3] uint8 RGB, not {list(image.shape)} {image.dtype}.")
 
 
 def to_input(image: np.ndarray, size: int) -> Tensor:
-    """Squash a picture to a square and standardise it with ImageNet's mean and deviation (spec §1.9).
+    """Squash an image to a square and standardise it with ImageNet's mean and deviation (spec §1.9).
 
     Args:
         image: [H, W, 3] uint8 RGB.
@@ -314,7 +314,7 @@ def to_input(image: np.ndarray, size: int) -> Tensor:
 
 
 def squash(image: np.ndarray, size: int) -> Tensor:
-    """Resize a picture [H, W, 3] uint8 to [3, size, size] uint8, bilinear with antialiasing.
+    """Resize an image [H, W, 3] uint8 to [3, size, size] uint8, bilinear with antialiasing.
 
     PIL's result, which HSNet uses, to within one grey level (each rounds in its own way), four times faster.
     """

@@ -1,4 +1,4 @@
-"""Unit features: one map per picture, in which any two places can be compared by a dot product.
+"""Unit features: one map per image, in which any two places can be compared by a dot product.
 
 They are what prototypes average, what a support bank stores, and what a query is compared by.
 """
@@ -21,7 +21,7 @@ def unit_features(taps: Sequence[Tensor], levels: tuple[int, int, int], strides:
     """The last taps of some strides as one map of unit vectors: dot products of it average the strides' cosines.
 
     Args:
-        taps: of one picture, shallow to deep, each [C, h, w]; levels: the backbone's; strides: of 8, 16 and 32.
+        taps: of one image, shallow to deep, each [C, h, w]; levels: the backbone's; strides: of 8, 16 and 32.
 
     Returns: [ΣC, h, w] on the finest grid.
     """
@@ -49,5 +49,5 @@ def masked_means(features: Tensor, mask: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def query_embedding(features: Tensor) -> np.ndarray:
-    """The direction of a picture's mean feature: [C, h, w] → unit vector [C]."""
+    """The direction of an image's mean feature: [C, h, w] → unit vector [C]."""
     return F.normalize(features.mean(dim=(1, 2)), dim=0).cpu().numpy()

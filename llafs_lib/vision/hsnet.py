@@ -108,7 +108,7 @@ class CenterPivotConv4d(nn.Module):
 
 
 def _trim(weight: Tensor, plane: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
-    """Drop the rows and columns of a kernel that only ever meet padding, as on small pictures' 1×1 support planes.
+    """Drop the rows and columns of a kernel that only ever meet padding, as on small images' 1×1 support planes.
 
     The result is the same; the 3×3 kernels there become 1×1 and cost a ninth.
     """
@@ -209,13 +209,13 @@ class HSNet(nn.Module):
         Returns: logits [B, K, 2, H, W], channel 1 is foreground; background for sure where a mask is empty (`match`).
 
         Raises:
-            LlafsError: K = 0, pictures without 3 channels, or NaN or infinity in pictures or weights.
+            LlafsError: K = 0, images without 3 channels, or NaN or infinity in images or weights.
         """
         if not supports.shape[1]:
             raise LlafsError("K = 0: HSNet needs at least one support per query.")
         if query.shape[1] != 3 or supports.shape[2] != 3:
             raise LlafsError(
-                f"pictures have 3 channels, not {query.shape[1]} (query) and {supports.shape[2]} (supports)."
+                f"images have 3 channels, not {query.shape[1]} (query) and {supports.shape[2]} (supports)."
             )
         query_taps = self.backbone(query)  # once, whatever K is
         shots = [
@@ -241,7 +241,7 @@ class HSNet(nn.Module):
             )
         logits = self.learner(Pairs(query, support, mask, self.backbone.levels))
         if not logits.isfinite().all():
-            raise LlafsError("the logits are not finite: look for NaN or infinity in pictures, features and weights.")
+            raise LlafsError("the logits are not finite: look for NaN or infinity in images, features and weights.")
         shown = torch.stack([_shrink(mask, s).flatten(1).any(dim=1) for s in support]).any(dim=0)  # [B]
         return torch.where(shown[:, None, None, None], resize(logits, size), logits.new_tensor(NOTHING)[:, None, None])
 
@@ -297,7 +297,7 @@ class HSNet(nn.Module):
 
 
 def vote(logits: Tensor, weights: Tensor | None = None) -> Tensor:
-    """K-shot voting (spec §1.10): each support votes per pixel; foreground from half of the *picture's* highest count.
+    """K-shot voting (spec §1.10): each support votes per pixel; foreground from half of the *image's* highest count.
 
     Args:
         logits: [B, K, 2, H, W].

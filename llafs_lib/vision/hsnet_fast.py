@@ -1,7 +1,7 @@
 """HSNet's correlation and learner on the CPU, equal to the plain form in `hsnet.py` and faster.
 
 The plain form keeps the query plane outside and the support plane inside, so that half of its 4-D convolutions copy the
-whole tensor twice. Here one pair of pictures is worked on at a time, support-major: x [hs, ws, C, hq, wq].
+whole tensor twice. Here one pair of images is worked on at a time, support-major: x [hs, ws, C, hq, wq].
 
 - The convolution over the query plane is an ordinary 2-D convolution of hs·ws maps; a stride is a slice.
 - The convolution over the support plane is a sum of matrix products. In one support row the cells under the kernel are
@@ -29,7 +29,7 @@ CELLS_AT_ONCE = 512  # support cells in one matrix product: fewer leave the proc
 
 
 class Pairs(NamedTuple):
-    """Pictures to compare, as an `HSNetLearner` takes them; no gradient flows into the taps.
+    """Images to compare, as an `HSNetLearner` takes them; no gradient flows into the taps.
 
     query, support: taps, shallow to deep, each [B, C, h, w]; mask: the supports' foreground, [B, H, W], 0 or 1;
     levels: how many taps belong to strides 8, 16 and 32.

@@ -62,7 +62,7 @@ def dice(logits: Tensor, labels: Tensor) -> Tensor:
 
 
 def contrastive(embeddings: Tensor, labels: Tensor, temperature: float = 0.1) -> Tensor:
-    """InfoNCE of pixels against their picture's two prototypes, the mean embedding of its foreground and of the rest.
+    """InfoNCE of pixels against their image's two prototypes, the mean embedding of its foreground and of the rest.
 
     Each pixel is to be nearer, by cosine, to the prototype of its own kind than to the other. The source document names
     a contrastive loss "for feature alignment" and says no more; this form is ours.
@@ -71,7 +71,7 @@ def contrastive(embeddings: Tensor, labels: Tensor, temperature: float = 0.1) ->
         embeddings: [B, C, h, w]; labels: [B, H, W] in {0, 1, IGNORE}, read at the embeddings' positions; temperature:
             of the softmax over the two cosines.
 
-    Returns: the mean over pixels that are not `IGNORE`, in pictures that have both kinds; 0 if there are none.
+    Returns: the mean over pixels that are not `IGNORE`, in images that have both kinds; 0 if there are none.
     """
     small = F.interpolate(labels[:, None].float(), embeddings.shape[-2:], mode="nearest").long()
     z, y = F.normalize(embeddings.flatten(2), dim=1), small.flatten(1)  # [B, C, h·w], [B, h·w]

@@ -94,13 +94,13 @@ def _check_finite(features: Tensor) -> None:
 def score_map(
     features: Tensor, foreground: Tensor, background: Tensor, size: Sequence[int], sharpness: float | None = None
 ) -> Tensor:
-    """Similarity to the foreground minus similarity to the background, stretched to [0, 1] over the picture.
+    """Similarity to the foreground minus similarity to the background, stretched to [0, 1] over the image.
 
     Args:
         features: of the query, unit vectors [C, h, w]; foreground, background: prototypes [C]; size: (H, W) to give.
         sharpness: `diffuse` the scores over the query's own likeness first; None does not.
 
-    Returns: [H, W]: 0 is the picture's least likely pixel, 1 its most likely; all 0 if no pixel differs.
+    Returns: [H, W]: 0 is the image's least likely pixel, 1 its most likely; all 0 if no pixel differs.
 
     Raises:
         LlafsError: features that are not finite.
@@ -145,7 +145,7 @@ class PrototypeSegmenter:
 
     Args:
         backbone: frozen.
-        size: side of the square that pictures are squashed to, px.
+        size: side of the square that images are squashed to, px.
         threshold: on the score in [0, 1]; `best_threshold` chooses it on base classes.
         strides: of the maps that are compared.
         plain: leave the foreground prototype its length, as the background has: the mean of what they share is then
@@ -170,7 +170,7 @@ class PrototypeSegmenter:
     def segment(self, query: np.ndarray, supports: Sequence[Support], class_name: str = "") -> Prediction:
         """Segment `query` [H, W, 3] uint8.
 
-        `probability` is the score, which orders one picture's pixels and promises no more than that. Empty support
+        `probability` is the score, which orders one image's pixels and promises no more than that. Empty support
         masks give an empty prediction, with a note.
 
         Raises:
@@ -189,7 +189,7 @@ class PrototypeSegmenter:
     def segment_each(
         self, query: np.ndarray, shown: Sequence[Sequence[Support]], class_name: str = ""
     ) -> list[Prediction]:
-        """`segment` with several sets of supports; features of the pictures seen last are kept anyway."""
+        """`segment` with several sets of supports; features of the images seen last are kept anyway."""
         return [self.segment(query, supports, class_name) for supports in shown]
 
     @torch.inference_mode()
@@ -199,7 +199,7 @@ class PrototypeSegmenter:
         return Prediction(name, found >= self.threshold, found)
 
     def describe(self, image: np.ndarray) -> Tensor:
-        """The picture as the prototypes see it: unit features [C, h, w]."""
+        """The image as the prototypes see it: unit features [C, h, w]."""
         return unit_features(self.features(image), self.backbone.levels, self.strides)
 
     def _marked(self, query: np.ndarray, foreground: Tensor, background: Tensor) -> np.ndarray:

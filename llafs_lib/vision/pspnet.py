@@ -1,7 +1,7 @@
 """The base network of RePRI: PSPNet (Zhao et al., CVPR 2017; spec §2.1), trained on the base classes (spec §2.2).
 
 A backbone, pyramid pooling, a 3×3 bottleneck, a classifier. The classifier serves the training only: a few-shot task
-reads the bottleneck's output. The form of the pictures is here too: the aspect ratio is kept, the rest is padding.
+reads the bottleneck's output. The form of the images is here too: the aspect ratio is kept, the rest is padding.
 """
 
 from __future__ import annotations
@@ -116,7 +116,7 @@ class PSPNet(nn.Module):
     @torch.no_grad()
     def _channels(self) -> int:
         training = self.backbone.training
-        self.backbone.eval()  # or the trial picture would enter the batch statistics
+        self.backbone.eval()  # or the trial image would enter the batch statistics
         channels = self.trunk(torch.zeros(1, 3, 64, 64, device=next(self.backbone.parameters()).device)).shape[1]
         self.backbone.train(training)
         return channels
@@ -174,13 +174,13 @@ def _dilate(backbone: Backbone) -> Backbone:
 
 
 def fitted_size(shape: Sequence[int], size: int) -> tuple[int, int]:
-    """A picture's (height, width) with its long side brought to `size`, floored to multiples of 8 (spec §2.2)."""
+    """An image's (height, width) with its long side brought to `size`, floored to multiples of 8 (spec §2.2)."""
     height, width = (max(8, side * size // max(shape) // 8 * 8) for side in shape)
     return height, width
 
 
 def padded_input(image: np.ndarray, size: int) -> Tensor:
-    """A picture [H, W, 3] uint8 RGB → [3, size, size] float32, standardised: it lies in the upper left corner.
+    """An image [H, W, 3] uint8 RGB → [3, size, size] float32, standardised: it lies in the upper left corner.
 
     The padding is black *before* ImageNet's mean is taken off, as published.
     """
@@ -200,7 +200,7 @@ def padded_labels(labels: np.ndarray, size: int) -> Tensor:
 
 
 def unpadded(values: Tensor, shape: Sequence[int]) -> Tensor:
-    """Back to a picture's own size: values [size, size] on its padded form → [H, W], bilinear."""
+    """Back to an image's own size: values [size, size] on its padded form → [H, W], bilinear."""
     height, width = fitted_size(shape, values.shape[-1])
     inside = values[None, None, :height, :width]  # [size, size] → [1, 1, h, w]
     return F.interpolate(inside, tuple(shape), mode="bilinear", align_corners=False)[0, 0]  # as cv2 aligns pixels

@@ -13,20 +13,20 @@ from llafs_lib.errors import LlafsError
 class Recipe:
     """What decides a training beside its data and its seed.
 
-    size: side of the pictures, px; rate: the learning rate at the start; it follows a cosine to `last_rate`.
+    size: side of the images, px; rate: the learning rate at the start; it follows a cosine to `last_rate`.
     """
 
     size: int
     epochs: int
     batch: int
-    samples: int = 0  # per epoch: episodes drawn (HSNet), pictures (RePRI's base network); 0 takes every picture once
+    samples: int = 0  # per epoch: episodes drawn (HSNet), images (RePRI's base network); 0 takes every image once
     optimizer: str = "adam"  # or "sgd": momentum 0.9, Nesterov's, weight decay 1e-4
     rate: float = 1e-3
     last_rate: float = 0.0
     dice: float = 0.0  # weights of the losses that the source document adds to cross-entropy
     contrastive: float = 0.0
     whole: bool = False  # the backbone is trained as well
-    upside_down: bool = False  # base pictures are mirrored at random; also from top to bottom, as published?
+    upside_down: bool = False  # base images are mirrored at random; also from top to bottom, as published?
     label_stride: int = 1  # every n-th pixel is taught, on both axes
     half: bool = False  # bfloat16 where a GPU allows it
 

@@ -107,8 +107,8 @@ def refine(
     Args:
         support: features [n, K, C, h, w]; query: [n, 1, C, h, w]. Their lengths do not matter.
         masks: of the supports, [n, K, H, W] in {0, 1, IGNORE}.
-        padding: where the query picture was padded, [n, H, W] bool; None: nowhere. The published code takes this from
-            the query's annotation; what is known about a query here comes from its picture alone.
+        padding: where the query image was padded, [n, H, W] bool; None: nowhere. The published code takes this from
+            the query's annotation; what is known about a query here comes from its image alone.
         settings: None means the published ones.
         proportion: [n], the true π (`true_proportion`), kept to the end: the oracle, for analysis.
         weights: [n, K] ≥ 0, what a support's pixels count in w's start and in CE; None: all the same, as published. Of
@@ -288,7 +288,7 @@ class RePRISegmenter:
 
     Args:
         model: a trained `PSPNet`.
-        size: side of the square that pictures are fitted into, in pixels: the size it was trained at.
+        size: side of the square that images are fitted into, in pixels: the size it was trained at.
         settings: of the classifier; None means the published ones.
     """
 

@@ -1,7 +1,7 @@
-"""What a training is fed: base-class pictures for RePRI's base network, episodes for HSNet.
+"""What a training is fed: base-class images for RePRI's base network, episodes for HSNet.
 
 Both are called with the number of an epoch and give its samples, which depend on nothing else, so that an interrupted
-training goes on with what it would have seen. Where the backbone is frozen a picture's features are computed once.
+training goes on with what it would have seen. Where the backbone is frozen an image's features are computed once.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from llafs_lib.vision.recipes import Recipe
 
 
 class FeatureStore:
-    """Features of training pictures, computed when first asked for and kept while there is room.
+    """Features of training images, computed when first asked for and kept while there is room.
 
-    Every picture is asked for about as often, so nothing is gained by throwing one out for another.
+    Every image is asked for about as often, so nothing is gained by throwing one out for another.
 
     Args:
-        encode: key, such as a picture's id → tensors.
+        encode: key, such as an image's id → tensors.
         limit_mb: what may be kept.
     """
 
@@ -47,13 +47,13 @@ class FeatureStore:
 
     def fill(self, keys: Iterable[Hashable]) -> FeatureStore:
         """Compute them now, with a bar, rather than in the first epoch."""
-        for key in track(list(keys), "features", "picture"):
+        for key in track(list(keys), "features", "image"):
             self[key]
         return self
 
 
 def tap_store(backbone: Backbone, read: Callable[[int], np.ndarray], size: int) -> FeatureStore:
-    """The taps of a frozen backbone by picture id; `read` gives [H, W, 3] uint8."""
+    """The taps of a frozen backbone by image id; `read` gives [H, W, 3] uint8."""
     fast = backbone.optimised()
     return FeatureStore(lambda image_id: encode(fast, to_input(read(image_id), size)))
 
@@ -71,16 +71,16 @@ class _Drawn(Dataset):
         return self.make(self.keys[index])
 
 
-class BasePictures:
-    """Pictures with label maps, flipped at random, to train a base network on (spec §2.2).
+class BaseImages:
+    """Images with label maps, flipped at random, to train a base network on (spec §2.2).
 
-    Where all of the network is trained the samples are padded pictures; where its backbone is frozen they are its
+    Where all of the network is trained the samples are padded images; where its backbone is frozen they are its
     `trunk` features.
 
     Args:
-        ids: of the pictures.
+        ids: of the images.
         image, labels: id → [H, W, 3] uint8, and → [H, W] uint8 in 0…C-1 with `IGNORE` where nothing is taught.
-        seed: of the flips, and of the choice where an epoch takes `recipe.samples` pictures only.
+        seed: of the flips, and of the choice where an epoch takes `recipe.samples` images only.
     """
 
     def __init__(
@@ -118,18 +118,18 @@ class BasePictures:
         return [self.network.trunk(self._input(key)[None].to(device))[0]]  # [1, C, h, w] → [C, h, w]
 
 
-def _flip(picture: np.ndarray, key: tuple[int, bool, bool]) -> np.ndarray:
+def _flip(image: np.ndarray, key: tuple[int, bool, bool]) -> np.ndarray:
     _, down, across = key
-    return np.ascontiguousarray(picture[:: -1 if down else 1, :: -1 if across else 1])
+    return np.ascontiguousarray(image[:: -1 if down else 1, :: -1 if across else 1])
 
 
-class EpisodePictures:
+class EpisodeImages:
     """One-shot episodes to train HSNet on (spec §1.9).
 
     Args:
         draw: epoch → its episodes.
-        mask: (picture id, class) → [H, W] uint8 in {0, 1, IGNORE}.
-        features: picture id → taps of the frozen backbone.
+        mask: (image id, class) → [H, W] uint8 in {0, 1, IGNORE}.
+        features: image id → taps of the frozen backbone.
         size: side of the square that masks are squashed to, px.
     """
 

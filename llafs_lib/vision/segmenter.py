@@ -1,4 +1,4 @@
-"""From pictures to a mask: what every few-shot model here offers, and HSNet's form of it."""
+"""From images to a mask: what every few-shot model here offers, and HSNet's form of it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from torch import Tensor
 
 from llafs_lib.errors import LlafsError
 from llafs_lib.records import Prediction, Support
-from llafs_lib.vision.backbone import Backbone, check_picture, encode, to_input, to_mask
+from llafs_lib.vision.backbone import Backbone, check_image, encode, to_input, to_mask
 from llafs_lib.vision.features import unit_features
 from llafs_lib.vision.hsnet import HSNet, vote
 
 
 class Segmenter(Protocol):
-    """Anything that segments a query picture with annotated supports."""
+    """Anything that segments a query image with annotated supports."""
 
     def segment(self, query: np.ndarray, supports: Sequence[Support], class_name: str) -> Prediction:
         """query [H, W, 3] uint8 RGB → a `Prediction` of the same height and width.
@@ -38,13 +38,13 @@ def check_supports(supports: Sequence[Support], class_name: str, model: str) -> 
     """What every segmenter asks of its supports.
 
     Raises:
-        LlafsError: there are none, a mask is not of its picture's size, or the weights say that none counts.
+        LlafsError: there are none, a mask is not of its image's size, or the weights say that none counts.
     """
     if not supports:
-        raise LlafsError(f"no support for {class_name or 'this class'}: {model} needs at least one annotated picture.")
+        raise LlafsError(f"no support for {class_name or 'this class'}: {model} needs at least one annotated image.")
     for s in supports:
         if s.mask.shape != s.image.shape[:2]:
-            raise LlafsError(f"the mask of support {s.image_id} is {s.mask.shape}, its picture {s.image.shape[:2]}.")
+            raise LlafsError(f"the mask of support {s.image_id} is {s.mask.shape}, its image {s.image.shape[:2]}.")
         if not (np.isfinite(s.weight) and s.weight >= 0):
             raise LlafsError(f"the weight of support {s.image_id} is {s.weight}: it must be a number from 0 up.")
     if not any(s.weight for s in supports):
@@ -58,16 +58,16 @@ def weights_of(supports: Sequence[Support]) -> Tensor:
 
 
 def pair_of(support: Support) -> tuple[int, int]:
-    """Tells supports apart by picture and mask, whatever ids they were given; for as long as they live."""
+    """Tells supports apart by image and mask, whatever ids they were given; for as long as they live."""
     return id(support.image), id(support.mask)
 
 
 class FeatureCache:
-    """The features of the pictures seen last, found again by their pixels.
+    """The features of the images seen last, found again by their pixels.
 
     Args:
         encode: image [H, W, 3] uint8 → tensors.
-        limit_mb: memory for them; the picture that was not asked for longest goes first.
+        limit_mb: memory for them; the image that was not asked for longest goes first.
     """
 
     def __init__(self, encode: Callable[[np.ndarray], list[Tensor]], limit_mb: int = 1024):
@@ -81,7 +81,7 @@ class FeatureCache:
         Raises:
             LlafsError: another shape or type.
         """
-        check_picture(image)
+        check_image(image)
         key = hashlib.blake2b(np.ascontiguousarray(image), digest_size=16, person=repr(image.shape).encode()).digest()
         if key in self._kept:
             self._kept.move_to_end(key)
@@ -99,7 +99,7 @@ def _size(tensors: Sequence[Tensor]) -> int:
 
 
 def squashed_taps(backbone: Backbone, size: int) -> FeatureCache:
-    """The taps, each [C, h, w], of pictures squashed to `size` px."""
+    """The taps, each [C, h, w], of images squashed to `size` px."""
     return FeatureCache(lambda image: encode(backbone, to_input(image, size)))
 
 
@@ -108,7 +108,7 @@ class HSNetSegmenter:
 
     Args:
         model: a trained `HSNet`.
-        size: side of the square that pictures are squashed to, in pixels: the size it was trained at.
+        size: side of the square that images are squashed to, in pixels: the size it was trained at.
     """
 
     def __init__(self, model: HSNet, size: int):
@@ -123,7 +123,7 @@ class HSNetSegmenter:
         return cls(model.to(device), int(header["size"]))
 
     def describe(self, image: np.ndarray) -> Tensor:
-        """Unit features [C, h, w] of a picture, by which it is compared with the supports of a bank."""
+        """Unit features [C, h, w] of an image, by which it is compared with the supports of a bank."""
         return unit_features(self.features(image), self.model.backbone.levels)
 
     @torch.inference_mode()
@@ -133,7 +133,7 @@ class HSNetSegmenter:
         A support with an empty mask votes for background; `notes` says so.
 
         Raises:
-            LlafsError: no supports, some that do not fit (`check_supports`), or pictures that are not RGB bytes.
+            LlafsError: no supports, some that do not fit (`check_supports`), or images that are not RGB bytes.
         """
         return self.segment_each(query, [supports], class_name)[0]
 

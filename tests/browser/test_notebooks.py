@@ -31,7 +31,7 @@ def lab(browser, finished_run, tmp_path_factory):
     root, source = tmp_path_factory.mktemp("project"), project_root()
     for name in ("llafs_lib", "data"):
         (root / name).symlink_to(source / name)
-    shutil.copytree(source / "docs", root / "docs")  # pictures that notebooks begin with; no link out of it is served
+    shutil.copytree(source / "docs", root / "docs")  # images that notebooks begin with; no link out of it is served
     _, run, _ = finished_run
     for runs in ("runs", "outspoken"):
         shutil.copytree(run.path, root / runs / run.dataset / run.path.name)
@@ -46,7 +46,7 @@ def lab(browser, finished_run, tmp_path_factory):
 def speak_out(run):
     """Give a run an HSNet whose masks follow its supports: the tiny budget has taught it to mark nothing, whatever.
 
-    It knows nothing, its learner being as drawn, but its logits for a picture are spread about zero.
+    It knows nothing, its learner being as drawn, but its logits for an image are spread about zero.
     """
     trained, header = HSNet.load(run.path / "hsnet.safetensors")
     torch.manual_seed(0)
@@ -97,26 +97,26 @@ def opened(browser, lab):
 
 
 def panels(figure, rows):
-    """The pictures of a figure that is rows of them, each as 32 × 32 grey values: they are parted by white."""
+    """The images of a figure that is rows of them, each as 32 × 32 grey values: they are parted by white."""
     found = []
     for band in np.array_split(figure, rows):
         middle = band[int(0.55 * len(band)) : int(0.75 * len(band))]
         ink = np.concatenate([[False], (middle < 250).any(axis=(0, 2)), [False]])
         edges = np.flatnonzero(np.diff(ink.astype(int))).reshape(-1, 2)
         cut = [Image.fromarray(middle[:, a:b]).convert("L") for a, b in edges if b - a > 40]
-        found += [np.asarray(picture.resize((32, 32)), float) for picture in cut]
+        found += [np.asarray(image.resize((32, 32)), float) for image in cut]
     return found
 
 
 def differ(one, other, rows=1):
-    """Which panels of two figures show another picture."""
+    """Which panels of two figures show another image."""
     pairs = zip(panels(one, rows), panels(other, rows), strict=True)
     return [bool((np.abs(a - b) > 15).mean() > 0.02) for a, b in pairs]
 
 
-def test_the_pictures_of_a_class(opened, tmp_path):
+def test_the_images_of_a_class(opened, tmp_path):
     widget = opened("01_data_folds")
-    before = widget.picture()
+    before = widget.image()
     after = widget.choose(class_name="zebra")
     widget.screenshot(tmp_path / "01.png")
     assert all(differ(before, after))
@@ -130,7 +130,7 @@ def test_eighty_classes_can_be_reached_by_typing(opened, tmp_path):
     with widget.another_figure():
         widget.page.keyboard.type("gir")
     assert menu.input_value() == "giraffe"
-    of_model = widget.picture()
+    of_model = widget.image()
     of_words = widget.choose(relation="words")
     widget.screenshot(tmp_path / "03.png")
     assert of_model.shape != of_words.shape or (of_model != of_words).any()
@@ -145,7 +145,7 @@ def test_another_policy_shows_other_supports_and_another_mask(opened, tmp_path):
     changed = differ(llm, random, rows=2)
     assert all(changed[supports]) and changed[probability] and changed[mask]
     assert not changed[query] and not changed[truth]
-    second = widget.choose(picture="2")
+    second = widget.choose(image="2")
     assert all(differ(random, second, rows=2)[i] for i in (query, mask, truth))
     assert DRAWING in widget.said()
 
@@ -153,7 +153,7 @@ def test_another_policy_shows_other_supports_and_another_mask(opened, tmp_path):
 def test_another_model_shows_another_mask_of_the_same_supports(opened, tmp_path):
     widget = opened("05_full_evaluation")
     supports, mask, truth = slice(0, 5), 5, 6
-    before = widget.picture()
+    before = widget.image()
     other_model = widget.choose(model="Prototype")
     widget.screenshot(tmp_path / "05 Prototype.png")
     changed = differ(before, other_model)

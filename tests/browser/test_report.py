@@ -16,7 +16,7 @@ def report(tmp_path_factory):
     rng = np.random.default_rng(0)
     arms = [a for a in document_arms() if not a.endswith(" all")]
     names = ["everything", "centre prior", *(f"{m}: {a}" for m in ("HSNet", "RePRI", "Prototype") for a in arms)]
-    asked = [(str(c), picture) for picture in range(30) for c in rng.choice(list("abcdef"), 2, replace=False)]
+    asked = [(str(c), image) for image in range(30) for c in rng.choice(list("abcdef"), 2, replace=False)]
     counts = {n: [ConfusionCounts(c, i, int(rng.integers(100, 900)), 1000, 0, 1) for c, i in asked] for n in names}
     facts = {"dataset": "toy", "fold": 0, "shots": [1, 5], "n_queries": len(asked), "backbone": "small"}
     facts |= {"seed": 0, "budget": "tiny"}

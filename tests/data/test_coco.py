@@ -17,7 +17,7 @@ from llafs_lib.data.labels import DataError
 
 SQUARE = [2.9, 2.9, 12.9, 2.9, 12.9, 12.9, 2.9, 12.9]  # cut to whole pixels: corners at 2 and 12
 LATER = [8, 8, 18, 8, 18, 18, 8, 18]
-PICTURE = {"id": 1, "file_name": "1.jpg", "width": 40, "height": 30}
+IMAGE = {"id": 1, "file_name": "1.jpg", "width": 40, "height": 30}
 
 
 def annotation(category, segmentation, **more):
@@ -29,16 +29,16 @@ def make_split(tmp_path):
     return lambda annotations, **more: split_of(tmp_path, annotations, **more)
 
 
-def split_of(folder, annotations, categories=("zebra", "horse"), images=(PICTURE,)):
-    (folder / "pictures").mkdir(exist_ok=True)
-    Image.new("RGB", (40, 30)).save(folder / "pictures" / "1.jpg")
+def split_of(folder, annotations, categories=("zebra", "horse"), images=(IMAGE,)):
+    (folder / "images").mkdir(exist_ok=True)
+    Image.new("RGB", (40, 30)).save(folder / "images" / "1.jpg")
     content = {
         "images": images,
         "annotations": annotations,
         "categories": [{"id": i + 1, "name": n} for i, n in enumerate(categories)],
     }
     (folder / "a.json").write_text(json.dumps(content))
-    return CocoSplit(folder / "pictures", folder / "a.json", ("zebra", "horse"))
+    return CocoSplit(folder / "images", folder / "a.json", ("zebra", "horse"))
 
 
 # --- the painting rule (spec §3.3) -----------------------------------------------------------------------------------
@@ -85,7 +85,7 @@ polygons = st.lists(st.lists(st.floats(-20, 60), min_size=6, max_size=12).filter
 
 
 @given(st.lists(st.tuples(st.integers(1, 2), polygons), max_size=4))
-def test_masks_are_boolean_disjoint_and_of_the_pictures_size(tmp_path_factory, objects):
+def test_masks_are_boolean_disjoint_and_of_the_images_size(tmp_path_factory, objects):
     split = split_of(tmp_path_factory.mktemp("s"), [annotation(c, p, id=i) for i, (c, p) in enumerate(objects)])
     masks = [split.mask(1, c) for c in split.classes]
     assert all(m.dtype == bool and m.shape == split.size(1) == (30, 40) for m in masks)
@@ -104,7 +104,7 @@ def test_masks_are_boolean_disjoint_and_of_the_pictures_size(tmp_path_factory, o
         (annotation(1, [[1, 2, 3]]), "a polygon that is no list of x, y pairs"),
         (annotation(1, [[1, 2, float("nan"), 4]]), "a polygon that is no list of x, y pairs"),
         (annotation(9, [SQUARE]), "an annotation of a category that is not listed"),
-        (annotation(1, [SQUARE], image_id=5), "an annotation of a picture that is not listed"),
+        (annotation(1, [SQUARE], image_id=5), "an annotation of an image that is not listed"),
     ],
 )
 def test_faulty_annotations_are_left_out_and_counted(make_split, fault, reason):
@@ -116,17 +116,17 @@ def test_faulty_annotations_are_left_out_and_counted(make_split, fault, reason):
     assert again.skipped == split.skipped  # the cache remembers
 
 
-def test_a_picture_listed_twice(make_split):
-    split = make_split([annotation(1, [SQUARE])], images=(PICTURE, PICTURE))
-    assert len(split) == 1 and split.skipped == ("1 × a picture listed twice, the first in picture 1",)
-    with pytest.raises(DataError, match="a.json lists picture 1 twice, with different facts"):
-        make_split([], images=(PICTURE, PICTURE | {"width": 41}))
+def test_an_image_listed_twice(make_split):
+    split = make_split([annotation(1, [SQUARE])], images=(IMAGE, IMAGE))
+    assert len(split) == 1 and split.skipped == ("1 × an image listed twice, the first in image 1",)
+    with pytest.raises(DataError, match="a.json lists image 1 twice, with different facts"):
+        make_split([], images=(IMAGE, IMAGE | {"width": 41}))
 
 
 @pytest.mark.parametrize("fault", [{"width": 0}, {"height": None}, {"height": "30"}, {"file_name": ""}])
-def test_a_picture_without_a_name_or_size(make_split, fault):
-    with pytest.raises(DataError, match=r"a.json: picture 1 has no proper file name or size"):
-        make_split([], images=(PICTURE | fault,))
+def test_an_image_without_a_name_or_size(make_split, fault):
+    with pytest.raises(DataError, match=r"a.json: image 1 has no proper file name or size"):
+        make_split([], images=(IMAGE | fault,))
 
 
 @pytest.mark.parametrize("counts", [[30, 60], "no run lengths", 7])
@@ -140,8 +140,8 @@ def test_a_missing_category(make_split):
         make_split([], categories=("zebra",))
 
 
-def test_no_picture_at_all(make_split):
-    with pytest.raises(DataError, match="no picture is listed"):
+def test_no_image_at_all(make_split):
+    with pytest.raises(DataError, match="no image is listed"):
         make_split([], images=())
 
 
@@ -152,7 +152,7 @@ def test_missing_and_broken_files(make_split, tmp_path):
         (tmp_path / "bad.json").write_text(content)
         with pytest.raises(DataError, match="bad.json"):
             CocoSplit(tmp_path, tmp_path / "bad.json", ())
-    with pytest.raises(DataError, match="picture 7 is not listed"):
+    with pytest.raises(DataError, match="image 7 is not listed"):
         make_split([]).image(7)
 
 

@@ -74,15 +74,15 @@ def test_a_class_does_not_depend_on_the_others():
     assert alone == together
 
 
-def test_too_few_pictures_are_reported():
+def test_too_few_images_are_reported():
     sampler = EpisodeSampler({"zebra": [1, 2, 3], "horse": [4], "cow": [], "car": range(9)}, shots=5)
     assert sampler.classes == ("zebra", "car")
     assert sampler.notes == (
-        "zebra: 3 pictures to show, so fewer than 5 supports",
-        "horse: 1 pictures to ask about, 1 to show: left out",
-        "cow: 0 pictures to ask about, 0 to show: left out",
+        "zebra: 3 images to show, so fewer than 5 supports",
+        "horse: 1 images to ask about, 1 to show: left out",
+        "cow: 0 images to ask about, 0 to show: left out",
     )
-    with pytest.raises(DataError, match="no episode can be drawn: horse: 1 pictures"):
+    with pytest.raises(DataError, match="no episode can be drawn: horse: 1 images"):
         EpisodeSampler({"horse": [4]})
 
 
@@ -203,7 +203,7 @@ def test_a_class_without_supports_is_left_out():
 
 
 @given(st.integers(2, 6), st.integers(0, 9))
-def test_training_episodes_use_classes_not_held_out_and_two_pictures(n_train, seed):
+def test_training_episodes_use_classes_not_held_out_and_two_images(n_train, seed):
     fold = replace(fold_with(n_train, 1), validation=("horse", "apple"))
     episodes = training_episodes(fold, 26, seed)
     assert episodes == training_episodes(fold, 26, seed)
@@ -214,7 +214,7 @@ def test_training_episodes_use_classes_not_held_out_and_two_pictures(n_train, se
 
 
 def test_nothing_to_train_on():
-    with pytest.raises(DataError, match="no episode can be drawn: horse: 1 pictures to ask about, 1 to show: left out"):
+    with pytest.raises(DataError, match="no episode can be drawn: horse: 1 images to ask about, 1 to show: left out"):
         training_episodes(fold_with(1, 1), 5, 0)
 
 

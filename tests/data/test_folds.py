@@ -11,7 +11,7 @@ from llafs_lib.artifacts import RunFolder, UnfitArtifactError
 from llafs_lib.classes import DATASETS, TOY_CLASSES
 from llafs_lib.data import folds
 from llafs_lib.data.coco import CocoSplit
-from llafs_lib.data.folds import DataSet, load_fold, make_fold, pictures_with, save_fold, training_labels
+from llafs_lib.data.folds import DataSet, images_with, load_fold, make_fold, save_fold, training_labels
 from llafs_lib.data.labels import DataError
 from llafs_lib.data.toy.dataset import make_toy
 from llafs_lib.errors import LlafsError
@@ -40,10 +40,10 @@ def test_nothing_need_be_held_out(toy):
     assert fold.validation == () and fold.training == fold.base
 
 
-def test_novel_objects_in_training_pictures(toy):
+def test_novel_objects_in_training_images(toy):
     kept, ignored, dropped = (make_fold(toy, 0, how) for how in ("background", "ignore", "drop"))
     assert kept.train_images == ignored.train_images
-    with_novel = set(pictures_with(toy.train, kept.novel, min_pixels=1))
+    with_novel = set(images_with(toy.train, kept.novel, min_pixels=1))
     assert with_novel
     for name in toy.classes:
         before, after = set(kept.train_images[name]), set(dropped.train_images[name])
@@ -78,7 +78,7 @@ def test_an_empty_fold(tmp_path):
     }
     (tmp_path / "a.json").write_text(json.dumps(content))
     split = CocoSplit(tmp_path / "p", tmp_path / "a.json", TOY_CLASSES)
-    with pytest.raises(DataError, match="toy fold 2 is empty: no picture to train on shows any of its classes"):
+    with pytest.raises(DataError, match="toy fold 2 is empty: no image to train on shows any of its classes"):
         make_fold(DataSet("toy", TOY_CLASSES, split, split), 2)
 
 
@@ -92,7 +92,7 @@ def test_a_fold_survives_its_file(toy, tmp_path):
 
 
 def test_both_benchmarks_on_the_same_photographs(photographs, monkeypatch):
-    """The contiguous blocks change which classes are novel, not which picture shows what."""
+    """The contiguous blocks change which classes are novel, not which image shows what."""
     monkeypatch.setenv("LLAFS_DATA", str(photographs))
     ours, theirs = (make_fold(folds.open_dataset(name), 1) for name in ("coco-mini", "coco-blocks-2017"))
     assert ours.train_images == theirs.train_images and ours.test_images == theirs.test_images

@@ -17,7 +17,7 @@ CLASSES = ("zebra", "horse")
 
 
 class Painter:
-    """Paints one picture and counts how often it is asked to."""
+    """Paints one image and counts how often it is asked to."""
 
     def __init__(self, value=1):
         self.calls, self.value = 0, value

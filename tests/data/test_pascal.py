@@ -14,8 +14,8 @@ AEROPLANE, CAT = PASCAL_CLASSES.index("aeroplane") + 1, PASCAL_CLASSES.index("ca
 LISTS = {
     "voc/train": ["2007_000032", "2007_000039"],
     "voc/val": ["2007_000033", "2008_000002"],
-    "sbd/train": ["2007_000032", "2008_000003"],  # one of VOC's training pictures again
-    "sbd/val": ["2007_000033", "2008_000007"],  # one of VOC's validation pictures: must not be trained on
+    "sbd/train": ["2007_000032", "2008_000003"],  # one of VOC's training images again
+    "sbd/val": ["2007_000033", "2008_000007"],  # one of VOC's validation images: must not be trained on
 }
 
 
@@ -61,7 +61,7 @@ def test_vocs_own_masks_go_before_sbds_and_void_stays_void(root):
 
 def test_a_list_that_is_not_the_fields_is_reported(root):
     (skipped,) = VocSplit(root, "train").skipped
-    assert "a merged training list of 4 pictures instead of 10,582" in skipped
+    assert "a merged training list of 4 images instead of 10,582" in skipped
 
 
 def test_a_fold_of_it(root, monkeypatch):
@@ -71,7 +71,7 @@ def test_a_fold_of_it(root, monkeypatch):
     assert fold.novel == ("bus", "car", "cat", "chair", "cow")
     assert fold.test_images["cat"] == dataset.val.image_ids
     assert fold.train_images["aeroplane"] == (2008000003, 2008000007)
-    with pytest.raises(DataError, match="pascal-5i fold 3 is empty: no picture to test on"):
+    with pytest.raises(DataError, match="pascal-5i fold 3 is empty: no image to test on"):
         make_fold(dataset, 3)
 
 

@@ -33,9 +33,9 @@ N_TRAIN, N_VAL = 20, 12
 DRIVER = """
 import json, runpy, sys
 from llafs_lib.data import official
-archives, pictures = json.loads(sys.argv[1])
+archives, images = json.loads(sys.argv[1])
 official.COCO_ARCHIVES.update({name: tuple(figures) for name, figures in archives.items()})
-official.COCO_PICTURES.update(pictures)
+official.COCO_IMAGES.update(images)
 sys.argv = sys.argv[2:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
@@ -100,7 +100,7 @@ def coco(server, tmp_path, monkeypatch) -> dict[str, bytes]:
         content = {"images": [{"id": i, "coco_url": f"http://x/{i}.jpg"} for i in range(count)]}
         files[f"annotations/instances_{split}.json"] = json.dumps(content).encode()
     extra = {"annotations/captions_val2014.json": b"{}"}
-    monkeypatch.setattr(official, "COCO_PICTURES", {**official.COCO_PICTURES, **counts})
+    monkeypatch.setattr(official, "COCO_IMAGES", {**official.COCO_IMAGES, **counts})
     monkeypatch.setattr(official, "COCO_ARCHIVES", dict(official.COCO_ARCHIVES))
     for name in ("zips/train2014.zip", "zips/val2014.zip", "annotations/annotations_trainval2014.zip"):
         folder = "annotations" if name.startswith("annotations") else Path(name).stem
@@ -121,7 +121,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 def test_coco_ends_in_the_official_layout_and_a_second_run_asks_for_nothing(run, server, coco, in_tmp):
     status, said, _ = run("download_coco", "--mirror", server.url)
     assert status == 0 and contents(in_tmp / "data" / "coco") == coco
-    assert f"to download: {server.url}/zips/train2014.zip, " in said and "train2014: 20 pictures" in said
+    assert f"to download: {server.url}/zips/train2014.zip, " in said and "train2014: 20 images" in said
     assert said.endswith("next: llafs tutorial --dataset coco-20i\n")
     assert len(server.seen) == 3
     status, said, _ = run("download_coco", "--mirror", server.url)
@@ -162,7 +162,7 @@ def test_a_smaller_data_set_is_not_taken_for_the_release_nor_replaced(run, serve
     path.parent.mkdir(parents=True)
     path.write_text(json.dumps({"images": [{"id": 1, "coco_url": "http://x/1.jpg"}]}))
     status, _, complaint = run("download_coco", "--mirror", server.url)
-    assert status == 1 and re.match(r"download_coco: .*lists 1 of the 12 pictures.*another --root", complaint)
+    assert status == 1 and re.match(r"download_coco: .*lists 1 of the 12 images.*another --root", complaint)
     assert not server.seen and names(tmp_path / "data") == ["coco/annotations/instances_val2014.json"]
 
 
@@ -184,7 +184,7 @@ def test_a_wrong_archive_is_named_and_not_kept(run, server, coco, in_tmp, wrong,
     assert contents(in_tmp / "data" / "coco") == {name: body for name, body in coco.items() if "val2014" in name}
 
 
-def test_an_archive_that_lacks_pictures_is_named(run, server, coco, tmp_path):
+def test_an_archive_that_lacks_images_is_named(run, server, coco, tmp_path):
     short = make_zip(tmp_path / "short.zip", coco_files("val2014", N_VAL - 1))
     publish(server, "zips/val2014.zip", short.read_bytes())
     status, _, complaint = run("download_coco", "--mirror", server.url, "--split", "val", "--parts", "images")
@@ -192,8 +192,8 @@ def test_an_archive_that_lacks_pictures_is_named(run, server, coco, tmp_path):
 
 
 def start(server: Server, folder: Path) -> subprocess.Popen:
-    """The real script in a process of its own, on the pictures of val2014."""
-    figures = json.dumps([official.COCO_ARCHIVES, official.COCO_PICTURES])
+    """The real script in a process of its own, on the images of val2014."""
+    figures = json.dumps([official.COCO_ARCHIVES, official.COCO_IMAGES])
     script = [str(SCRIPTS / "download_coco.py"), "--mirror", server.url, "--split", "val", "--parts", "images"]
     command = [sys.executable, "-c", DRIVER, figures, *script]
     return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
@@ -256,7 +256,7 @@ def pascal(server, tmp_path, monkeypatch) -> dict[str, bytes]:
         body = make_tar(tmp_path / "made" / archive, members, mode).read_bytes()
         server.files[f"/{name.lower()}/{archive}"] = body
         monkeypatch.setattr(official, f"{name}_ARCHIVE", (archive, len(body), f"md5:{hashlib.md5(body).hexdigest()}"))
-    for name, count in (("VOC_PICTURES", 9), ("VOC_MASKS", 5), ("SBD_MASKS", 7)):
+    for name, count in (("VOC_IMAGES", 9), ("VOC_MASKS", 5), ("SBD_MASKS", 7)):
         monkeypatch.setattr(official, name, count)
     return wanted_voc | wanted_sbd
 
@@ -287,12 +287,12 @@ def annotations(root: Path, split: str) -> dict:
 
 @pytest.fixture
 def release(server, photographs, tmp_path, monkeypatch) -> Path:
-    """On the server, the annotation archive of a release that has more pictures than coco-mini, and its pictures."""
+    """On the server, the annotation archive of a release that has more images than coco-mini, and its images."""
     members = {}
     for split in ("train2017", "val2017"):
         content = annotations(photographs / "coco", split)
         for number, at in enumerate((0, 7, len(content["images"]))):
-            name = f"{number:012}.jpg"  # no such picture exists
+            name = f"{number:012}.jpg"  # no such image exists
             url = f"http://images.cocodataset.org/{split}/{name}"
             strange = {"id": number, "file_name": name, "coco_url": url, "height": 9, "width": 9}
             content["images"].insert(at, strange)
@@ -309,7 +309,7 @@ def release(server, photographs, tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def dozen(release, tmp_path) -> Path:
-    """A file that names twelve of the pictures."""
+    """A file that names twelve of the images."""
     ids = {
         s: [info["id"] for info in annotations(release, s)["images"]][:n] for s, n in (("train2017", 8), ("val2017", 4))
     }
@@ -320,7 +320,7 @@ def dozen(release, tmp_path) -> Path:
 
 def test_coco_mini_is_the_same_wherever_it_is_made(run, server, release, in_tmp):
     status, said, complaint = run("make_coco_mini", "--mirror", server.url)
-    assert (status, complaint) == (0, "") and "300 pictures" in said and "120 pictures" in said
+    assert (status, complaint) == (0, "") and "300 images" in said and "120 images" in said
     made = in_tmp / "data" / "coco"
     for split in ("train2017", "val2017"):
         assert annotations(made, split) == annotations(release, split)
@@ -344,7 +344,7 @@ def test_the_ids_in_the_package_are_those_of_the_files(release):
 
 
 @pytest.mark.parametrize("damage", ["cut", "other", "gone"])
-def test_a_damaged_picture_alone_is_fetched_again(run, server, dozen, in_tmp, damage):
+def test_a_damaged_image_alone_is_fetched_again(run, server, dozen, in_tmp, damage):
     arguments = ("make_coco_mini", "--mirror", server.url, "--ids", dozen)
     assert run(*arguments)[0] == 0
     good = min((in_tmp / "data" / "coco" / "train2017").iterdir())
@@ -360,7 +360,7 @@ def test_a_damaged_picture_alone_is_fetched_again(run, server, dozen, in_tmp, da
     assert [path for path, _, _ in server.seen] == [f"/train2017/{good.name}"] and good.read_bytes() == whole
 
 
-def test_pictures_that_cannot_be_had_are_named_and_no_annotations_promise_them(run, server, dozen, in_tmp):
+def test_images_that_cannot_be_had_are_named_and_no_annotations_promise_them(run, server, dozen, in_tmp):
     arguments = ("make_coco_mini", "--mirror", server.url, "--ids", dozen)
     ids = json.loads(dozen.read_text())
     cut, gone = f"/train2017/{ids['train2017'][1]:012}.jpg", f"/val2017/{ids['val2017'][0]:012}.jpg"
@@ -371,7 +371,7 @@ def test_pictures_that_cannot_be_had_are_named_and_no_annotations_promise_them(r
     assert not (in_tmp / "data" / "coco" / "annotations").exists()
     server.files |= whole
     server.seen.clear()
-    assert run(*arguments)[0] == 0  # neither the other pictures nor the annotation archive again
+    assert run(*arguments)[0] == 0  # neither the other images nor the annotation archive again
     assert sorted(path for path, _, _ in server.seen) == [cut, gone]
     assert not [name for name in names(in_tmp / "data" / "coco") if "official" in name]
 
@@ -384,7 +384,7 @@ def test_the_full_release_is_never_replaced_but_can_be_read(run, server, release
     before = contents(folder)
     arguments = ("make_coco_mini", "--mirror", server.url, "--ids", dozen)
     status, _, complaint = run(*arguments)
-    assert status == 1 and re.search(r"lists 303 pictures.*left alone\. Give `--out ANOTHER/coco`", complaint)
+    assert status == 1 and re.search(r"lists 303 images.*left alone\. Give `--out ANOTHER/coco`", complaint)
     assert not server.seen and contents(folder) == before
     assert run(*arguments, "--out", in_tmp / "mini" / "coco")[0] == 0
     assert run(*arguments, "--root", in_tmp / "third", "--annotations", folder)[0] == 0

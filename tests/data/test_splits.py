@@ -1,4 +1,4 @@
-"""Picture files: every kind becomes RGB, every fault is named."""
+"""Image files: every kind becomes RGB, every fault is named."""
 
 import json
 
@@ -23,7 +23,7 @@ def split(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "CMYK", "P", "I;16", "1", "LA"])
-def test_every_kind_of_picture_becomes_rgb(tmp_path, mode):
+def test_every_kind_of_image_becomes_rgb(tmp_path, mode):
     path = tmp_path / ("p.tif" if mode in ("CMYK", "I;16") else "p.png")
     Image.new(mode, (5, 4)).save(path)
     assert read_rgb(path).shape == (4, 5, 3) and read_rgb(path).dtype == np.uint8
@@ -42,10 +42,10 @@ def test_grey_and_cmyk_jpegs(tmp_path, mode):
 
 
 def save_turned(path, width, height):
-    picture = Image.new("RGB", (width, height))
-    exif = picture.getexif()
+    image = Image.new("RGB", (width, height))
+    exif = image.getexif()
     exif[0x0112] = 6  # a quarter turn
-    picture.save(path, exif=exif)
+    image.save(path, exif=exif)
 
 
 def test_exif_rotation_is_applied(tmp_path):
@@ -54,22 +54,22 @@ def test_exif_rotation_is_applied(tmp_path):
 
 
 @pytest.mark.parametrize(("width", "height"), [(30, 40), (40, 30)])
-def test_a_turned_picture_comes_at_the_size_it_was_annotated_at(split, width, height):
+def test_a_turned_image_comes_at_the_size_it_was_annotated_at(split, width, height):
     save_turned(split.file(1), width, height)
     assert split.image(1).shape == (30, 40, 3)
 
 
-def test_a_picture_of_another_size(split):
+def test_an_image_of_another_size(split):
     Image.new("RGB", (41, 30)).save(split.file(1))
     with pytest.raises(DataError, match=r"1.jpg is 41×30 px, but was annotated at 40×30 px"):
         split.image(1)
 
 
-def test_broken_pictures_are_named(split, tmp_path):
-    split.file(1).write_text("no picture")
+def test_broken_images_are_named(split, tmp_path):
+    split.file(1).write_text("no image")
     split.file(2).write_bytes(split.file(2).read_bytes()[:700])
     for image_id in (1, 2):
-        with pytest.raises(DataError, match=f"{image_id}.jpg is not a readable picture"):
+        with pytest.raises(DataError, match=f"{image_id}.jpg is not a readable image"):
             split.image(image_id)
     with pytest.raises(DataError, match=r"nothing.jpg does not exist"):
         read_rgb(tmp_path / "nothing.jpg")
@@ -78,18 +78,18 @@ def test_broken_pictures_are_named(split, tmp_path):
 def test_missing_files_are_found_before_the_work_begins(split):
     split.check_files()
     split.file(2).unlink()
-    with pytest.raises(DataError, match=r"1 of 2 pictures are missing in .*, the first is 2.jpg: run the download"):
+    with pytest.raises(DataError, match=r"1 of 2 images are missing in .*, the first is 2.jpg: run the download"):
         split.check_files()
 
 
-@pytest.mark.parametrize("damage", [lambda b: b[:-300], lambda b: b"", lambda b: b"<html>no such picture</html>"])
+@pytest.mark.parametrize("damage", [lambda b: b[:-300], lambda b: b"", lambda b: b"<html>no such image</html>"])
 def test_cut_off_files_are_found_before_the_work_begins(split, damage):
     split.file(2).write_bytes(damage(split.file(2).read_bytes()))
-    with pytest.raises(DataError, match=r"2.jpg is not a readable picture"):
+    with pytest.raises(DataError, match=r"2.jpg is not a readable image"):
         split.check_files()
 
 
-def test_bytes_after_the_end_of_a_picture_do_no_harm(split):
+def test_bytes_after_the_end_of_an_image_do_no_harm(split):
     with split.file(2).open("ab") as file:
         file.write(b"appended by a camera")
     split.check_files()

@@ -43,7 +43,7 @@ def contents(root: Path) -> dict[str, bytes]:
     return {str(p.relative_to(root)): p.read_bytes() for p in files}
 
 
-# ----------------------------------------------------------------------------------------- pictures
+# ----------------------------------------------------------------------------------------- images
 
 
 def shown_in(folder):
@@ -51,7 +51,7 @@ def shown_in(folder):
     return [p.name for p in folder.iterdir() if not p.name.startswith(".")]
 
 
-def test_masks_are_disjoint_and_of_the_pictures_size(scenes):
+def test_masks_are_disjoint_and_of_the_images_size(scenes):
     for image, objects in scenes:
         assert image.dtype == np.uint8 and image.shape[2] == 3
         assert all(toy.SIDES[0] <= side <= toy.SIDES[1] for side in image.shape[:2])
@@ -67,7 +67,7 @@ def test_scenes_hold_one_to_four_objects_and_most_pass_the_area_rule(scenes):
     assert areas.max() <= 1.02 * toy.AREAS[1]
 
 
-def test_pictures_come_upright_and_lying(scenes):
+def test_images_come_upright_and_lying(scenes):
     assert len({image.shape[0] > image.shape[1] for image, _ in scenes}) == 2
 
 
@@ -152,8 +152,8 @@ def test_layout_is_cocos(made):
         assert all(c["name"] in COCO_SUPERCATEGORIES[c["supercategory"]] for c in coco.cats.values())
         assert len(coco.anns) == len(coco.dataset["annotations"])  # ids are unique
         for record in coco.imgs.values():
-            picture = cv2.imread(str(made / split / record["file_name"]))
-            assert picture.shape == (record["height"], record["width"], 3)
+            image = cv2.imread(str(made / split / record["file_name"]))
+            assert image.shape == (record["height"], record["width"], 3)
 
 
 def test_no_image_id_is_in_both_splits(made):
@@ -201,10 +201,10 @@ def test_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path):
     assert not set(contents(first).values()) & set(contents(other).values())
 
 
-def test_a_picture_does_not_depend_on_how_many_there_are(tmp_path):
+def test_an_image_does_not_depend_on_how_many_there_are(tmp_path):
     few, more = make_toy(tmp_path / "few", 2, 1), make_toy(tmp_path / "more", 5, 3)
-    pictures = {name: data for name, data in contents(few).items() if name.endswith(".jpg")}
-    assert len(pictures) == 3 and pictures.items() <= contents(more).items()
+    images = {name: data for name, data in contents(few).items() if name.endswith(".jpg")}
+    assert len(images) == 3 and images.items() <= contents(more).items()
 
 
 # ------------------------------------------------------------------------------------------ on disk

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from llafs_lib.evaluation.models import BankPrototypes, ShownPictures
+from llafs_lib.evaluation.models import BankPrototypes, ShownImages
 from llafs_lib.records import Support
 from llafs_lib.retrieval.bank import build_bank
 from llafs_lib.retrieval.policies import Choice
@@ -18,14 +18,14 @@ from llafs_lib.vision.repri import RePRISegmenter
 from llafs_lib.vision.segmenter import HSNetSegmenter
 
 
-def picture(seed):
+def random_image(seed):
     return np.random.default_rng(seed).integers(0, 256, (60, 80, 3), dtype=np.uint8)
 
 
 def read(image_id, class_name):
     mask = np.zeros((60, 80), bool)
     mask[10 : 30 + image_id, 20:60] = True
-    return picture(image_id), mask
+    return random_image(image_id), mask
 
 
 SETS = [
@@ -57,7 +57,7 @@ def supports_of(choices):
 
 
 def test_several_sets_together_are_what_each_is_alone(segmenter):
-    query = picture(9)
+    query = random_image(9)
     together = segmenter.segment_each(query, [supports_of(s) for s in SETS], "giraffe")
     for choices, found in zip(SETS, together, strict=True):
         alone = segmenter.segment(query, supports_of(choices), "giraffe")
@@ -66,10 +66,10 @@ def test_several_sets_together_are_what_each_is_alone(segmenter):
         assert [s.weight for s in found.supports] == [c.weight for c in choices]
 
 
-def test_supports_of_one_id_are_told_apart_by_their_pictures(segmenter):
+def test_supports_of_one_id_are_told_apart_by_their_images(segmenter):
     """Whoever numbers all supports alike must not get one's vote for the other."""
     a, b = (replace(s, image_id=0) for s in supports_of([Choice(1, "zebra", 1.0), Choice(2, "zebra", 1.0)]))
-    query = picture(9)
+    query = random_image(9)
     first, second = segmenter.segment_each(query, [[a], [b]], "zebra")
     assert np.array_equal(first.mask, segmenter.segment(query, [a], "zebra").mask)
     assert np.array_equal(second.mask, segmenter.segment(query, [b], "zebra").mask)
@@ -80,22 +80,22 @@ def test_a_support_is_compared_once_however_many_sets_it_stands_in(backbone, mon
     segmenter = HSNetSegmenter(HSNet(backbone), 97)
     calls, match = [], segmenter.model.match
     monkeypatch.setattr(segmenter.model, "match", lambda *a: calls.append(1) or match(*a))
-    ShownPictures(segmenter, read).masks(picture(9), SETS, "giraffe")
-    assert len(calls) == 3, "three pictures, eight places"
+    ShownImages(segmenter, read).masks(random_image(9), SETS, "giraffe")
+    assert len(calls) == 3, "three images, eight places"
 
 
 @pytest.mark.parametrize("plain", [False, True])
-def test_prototypes_from_banks_are_those_of_the_pictures(backbone, tmp_path, plain):
+def test_prototypes_from_banks_are_those_of_the_images(backbone, tmp_path, plain):
     segmenter = PrototypeSegmenter(backbone, 97, 0.5, plain=plain)
 
-    def bank(name, pictures, classes):
+    def bank(name, images, classes):
         def masks(i):
-            return picture(i), {c: read(i, c)[1] for c in pictures[i]}
+            return random_image(i), {c: read(i, c)[1] for c in images[i]}
 
-        return build_bank(tmp_path / f"{name}.safetensors", pictures, classes, masks, segmenter.describe, {})
+        return build_bank(tmp_path / f"{name}.safetensors", images, classes, masks, segmenter.describe, {})
 
     banks = bank("base", {1: ("zebra",), 2: ("zebra",)}, ("zebra",)), bank("own", {3: ("horse",)}, ("horse",))
-    made = BankPrototypes(segmenter, banks).masks(picture(9), SETS, "giraffe")
-    shown = ShownPictures(segmenter, read).masks(picture(9), SETS, "giraffe")
+    made = BankPrototypes(segmenter, banks).masks(random_image(9), SETS, "giraffe")
+    shown = ShownImages(segmenter, read).masks(random_image(9), SETS, "giraffe")
     for a, b in zip(made, shown, strict=True):
         assert (a == b).mean() > 0.97  # a bank's masks go to the feature grid directly, not by way of 97 px

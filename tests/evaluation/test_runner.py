@@ -53,7 +53,7 @@ def test_arms_answer_the_same_questions_in_order(tmp_path):
     assert [a.area for a in asked[:3]] == [1 / 8, 2 / 8, 3 / 8]
 
 
-def test_at_400_every_picture_weighs_the_same(tmp_path):
+def test_at_400_every_image_weighs_the_same(tmp_path):
     counts = counts_of(run(tmp_path, everything=predict_everything), at_400=True)["everything"]
     assert all(c.union == 400 * 400 for c in counts)
     assert [c.iou for c in counts] == [

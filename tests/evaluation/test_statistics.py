@@ -7,15 +7,15 @@ from llafs_lib.evaluation.metrics import ConfusionCounts, miou
 from llafs_lib.evaluation.statistics import Bootstrap, deviations, pooled
 
 
-def simulated(n_pictures, seed, shift=0.0, spread=0.2):
-    """Queries of four classes; half of the pictures are asked about twice."""
+def simulated(n_images, seed, shift=0.0, spread=0.2):
+    """Queries of four classes; half of the images are asked about twice."""
     rng = np.random.default_rng(seed)
     counts = []
-    for picture in range(n_pictures):
+    for image in range(n_images):
         level = rng.normal(0.5 + shift, spread)
-        for name in "abcd"[picture % 4], *(("abcd"[(picture + 1) % 4],) if picture % 2 else ()):
+        for name in "abcd"[image % 4], *(("abcd"[(image + 1) % 4],) if image % 2 else ()):
             inter = int(1000 * np.clip(level, 0, 1))
-            counts.append(ConfusionCounts(name, picture, inter, 1000, 0, 1))
+            counts.append(ConfusionCounts(name, image, inter, 1000, 0, 1))
     return counts
 
 
@@ -38,46 +38,44 @@ def test_pairing_removes_the_spread_that_both_arms_share():
     assert 0 < low and high - low < (alone[1] - alone[0]) / 2
 
 
-def test_resamples_keep_the_questions_of_a_picture_together():
+def test_resamples_keep_the_questions_of_an_image_together():
     counts = simulated(30, 3)
     weights = Bootstrap(counts, resamples=50)._weights
-    for picture in range(30):
-        columns = weights[:, [c.image_id == picture for c in counts]]
+    for image in range(30):
+        columns = weights[:, [c.image_id == image for c in counts]]
         assert (columns == columns[:, :1]).all()
 
 
-CASES = {  # classes, pictures, questions about a picture, spread of object sizes (sd of their logarithm)
+CASES = {  # classes, images, questions about an image, spread of object sizes (sd of their logarithm)
     "a fold of coco-mini": (16, 110, 1.1, 0.8),
     "all classes of coco-mini": (60, 120, 4.0, 0.8),
     "few classes, many queries": (5, 150, 1.5, 0.5),
 }
 
 
-def population(case, n_pictures, seed, shift):
+def population(case, n_images, seed, shift):
     """Two arms' answers to the same queries; `shift` is what the second has more, before the logistic curve."""
-    n_classes, _, per_picture, spread = CASES[case]
+    n_classes, _, per_image, spread = CASES[case]
     level = np.random.default_rng(1).normal(0, 0.8, n_classes)  # classes are easy or hard, the same in every sample
     rng = np.random.default_rng([seed, 2])
-    of_picture = rng.normal(0, 0.8, n_pictures)
-    picture, name = np.nonzero(rng.random((n_pictures, n_classes)) < per_picture / n_classes)
-    size = np.exp(rng.normal(10, spread, len(picture)))
-    shared = level[name] + of_picture[picture] + rng.normal(0, 0.8, len(picture))
+    of_image = rng.normal(0, 0.8, n_images)
+    image, name = np.nonzero(rng.random((n_images, n_classes)) < per_image / n_classes)
+    size = np.exp(rng.normal(10, spread, len(image)))
+    shared = level[name] + of_image[image] + rng.normal(0, 0.8, len(image))
     arms = []
     for s in (0.0, shift):
-        share = 1 / (1 + np.exp(1 - shared - s - rng.normal(0, 0.6, len(picture))))
+        share = 1 / (1 + np.exp(1 - shared - s - rng.normal(0, 0.6, len(image))))
         arms.append((size * share, size * (1.5 - 0.5 * share)))
-    return name, picture, arms
+    return name, image, arms
 
 
-def as_counts(name, picture, arm):
-    return [
-        ConfusionCounts(str(c), int(p), int(i), int(u), 0, 1) for c, p, i, u in zip(name, picture, *arm, strict=True)
-    ]
+def as_counts(name, image, arm):
+    return [ConfusionCounts(str(c), int(p), int(i), int(u), 0, 1) for c, p, i, u in zip(name, image, *arm, strict=True)]
 
 
 @functools.cache
 def truths(case, shift):
-    """IoU of each class in a population of 60,000 pictures, of both arms: [2, classes]."""
+    """IoU of each class in a population of 60,000 images, of both arms: [2, classes]."""
     name, _, arms = population(case, 60_000, 0, shift)
     sums = [[np.bincount(name, part, CASES[case][0]) for part in arm] for arm in arms]
     return np.array([100 * inter / union for inter, union in sums])
@@ -87,8 +85,8 @@ def truths(case, shift):
 def test_intervals_cover_the_truth_as_often_as_they_say(case):
     rounds, hits_one, hits_difference = 500, 0, 0
     for seed in range(rounds):
-        name, picture, arms = population(case, CASES[case][1], 1000 + seed, shift=0.4)
-        a, b = (as_counts(name, picture, arm) for arm in arms)
+        name, image, arms = population(case, CASES[case][1], 1000 + seed, shift=0.4)
+        a, b = (as_counts(name, image, arm) for arm in arms)
         bootstrap = Bootstrap(a, resamples=400, seed=seed)
         true = truths(case, 0.4)[:, np.unique(name)].mean(axis=1)
         low, high = bootstrap.interval(b)
@@ -101,8 +99,8 @@ def test_intervals_cover_the_truth_as_often_as_they_say(case):
 
 
 def test_other_classes_make_the_interval_wider():
-    name, picture, (a, b) = population("a fold of coco-mini", 110, 7, shift=0.4)
-    a, b = as_counts(name, picture, a), as_counts(name, picture, b)
+    name, image, (a, b) = population("a fold of coco-mini", 110, 7, shift=0.4)
+    a, b = as_counts(name, image, a), as_counts(name, image, b)
     fixed, both = (Bootstrap(a, over_classes=over) for over in (False, True))
     assert np.diff(both.interval(a)) > np.diff(fixed.interval(a))
     assert np.diff(both.paired_interval(b, a)) > np.diff(fixed.paired_interval(b, a))

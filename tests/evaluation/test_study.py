@@ -79,7 +79,7 @@ def test_true_supports_come_from_the_class_itself(questions, bank):
     np.testing.assert_allclose(inside, direction(3))
 
 
-def test_clean_leaves_out_pictures_that_show_the_class_unlabelled(questions, bank):
+def test_clean_leaves_out_images_that_show_the_class_unlabelled(questions, bank):
     question = Question("giraffe", 1, bank, questions[0].relations, unlabelled=frozenset({100}))
     for arm, expected in ((Arm("llm", "all"), {100, 101}), (Arm("llm", "all", clean=True), {101})):
         _, chosen = arm.choose(question, direction(0))

@@ -30,9 +30,9 @@ LEVEL = {"true": 0.5, "llm": 0.4, "random": 0.2, "shuffled": 0.2, "all": 0.25, "
 
 
 def counts_with(seed=0, level=LEVEL):
-    """40 pictures with two questions each; an arm's level is its policy's."""
+    """40 images with two questions each; an arm's level is its policy's."""
     rng = np.random.default_rng(seed)
-    asked = [(str(c), picture) for picture in range(40) for c in rng.choice(list("abcdef"), 2, replace=False)]
+    asked = [(str(c), image) for image in range(40) for c in rng.choice(list("abcdef"), 2, replace=False)]
     noise = rng.normal(0, 0.05, len(asked))
 
     def of(name):

@@ -19,14 +19,14 @@ from llafs_lib.vision.prototype import combine, prototypes
 
 ROOT = Path(__file__).parents[2]
 CLASSES = ("horse", "zebra", "cow")
-PICTURES = {4: ("horse", "zebra"), 7: ("horse",), 9: ("zebra",)}  # nobody shows a cow
+IMAGES = {4: ("horse", "zebra"), 7: ("horse",), 9: ("zebra",)}  # nobody shows a cow
 MADE_FROM = {"fold": 0, "weights": "abc", "size": 97}
 
 
-def picture(image_id):
-    """A picture whose bytes say who it is, and its masks."""
+def random_image(image_id):
+    """An image whose bytes say who it is, and its masks."""
     rng = np.random.default_rng(image_id)
-    masks = {name: rng.random((8, 12)) < 0.4 for name in PICTURES[image_id]}
+    masks = {name: rng.random((8, 12)) < 0.4 for name in IMAGES[image_id]}
     return np.full((8, 12, 3), image_id, np.uint8), masks
 
 
@@ -36,7 +36,7 @@ def describe(image):
 
 
 def build(path, **changes):
-    given = {"pictures": PICTURES, "classes": CLASSES, "read": picture, "describe": describe, "made_from": MADE_FROM}
+    given = {"images": IMAGES, "classes": CLASSES, "read": random_image, "describe": describe, "made_from": MADE_FROM}
     return build_bank(path, **{**given, **changes})
 
 
@@ -60,7 +60,7 @@ def test_rows_lie_together_by_class(path):
 
 def test_a_row_is_the_mean_inside_and_outside_the_mask(path):
     bank = build(path)
-    features, mask = describe(picture(9)[0]), torch.from_numpy(picture(9)[1]["zebra"]).float()
+    features, mask = describe(random_image(9)[0]), torch.from_numpy(random_image(9)[1]["zebra"]).float()
     share = torch.nn.functional.adaptive_avg_pool2d(mask[None], (4, 6))[0]
     np.testing.assert_allclose(bank.foreground[3], (features * share).sum((1, 2)) / share.sum(), atol=1e-6)
     np.testing.assert_allclose(bank.background[3], (features * (1 - share)).sum((1, 2)) / (1 - share).sum(), atol=1e-6)
@@ -69,11 +69,11 @@ def test_a_row_is_the_mean_inside_and_outside_the_mask(path):
 
 
 @pytest.mark.parametrize("plain", [False, True])
-def test_prototypes_of_rows_equal_prototypes_of_pictures(path, plain):
+def test_prototypes_of_rows_equal_prototypes_of_images(path, plain):
     bank, weights = build(path), np.array([1.0, 0.5, 0.2, 0.7])
     pairs = [(int(bank.image_ids[r]), bank.class_of(r)) for r in range(4)]
-    maps = torch.stack([describe(picture(i)[0]) for i, _ in pairs])
-    masks = torch.stack([torch.from_numpy(picture(i)[1][c]).float() for i, c in pairs])
+    maps = torch.stack([describe(random_image(i)[0]) for i, _ in pairs])
+    masks = torch.stack([torch.from_numpy(random_image(i)[1][c]).float() for i, c in pairs])
     expected = prototypes(maps, masks, torch.from_numpy(weights), plain)
     for found, wanted in zip(
         combine(bank.foreground, bank.background, bank.area, weights, plain), expected, strict=True
@@ -109,7 +109,7 @@ def test_a_build_that_broke_off_goes_on(path):
     def broken(image_id):
         if image_id == 9:
             raise RuntimeError("no more")
-        return picture(image_id)
+        return random_image(image_id)
 
     with pytest.raises(RuntimeError):
         build(path, read=broken)
@@ -117,16 +117,16 @@ def test_a_build_that_broke_off_goes_on(path):
 
     def noted(image_id):
         seen.append(image_id)
-        return picture(image_id)
+        return random_image(image_id)
 
     assert len(build(path, read=noted)) == 4 and seen == [9]
 
 
 def test_a_bank_of_something_else_is_begun_anew(path):
     with pytest.raises(RuntimeError):
-        build(path, read=lambda i: (_ for _ in ()).throw(RuntimeError) if i == 9 else picture(i))
+        build(path, read=lambda i: (_ for _ in ()).throw(RuntimeError) if i == 9 else random_image(i))
     seen = []
-    build(path, made_from={**MADE_FROM, "weights": "other"}, read=lambda i: seen.append(i) or picture(i))
+    build(path, made_from={**MADE_FROM, "weights": "other"}, read=lambda i: seen.append(i) or random_image(i))
     assert seen == [4, 7, 9]
 
 
@@ -138,13 +138,13 @@ import test_bank
 def slow(i):
     print(i, flush=True)
     time.sleep(0.3)
-    return test_bank.picture(i)
+    return test_bank.random_image(i)
 test_bank.build(Path(sys.argv[1]), read=slow)
 """
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no SIGKILL on Windows")
-def test_a_kill_loses_at_most_one_picture(path):
+def test_a_kill_loses_at_most_one_image(path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "LLAFS_PROGRESS": "none"}
     code = KILLED.format(tests=str(Path(__file__).parent))
     process = subprocess.Popen(
@@ -157,7 +157,7 @@ def test_a_kill_loses_at_most_one_picture(path):
     process.wait()
     time.sleep(0.1)
     seen = []
-    bank = build(path, read=lambda i: seen.append(i) or picture(i))
+    bank = build(path, read=lambda i: seen.append(i) or random_image(i))
     assert seen == [9] and len(bank) == 4
 
 

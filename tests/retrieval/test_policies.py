@@ -94,7 +94,7 @@ def test_a_class_without_relatives_falls_back_to_random_and_says_so(bank):
 
 @pytest.mark.parametrize("policy", POLICIES)
 @pytest.mark.parametrize("k", [3, "all"])
-def test_pictures_that_may_not_serve_do_not(bank, policy, k):
+def test_images_that_may_not_serve_do_not(bank, policy, k):
     chosen = select_supports(policy, bank, request(RELATED, exclude=frozenset({0, 1, 2, 7})), k)
     assert chosen and not {c.image_id for c in chosen} & {0, 1, 2, 7}
 

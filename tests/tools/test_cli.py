@@ -29,7 +29,7 @@ from llafs_lib.tools.cli import main
         ("ask girafe", "No recorded answer exists for 'girafe'. Did you mean 'giraffe'"),
         ("ask giraffe --dataset coco-minni", "Did you mean 'coco-mini'"),
         ("ask giraffe --mode refesh", "Did you mean 'refresh'"),
-        ("segment", "required: picture, CLASS. See `llafs segment --help`"),
+        ("segment", "required: image, CLASS. See `llafs segment --help`"),
         ("segment photo.jpg giraffe --method protoypes", "choose one of hsnet, prototypes. Did you mean 'prototypes'"),
         ("segment photo.jpg giraffe --metod prototypes", "Did you mean '--method'"),
         ("refresh 07", "'07' is unknown: choose one of 0"),

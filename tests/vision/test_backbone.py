@@ -51,7 +51,7 @@ def assert_close_to_scale(found, expected):
 
 @pytest.mark.parametrize("name", ["small", "mobilenet_v2", "resnet18", "resnet50", "vgg16"])
 @torch.inference_mode()
-def test_an_optimised_backbone_takes_pictures_of_any_size_in_turn(name):
+def test_an_optimised_backbone_takes_images_of_any_size_in_turn(name):
     plain = Backbone(name).freeze()
     fast = plain.optimised()
     for shape in ((1, 3, 97, 97), (2, 3, 65, 129), (1, 3, 32, 32), (2, 3, 33, 40), (1, 3, 97, 97)):
@@ -69,7 +69,7 @@ def test_an_optimised_backbone_that_was_used_can_be_copied(again):
     assert all(torch.equal(f, e) for f, e in zip(found, expected, strict=True))
 
 
-def test_an_optimised_backbone_gives_gradients_to_the_picture():
+def test_an_optimised_backbone_gives_gradients_to_the_image():
     plain = Backbone("resnet18").freeze()
     fast, x = plain.optimised(), SMALL_INPUT.clone().requires_grad_()
     with torch.inference_mode():

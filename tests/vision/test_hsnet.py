@@ -85,7 +85,7 @@ def test_reference_voting(reference):
 
 
 def test_vote_example_of_the_specification():
-    votes = torch.tensor([0, 1, 2, 3])  # of five shots; the picture's maximum is 3
+    votes = torch.tensor([0, 1, 2, 3])  # of five shots; the image's maximum is 3
     logits = torch.zeros(1, 5, 2, 1, 4)
     for pixel, n in enumerate(votes):
         logits[0, :n, 1, 0, pixel] = 1.0

@@ -156,7 +156,7 @@ def test_gradients_equal_those_of_the_plain_form(kind):
 
 
 @torch.no_grad()
-def test_a_constant_picture_is_normalised_as_in_the_plain_form():
+def test_a_constant_image_is_normalised_as_in_the_plain_form():
     ones = [torch.ones(1, 4, n, n) for n in (12, 12, 6, 6, 6, 3)]
     pairs = Pairs(ones, ones, torch.ones(1, 96, 96), LEVELS)
     learner = learner_of()

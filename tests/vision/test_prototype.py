@@ -123,14 +123,14 @@ def test_thresholds_that_cannot_be_chosen():
 rng = np.random.default_rng(0)
 
 
-def picture(height=60, width=80):
+def random_image(height=60, width=80):
     return rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 def support(score=1.0):
     mask = np.zeros((60, 80), bool)
     mask[10:40, 20:60] = True
-    return Support(1, "zebra", score, picture(), mask)
+    return Support(1, "zebra", score, random_image(), mask)
 
 
 @pytest.fixture(scope="module")
@@ -140,9 +140,9 @@ def backbone():
 
 
 @pytest.mark.parametrize("shots", [1, 3])
-def test_a_prediction_has_the_pictures_size(backbone, shots):
+def test_a_prediction_has_the_images_size(backbone, shots):
     segmenter = PrototypeSegmenter(backbone, 97, threshold=0.7)
-    found = segmenter.segment(picture(50, 70), [support() for _ in range(shots)], "giraffe")
+    found = segmenter.segment(random_image(50, 70), [support() for _ in range(shots)], "giraffe")
     assert found.mask.shape == found.probability.shape == (50, 70) and not found.notes
     assert found.mask.dtype == bool and found.probability.dtype == np.float32
     assert np.array_equal(found.mask, found.probability >= np.float32(0.7))
@@ -156,7 +156,7 @@ def test_the_object_itself_is_found_again(backbone):
 
 
 def test_supports_count_by_their_weight_not_by_their_score(backbone):
-    query, (a, b), segmenter = picture(), (support(1.0), support(0.1)), PrototypeSegmenter(backbone, 97, 0.6)
+    query, (a, b), segmenter = random_image(), (support(1.0), support(0.1)), PrototypeSegmenter(backbone, 97, 0.6)
 
     def score(*shown):
         return segmenter.segment(query, shown).probability
@@ -167,14 +167,14 @@ def test_supports_count_by_their_weight_not_by_their_score(backbone):
 
 
 def test_empty_masks_give_an_empty_prediction(backbone):
-    empty = Support(1, "zebra", 1.0, picture(), np.zeros((60, 80), bool))
-    found = PrototypeSegmenter(backbone, 97, threshold=0.0).segment(picture(50, 70), [empty])
+    empty = Support(1, "zebra", 1.0, random_image(), np.zeros((60, 80), bool))
+    found = PrototypeSegmenter(backbone, 97, threshold=0.0).segment(random_image(50, 70), [empty])
     assert found.mask.shape == (50, 70) and not found.mask.any() and "nothing is marked" in found.notes[0]
 
 
 def test_no_supports(backbone):
     with pytest.raises(LlafsError, match="no support for giraffe"):
-        PrototypeSegmenter(backbone, 97, 0.6).segment(picture(), [], "giraffe")
+        PrototypeSegmenter(backbone, 97, 0.6).segment(random_image(), [], "giraffe")
 
 
 def test_a_plain_foreground_keeps_its_length():
@@ -216,15 +216,15 @@ def test_diffusion_keeps_a_border_between_unlike_things_and_evens_out_like_ones(
 def test_marking_with_prototypes_equals_segmenting_with_the_supports():
     rng = np.random.default_rng(0)
     segmenter = PrototypeSegmenter(Backbone("small").freeze(), 64, 0.5, plain=True, sharpness=4.0)
-    pictures = [rng.integers(0, 256, (64, 64, 3), np.uint8) for _ in range(3)]
+    images = [rng.integers(0, 256, (64, 64, 3), np.uint8) for _ in range(3)]
     mask = np.zeros((64, 64), bool)
     mask[8:40, 16:56] = True
-    supports = [Support(i, "cat", 1.0, p, mask, weight=w) for i, (p, w) in enumerate(zip(pictures[1:], (1.0, 0.5)))]  # noqa: B905
+    supports = [Support(i, "cat", 1.0, p, mask, weight=w) for i, (p, w) in enumerate(zip(images[1:], (1.0, 0.5)))]  # noqa: B905
     with torch.inference_mode():
         rows = [masked_means(segmenter.describe(s.image), s.mask) for s in supports]
     inside, outside, area = (np.stack(column) for column in zip(*rows, strict=True))
-    marked = segmenter.mark(pictures[0], *combine(inside, outside, area, np.array([1.0, 0.5]), plain=True))
-    found = segmenter.segment(pictures[0], supports, "cat")
+    marked = segmenter.mark(images[0], *combine(inside, outside, area, np.array([1.0, 0.5]), plain=True))
+    found = segmenter.segment(images[0], supports, "cat")
     np.testing.assert_allclose(marked.probability, found.probability, atol=1e-4)
     with torch.inference_mode():
-        assert np.linalg.norm(query_embedding(segmenter.describe(pictures[0]))) == pytest.approx(1, abs=1e-5)
+        assert np.linalg.norm(query_embedding(segmenter.describe(images[0]))) == pytest.approx(1, abs=1e-5)

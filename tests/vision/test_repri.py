@@ -1,4 +1,4 @@
-"""RePRI against the reference, its gradients against autograd, its base network and its form of pictures."""
+"""RePRI against the reference, its gradients against autograd, its base network and its form of images."""
 
 import json
 import math
@@ -185,7 +185,7 @@ def test_what_lies_under_void_support_pixels_does_not_matter(seed):
 @settings(deadline=None, max_examples=15)
 @given(st.integers(0, 1000))
 def test_padding_enters_the_initial_bias_alone(seed):
-    """So the picture's probabilities do not depend on how its padding is arranged, and do depend on there being any."""
+    """So the image's probabilities do not depend on how its padding is arranged, and do depend on there being any."""
     support, query, masks, padding = random_task(seed)
     shuffled = query.clone()
     shuffled[..., -2:] = query[..., -2:].flip(-1, -2)
@@ -358,7 +358,7 @@ def test_smoothed_cross_entropy_resizes_the_logits():
     assert smoothed_cross_entropy(logits, labels) == smoothed_cross_entropy(large, labels)
 
 
-# --- pictures --------------------------------------------------------------------------------------------------------
+# --- images --------------------------------------------------------------------------------------------------------
 
 
 @given(st.integers(1, 2000), st.integers(1, 2000), st.sampled_from([97, 225, 417]))
@@ -368,13 +368,13 @@ def test_fitted_size_is_the_published_rule(height, width, size):
     assert fitted_size((height, width), size) == tuple(max(8, side) for side in expected)
 
 
-def picture(height, width, seed=0):
+def random_image(height, width, seed=0):
     small = np.random.default_rng(seed).integers(0, 256, (6, 8, 3), dtype=np.uint8)
     return cv2.resize(small, (width, height), interpolation=cv2.INTER_CUBIC)
 
 
-def test_a_picture_of_the_right_size_is_only_moved():
-    image = picture(64, 96)
+def test_an_image_of_the_right_size_is_only_moved():
+    image = random_image(64, 96)
     x, y = padded_input(image, 97), padded_labels(image[..., 0] > 99, 97)
     mean, std = torch.tensor([0.485, 0.456, 0.406]), torch.tensor([0.229, 0.224, 0.225])
     torch.testing.assert_close(x[:, :64, :96].permute(1, 2, 0), (torch.from_numpy(image) / 255 - mean) / std)
@@ -384,7 +384,7 @@ def test_a_picture_of_the_right_size_is_only_moved():
 
 
 @pytest.mark.parametrize("shape", [(64, 96), (300, 200), (50, 31), (480, 640)])
-def test_undoing_the_padding_finds_the_picture_again(shape):
+def test_undoing_the_padding_finds_the_image_again(shape):
     ramp = np.add.outer(np.linspace(0, 100, shape[0]), np.linspace(0, 100, shape[1])).astype(np.float32)
     image = np.repeat(ramp[..., None], 3, axis=2).astype(np.uint8)
     back = unpadded(padded_input(image, 225)[0], shape) * 0.229 * 255 + 0.485 * 255
@@ -399,7 +399,7 @@ def test_undoing_the_padding_finds_the_picture_again(shape):
 def support(height=60, width=80, seed=1):
     mask = np.zeros((height, width), bool)
     mask[10:40, 20:60] = True
-    return Support(seed, "zebra", 1.0, picture(height, width, seed), mask)
+    return Support(seed, "zebra", 1.0, random_image(height, width, seed), mask)
 
 
 @pytest.fixture(scope="module")
@@ -409,15 +409,15 @@ def segmenter():
 
 
 @pytest.mark.parametrize("shots", [1, 3])
-def test_a_prediction_has_the_pictures_size(segmenter, shots):
-    found = segmenter.segment(picture(50, 70), [support(60 + 7 * i, 80) for i in range(shots)], "giraffe")
+def test_a_prediction_has_the_images_size(segmenter, shots):
+    found = segmenter.segment(random_image(50, 70), [support(60 + 7 * i, 80) for i in range(shots)], "giraffe")
     assert found.mask.shape == found.probability.shape == (50, 70)
     assert found.mask.dtype == bool and found.probability.dtype == np.float32
     assert 0 <= found.probability.min() <= found.probability.max() <= 1 and not found.notes
 
 
 def test_equal_to_the_steps_by_hand(segmenter):
-    query, shown = picture(50, 70), support()
+    query, shown = random_image(50, 70), support()
     found = segmenter.segment(query, [shown])
     with torch.no_grad():
         features = segmenter.model.features(torch.stack([padded_input(i, 97) for i in (shown.image, query)]))
@@ -437,7 +437,7 @@ def test_the_object_itself_is_found_again(segmenter):
 
 
 def test_a_support_counts_by_its_weight(segmenter):
-    query, a, b = picture(50, 70), support(seed=1), support(seed=2)
+    query, a, b = random_image(50, 70), support(seed=1), support(seed=2)
 
     def probability(*supports):
         return segmenter.segment(query, supports).probability
@@ -448,15 +448,15 @@ def test_a_support_counts_by_its_weight(segmenter):
 
 
 def test_empty_masks_give_an_empty_prediction(segmenter):
-    found = segmenter.segment(picture(50, 70), [replace(support(), mask=np.zeros((60, 80), bool))])
+    found = segmenter.segment(random_image(50, 70), [replace(support(), mask=np.zeros((60, 80), bool))])
     assert not found.mask.any() and not found.probability.any() and "nothing is marked" in found.notes[0]
 
 
 def test_supports_that_cannot_be_used(segmenter):
     with pytest.raises(LlafsError, match="no support for giraffe"):
-        segmenter.segment(picture(50, 70), [], "giraffe")
+        segmenter.segment(random_image(50, 70), [], "giraffe")
     with pytest.raises(LlafsError, match="the mask of support 1"):
-        segmenter.segment(picture(50, 70), [replace(support(), mask=np.zeros((3, 3), bool))])
+        segmenter.segment(random_image(50, 70), [replace(support(), mask=np.zeros((3, 3), bool))])
 
 
 @pytest.mark.parametrize(
@@ -472,8 +472,8 @@ def test_save_and_load(tmp_path, backbone, network):
     state = loaded.state_dict()
     assert all(torch.equal(v, state[k]) for k, v in model.state_dict().items())
     assert not loaded.training and not any(p.requires_grad for p in loaded.parameters())
-    a = RePRISegmenter(model, 97).segment(picture(50, 70), [support()])
-    b = RePRISegmenter.from_file(tmp_path / "repri.safetensors").segment(picture(50, 70), [support()])
+    a = RePRISegmenter(model, 97).segment(random_image(50, 70), [support()])
+    b = RePRISegmenter.from_file(tmp_path / "repri.safetensors").segment(random_image(50, 70), [support()])
     np.testing.assert_allclose(a.probability, b.probability, atol=1e-5)
 
 

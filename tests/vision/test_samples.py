@@ -9,7 +9,7 @@ from llafs_lib.vision.backbone import Backbone, encode, to_input, to_mask
 from llafs_lib.vision.losses import IGNORE
 from llafs_lib.vision.pspnet import PSPNet, padded_input, padded_labels
 from llafs_lib.vision.recipes import Recipe
-from llafs_lib.vision.samples import BasePictures, EpisodePictures, FeatureStore, tap_store
+from llafs_lib.vision.samples import BaseImages, EpisodeImages, FeatureStore, tap_store
 
 RECIPE = Recipe(size=97, epochs=2, batch=2, whole=True, upside_down=True, label_stride=4)
 IDS = list(range(8))
@@ -29,8 +29,8 @@ def network():
     return PSPNet(Backbone("small").freeze(), 5, (16, 32), width=8).eval()
 
 
-def test_flips_move_picture_and_labels_alike(network):
-    samples = BasePictures(IDS, image, labels, network, RECIPE, seed=0)
+def test_flips_move_image_and_labels_alike(network):
+    samples = BaseImages(IDS, image, labels, network, RECIPE, seed=0)
     seen = set()
     for epoch in range(4):
         for key, (x, y) in zip((drawn := samples(epoch)).keys, drawn, strict=True):
@@ -43,7 +43,7 @@ def test_flips_move_picture_and_labels_alike(network):
 
 
 def test_an_epoch_depends_on_its_number_alone(network):
-    a, b = (BasePictures(IDS, image, labels, network, RECIPE, seed=3) for _ in range(2))
+    a, b = (BaseImages(IDS, image, labels, network, RECIPE, seed=3) for _ in range(2))
     a(0), a(1)
     assert a(2).keys == b(2).keys != a(3).keys
     assert sorted(k[0] for k in a(2).keys) == IDS
@@ -52,15 +52,15 @@ def test_an_epoch_depends_on_its_number_alone(network):
 def test_a_frozen_trunk_is_read_once_per_version(network):
     recipe = Recipe(size=97, epochs=1, batch=2, samples=5)
     reads = []
-    samples = BasePictures(IDS, lambda i: reads.append(i) or image(i), labels, network, recipe, seed=0)
+    samples = BaseImages(IDS, lambda i: reads.append(i) or image(i), labels, network, recipe, seed=0)
     for epoch in range(40):
         drawn = samples(epoch)
         assert len(drawn) == 5 and not any(down for _, down, _ in drawn.keys)
         for (i, _, across), (x, y) in zip(drawn.keys, drawn, strict=True):
-            picture = image(i)[:, :: -1 if across else 1]
+            flipped = image(i)[:, :: -1 if across else 1]
             assert y.shape == (97, 97)
             with torch.no_grad():
-                torch.testing.assert_close(x, network.trunk(padded_input(picture, 97)[None])[0])
+                torch.testing.assert_close(x, network.trunk(padded_input(flipped, 97)[None])[0])
     assert len(reads) == 2 * len(IDS)
 
 
@@ -82,7 +82,7 @@ def test_episodes_come_as_taps_and_masks():
         return shown
 
     store = tap_store(backbone, image, 97).fill(IDS)
-    samples = EpisodePictures(lambda epoch: [Episode("cat", epoch, (epoch + 1,))], mask, store, 97)
+    samples = EpisodeImages(lambda epoch: [Episode("cat", epoch, (epoch + 1,))], mask, store, 97)
     ((query, support, support_mask, query_mask),) = list(samples(2))
     for taps, i in ((query, 2), (support, 3)):
         for a, b in zip(taps, encode(backbone, to_input(image(i), 97)), strict=True):

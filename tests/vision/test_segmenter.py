@@ -13,12 +13,12 @@ from llafs_lib.vision.segmenter import HSNetSegmenter, squashed_taps
 rng = np.random.default_rng(0)
 
 
-def picture(height=60, width=80):
+def random_image(height=60, width=80):
     return rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
 
 
 def support(name="zebra"):
-    image = picture()
+    image = random_image()
     mask = np.zeros(image.shape[:2], bool)
     mask[10:40, 20:60] = True
     return Support(1, name, 1.0, image, mask)
@@ -31,8 +31,8 @@ def segmenter():
 
 
 @pytest.mark.parametrize("shots", [1, 3])
-def test_a_prediction_has_the_pictures_size(segmenter, shots):
-    found = segmenter.segment(picture(50, 70), [support() for _ in range(shots)], "giraffe")
+def test_a_prediction_has_the_images_size(segmenter, shots):
+    found = segmenter.segment(random_image(50, 70), [support() for _ in range(shots)], "giraffe")
     assert found.mask.shape == found.probability.shape == (50, 70)
     assert found.mask.dtype == bool and 0 <= found.probability.min() <= found.probability.max() <= 1
     assert "giraffe" in str(found) and f"{shots} × zebra" in str(found)
@@ -42,7 +42,7 @@ def test_equal_to_the_model_itself(segmenter):
     from llafs_lib.vision.backbone import to_input, to_mask
     from llafs_lib.vision.hsnet import vote
 
-    query, supports = picture(97, 97), [support(), support()]
+    query, supports = random_image(97, 97), [support(), support()]
     found = segmenter.segment(query, supports)
     with torch.no_grad():
         logits = segmenter.model(
@@ -55,7 +55,7 @@ def test_equal_to_the_model_itself(segmenter):
 
 
 def test_a_support_votes_with_its_weight(segmenter):
-    query, a, b = picture(), support(), support()
+    query, a, b = random_image(), support(), support()
     alone, both = segmenter.segment(query, [a]), segmenter.segment(query, [a, replace(b, weight=0)])
     assert np.array_equal(both.mask, alone.mask)
     np.testing.assert_allclose(both.probability, alone.probability, atol=1e-6)
@@ -65,7 +65,7 @@ def test_a_support_votes_with_its_weight(segmenter):
 
 def test_supports_that_cannot_be_used(segmenter):
     with pytest.raises(LlafsError, match="no support for giraffe"):
-        segmenter.segment(picture(), [], "giraffe")
+        segmenter.segment(random_image(), [], "giraffe")
     for wrong, complaint in (
         ({"mask": np.zeros((3, 3), bool)}, "the mask of support 1"),
         ({"weight": -1.0}, "the weight of support 1"),
@@ -73,19 +73,19 @@ def test_supports_that_cannot_be_used(segmenter):
         ({"weight": 0.0}, "none would count"),
     ):
         with pytest.raises(LlafsError, match=complaint):
-            segmenter.segment(picture(), [replace(support(), **wrong)])
+            segmenter.segment(random_image(), [replace(support(), **wrong)])
 
 
 @pytest.mark.parametrize("shape", [(50, 70), (50, 70, 4), (50, 70, 1), (0, 70, 3)])
-def test_pictures_that_are_not_rgb_bytes(segmenter, shape):
+def test_images_that_are_not_rgb_bytes(segmenter, shape):
     with pytest.raises(LlafsError, match=r"must be \[H, W, 3\] uint8 RGB"):
         segmenter.segment(np.zeros(shape, np.uint8), [support()])
     with pytest.raises(LlafsError, match="float64"):
-        segmenter.segment(picture() / 255, [support()])
+        segmenter.segment(random_image() / 255, [support()])
 
 
 def test_an_empty_mask_gives_an_empty_prediction(segmenter):
-    query, full = picture(), support()
+    query, full = random_image(), support()
     empty = replace(full, mask=np.zeros_like(full.mask))
     found = segmenter.segment(query, [empty, empty])
     assert not found.mask.any() and not found.probability.any()
@@ -95,14 +95,14 @@ def test_an_empty_mask_gives_an_empty_prediction(segmenter):
     np.testing.assert_allclose(2 * beside.probability, alone.probability, atol=1e-6)
 
 
-def test_the_cache_finds_pictures_by_their_pixels_and_stays_small():
+def test_the_cache_finds_images_by_their_pixels_and_stays_small():
     cache = squashed_taps(Backbone("small").freeze(), 97)
     cache.limit = 2**20
-    image = picture()
+    image = random_image()
     assert cache(image) is cache(image.copy())
     changed = image.copy()
     changed[0, 0, 0] ^= 1
     assert cache(changed) is not cache(image)
     for _ in range(40):
-        cache(picture())
+        cache(random_image())
     assert cache._bytes <= 2**20 and len(cache._kept) < 40

@@ -60,7 +60,7 @@ def _at(canvas: np.ndarray, x: float, y: float) -> tuple[int, int]:
 
 
 def _blob(canvas: np.ndarray, x: float, y: float, wide: float, tall: float, colour: Colour) -> None:
-    """An ellipse; its radii, like x and y, in parts of the picture's width and height."""
+    """An ellipse; its radii, like x and y, in parts of the image's width and height."""
     axes = _at(canvas, wide, tall)
     cv2.ellipse(canvas, _at(canvas, x, y), axes, 0, 0, 360, colour, cv2.FILLED, cv2.LINE_AA)
 

@@ -1,8 +1,8 @@
 """`toy`: drawn scenes of twenty COCO classes, in COCO's own layout, made in seconds.
 
 Five families of four look-alikes stand in for the classes of COCO (`llafs_lib.classes.TOY_FAMILIES`), so that
-a novel class can be segmented from pictures of its relatives on a CPU. `draw_object` draws one thing,
-`draw_scene` one picture with its masks, `make_toy` the whole data set:
+a novel class can be segmented from images of its relatives on a CPU. `draw_object` draws one thing,
+`draw_scene` one image with its masks, `make_toy` the whole data set:
 
     toy/annotations/instances_{train,val}.json
     toy/{train,val}/000000000001.jpg …
@@ -27,14 +27,14 @@ from llafs_lib.data.toy.sketch import Sketch, finish, shrink
 from llafs_lib.errors import LlafsError
 from llafs_lib.progress import track
 
-RENDERER_VERSION = 1  # raise it when pictures change: old data sets are told from new by it
+RENDERER_VERSION = 1  # raise it when images change: old data sets are told from new by it
 
 SPLITS = ("train", "val")
-SIDES = (176, 288)  # px, shortest and longest side of a picture
+SIDES = (176, 288)  # px, shortest and longest side of an image
 AREAS = (2_400, 16_000)  # px, of an object before anything hides it
 MIN_VISIBLE = 400  # px; what shows less of itself is painted but not annotated
 MIN_SHARE = 0.55  # of an object that should stay visible when others stand before it
-MAX = 99_999  # pictures per split, so that the image ids of the two splits do not meet
+MAX = 99_999  # images per split, so that the image ids of the two splits do not meet
 DRAWINGS = OUTDOORS | INDOORS
 
 Scene = tuple[np.ndarray, list[tuple[str, np.ndarray]]]
@@ -59,7 +59,7 @@ def draw_object(class_name: str, rng: np.random.Generator, size: int = 128) -> t
 
 
 def draw_scene(rng: np.random.Generator, first_class: str | None = None) -> Scene:
-    """A picture of 1 to 4 objects, classes drawn uniformly from the twenty, the nearer before the farther.
+    """An image of 1 to 4 objects, classes drawn uniformly from the twenty, the nearer before the farther.
 
     Args:
         first_class: a class that is sure to be among the objects.
@@ -68,7 +68,7 @@ def draw_scene(rng: np.random.Generator, first_class: str | None = None) -> Scen
         image [H, W, 3] uint8 RGB with H and W in `SIDES`, and per object, from back to front, its class and
         the mask [H, W] bool of its visible pixels: disjoint, `MIN_VISIBLE` px each at least.
     """
-    height, width = _picture_size(rng)
+    height, width = _image_size(rng)
     image = draw_background(rng, height, width)
     n_objects = rng.choice([1, 2, 3, 4], p=[0.2, 0.35, 0.3, 0.15])
     names = [str(name) for name in rng.choice(TOY_CLASSES, n_objects)]
@@ -93,7 +93,7 @@ def _cut_out(class_name: str, rng: np.random.Generator) -> tuple[np.ndarray, np.
     return finish(sketch, rng)
 
 
-def _picture_size(rng: np.random.Generator) -> tuple[int, int]:
+def _image_size(rng: np.random.Generator) -> tuple[int, int]:
     """Height and width, px: mostly around 192 × 256, a third upright, some squarish."""
     long, ratio = rng.integers(236, SIDES[1] + 1), rng.choice([0.75, 0.75, 0.8, 0.95])
     short = max(SIDES[0], int(long * ratio))
@@ -149,11 +149,11 @@ def _least_visible(
 
 
 def _overlap(
-    shape: tuple[int, int], corner: tuple[int, int], picture: tuple[int, int]
+    shape: tuple[int, int], corner: tuple[int, int], image: tuple[int, int]
 ) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """Where an object of `shape` at `corner` falls in the picture, and which part of the object that is."""
+    """Where an object of `shape` at `corner` falls in the image, and which part of the object that is."""
     starts = [max(0, c) for c in corner]
-    stops = [min(p, c + s) for c, s, p in zip(corner, shape, picture, strict=True)]
+    stops = [min(p, c + s) for c, s, p in zip(corner, shape, image, strict=True)]
     inside = tuple(slice(a, b) for a, b in zip(starts, stops, strict=True))
     return inside, tuple(slice(a - c, b - c) for a, b, c in zip(starts, stops, corner, strict=True))
 
@@ -187,8 +187,8 @@ def make_toy(out: Path, n_train: int = 400, n_val: int = 160, seed: int = 0, for
     name only when everything in it is written.
 
     Args:
-        n_train, n_val: pictures per split, 1 to 99,999. From 20 on, every class is in the split.
-        seed: 0 to 99,999. Picture i of a split depends on the seed, the split and i alone.
+        n_train, n_val: images per split, 1 to 99,999. From 20 on, every class is in the split.
+        seed: 0 to 99,999. Image i of a split depends on the seed, the split and i alone.
         force: render again, and replace another `toy` data set that stands at `out`.
 
     Raises:
@@ -242,8 +242,8 @@ def _read_info(root: Path) -> list[dict]:
 
 
 def _is_finished(out: Path, info: dict, counts: dict[str, int]) -> bool:
-    pictures = {split: len(list((out / split).glob("*.jpg"))) for split in SPLITS}
-    return pictures == counts and _read_info(out) == [info, info]
+    images = {split: len(list((out / split).glob("*.jpg"))) for split in SPLITS}
+    return images == counts and _read_info(out) == [info, info]
 
 
 def _refuse_to_overwrite(out: Path, info: dict, force: bool) -> None:
@@ -268,7 +268,7 @@ def _write_split(root: Path, split: str, count: int, seed: int, info: dict) -> N
     folder.mkdir(parents=True)
     file.parent.mkdir(exist_ok=True)
     images, annotations = [], []
-    for index in track(range(count), f"drawing toy/{split}", "picture"):
+    for index in track(range(count), f"drawing toy/{split}", "image"):
         rng = np.random.default_rng([seed, SPLITS.index(split), index])
         image, objects = draw_scene(rng, TOY_CLASSES[index % len(TOY_CLASSES)])
         image_id = SPLITS.index(split) * (MAX + 1) + index + 1

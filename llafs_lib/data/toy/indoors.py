@@ -167,7 +167,7 @@ def draw_screen(
     lit: float,
     depth: float = 0.0,
 ) -> None:
-    """A case `body` with a glass `panel` in it. `lit` is how likely the panel shows a picture.
+    """A case `body` with a glass `panel` in it. `lit` is how likely the panel shows an image.
 
     `depth` > 0 shows the side and top of the case, as of a box seen from the upper right.
     """
@@ -195,12 +195,12 @@ def _broadcast(rng: np.random.Generator, panel: Box) -> np.ndarray:
     upper = pick(rng, [(84, 146, 200), (40, 62, 110), (212, 140, 92), (92, 168, 178)], 30)
     lower = pick(rng, [(64, 120, 84), (44, 92, 132), (122, 82, 96), (196, 168, 110)], 30)
     horizon = top + (bottom - top) * rng.uniform(0.45, 0.75) + 0.03 * smooth_noise(rng, 5)[:1]
-    picture = np.where((PIXEL_Y > horizon)[..., None], np.uint8(lower), np.uint8(upper))
+    image = np.where((PIXEL_Y > horizon)[..., None], np.uint8(lower), np.uint8(upper))
     x, y = rng.uniform(left, right), rng.uniform(top, bottom)
     disc = (PIXEL_X - x) ** 2 + (PIXEL_Y - y) ** 2 < rng.uniform(0.03, 0.07) ** 2
-    picture[disc] = pick(rng, [(250, 226, 150), (238, 238, 244), (222, 92, 84)])
+    image[disc] = pick(rng, [(250, 226, 150), (238, 238, 244), (222, 92, 84)])
     corners = (PIXEL_X - 0.5) ** 2 + (PIXEL_Y - 0.5) ** 2
-    return light(picture, 1.05 - 0.6 * corners)
+    return light(image, 1.05 - 0.6 * corners)
 
 
 def draw_tv(sketch: Sketch, rng: np.random.Generator) -> None:

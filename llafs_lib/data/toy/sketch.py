@@ -1,7 +1,7 @@
 """Paper and pencil for `toy`: shapes, textures and finishing, in unit coordinates.
 
 A thing is drawn on a `Sketch` (x to the right, y down, both 0 to 1) that is larger than the thing will be in
-its picture: shrinking it is what smooths its edges. A texture is a picture of the sketch's own size,
+its image: shrinking it is what smooths its edges. A texture is an image of the sketch's own size,
 [SIDE, SIDE, 3], of which a shape shows the part it covers.
 """
 
