@@ -7,13 +7,16 @@ never rebuilt behind the reader's back: the error names the notebook to run.
 
 from __future__ import annotations
 
+import ast
 import functools
 import hashlib
 import importlib.metadata
 import json
 import os
+import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -41,6 +44,20 @@ NOTEBOOKS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
 }
 SERIES = ("00_start_here", *NOTEBOOKS)  # the first is read before all others and leaves nothing
 MADE_BY: dict[str, str] = {name: book for book, (_, made) in NOTEBOOKS.items() for name in made}
+
+# Which rooms decide what a notebook leaves. An edit anywhere else (a tool, a figure) invalidates nothing.
+MODELS = ("classes", "records", "data", "vision")
+METHOD = (*MODELS, "language", "retrieval", "evaluation", "pipeline")
+ROOMS: dict[str, tuple[str, ...]] = {
+    "01_data_folds": ("classes", "records", "data"),
+    "02_backbone_training": MODELS,
+    "03_llm_prompting": ("classes", "records", "data", "language"),
+    "04_retrieval_scoring": METHOD,
+    "05_full_evaluation": METHOD,
+}
+_DECIDES = (".py", ".json", ".safetensors")  # endings of the files that decide
+
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 _PACKAGES = ("llafs-notebooks", "torch", "torchvision", "numpy", "pycocotools", "openai", "accelerate")
 
@@ -91,16 +108,10 @@ class RunFolder:
         The manifest is moved into place last, so a kill in between leaves an artifact that does not match its
         manifest, which `require` refuses.
         """
-        self.path.mkdir(parents=True, exist_ok=True)
-        final = self.path / name
-        partial = self.path / f".{os.getpid()}.partial.{name}"
-        try:
+        with replacing(self.path / name) as partial:
             yield partial
             manifest = self._manifest(partial, parameters)
-            os.replace(partial, final)
-            write_json(self._manifest_path(name), manifest)
-        finally:
-            partial.unlink(missing_ok=True)
+        write_json(self._manifest_path(name), manifest)
 
     def record(self, name: str, parameters: Mapping[str, Any]) -> None:
         """Write the manifest of an artifact that is in place already: one that is filled over several calls."""
@@ -147,11 +158,29 @@ class RunFolder:
         }
 
 
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; what is written there takes its place when the block ends without an error.
+
+    So a reader never meets half a file, nor does a kill leave one. A folder can be written this way, too, where none
+    stands at `path` yet. This is the one atomic writer of the library.
+    """
+    partial = path.with_name(f".{os.getpid()}.{threading.get_ident()}.partial.{path.name}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield partial
+        os.replace(partial, path)
+    finally:
+        if partial.is_dir():
+            shutil.rmtree(partial, ignore_errors=True)
+        else:
+            partial.unlink(missing_ok=True)
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Write readable JSON through a temporary name, so that a reader never meets half a file."""
-    partial = path.with_name(f".{os.getpid()}.partial.{path.name}")
-    partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(partial, path)
+    """Write readable JSON, whole or not at all."""
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def file_hash(path: Path) -> str:
@@ -161,12 +190,29 @@ def file_hash(path: Path) -> str:
 
 
 @functools.cache
-def library_digest() -> str:
-    """A short hash of the library, recorded answers and weights included: what another one computed may differ."""
+def library_digest(rooms: tuple[str, ...] = METHOD) -> str:
+    """A short hash of what some rooms of the library compute: what another state of them made may differ.
+
+    Their code counts without docstrings and comments; their data files (recorded answers, weights) count as they are.
+    `data/toy` is left out: the drawn files themselves are hashed wherever the data set matters.
+    """
     root = Path(__file__).parent
-    files = sorted(p for p in root.rglob("*") if p.suffix in (".py", ".json", ".safetensors"))
-    described = [f"{p.relative_to(root).as_posix()} {file_hash(p)}" for p in files]
+    files = [p for room in rooms for p in (root / f"{room}.py", *(root / room).rglob("*")) if p.suffix in _DECIDES]
+    files = sorted(p for p in files if p.is_file() and root / "data" / "toy" not in p.parents)
+    described = [f"{p.relative_to(root).as_posix()} {_code_hash(p)}" for p in files]
     return hashlib.sha256("\n".join(described).encode()).hexdigest()[:16]
+
+
+def _code_hash(path: Path) -> str:
+    if path.suffix != ".py":
+        return file_hash(path)
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(
+            node
+        ):
+            node.body = node.body[1:]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
 
 
 def peak_rss_mb() -> int:

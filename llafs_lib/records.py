@@ -147,6 +147,11 @@ class Support:
     mask: np.ndarray = field(repr=False)
     weight: float = 1.0
 
+    @property
+    def key(self) -> tuple[int, str]:
+        """Which support this is: (image id, class). Supports with the same key are the same image and mask."""
+        return self.image_id, self.class_name
+
 
 @dataclass(frozen=True)
 class Prediction:

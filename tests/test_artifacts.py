@@ -1,8 +1,12 @@
 import json
+import os
+import subprocess
+import sys
+import time
 
 import pytest
 
-from llafs_lib.artifacts import MADE_BY, MissingArtifactError, RunFolder, UnfitArtifactError
+from llafs_lib.artifacts import MADE_BY, MissingArtifactError, RunFolder, UnfitArtifactError, replacing
 
 
 @pytest.fixture
@@ -79,3 +83,52 @@ def test_not_a_run_folder(in_tmp, name):
 def test_manifest_is_readable_json(run):
     write(run)
     json.loads((run.path / "folds.json.manifest.json").read_text())
+
+
+def test_what_is_written_takes_its_place_whole(tmp_path):
+    target = tmp_path / "new" / "file.txt"
+    with replacing(target) as partial:
+        partial.write_text("whole")
+        assert not target.exists()
+    assert target.read_text() == "whole" and [p.name for p in target.parent.iterdir()] == ["file.txt"]
+    with pytest.raises(OSError), replacing(target) as partial:
+        partial.write_text("half")
+        raise OSError("no space left")
+    assert target.read_text() == "whole" and [p.name for p in target.parent.iterdir()] == ["file.txt"]
+
+
+def test_a_folder_is_written_whole_too(tmp_path):
+    with replacing(tmp_path / "cache") as partial:
+        partial.mkdir()
+        (partial / "index").write_text("1")
+    assert (tmp_path / "cache" / "index").read_text() == "1"
+    with pytest.raises(RuntimeError), replacing(tmp_path / "other") as partial:
+        partial.mkdir()
+        raise RuntimeError
+    assert [p.name for p in tmp_path.iterdir()] == ["cache"]
+
+
+WRITTEN = """
+import os, sys
+from pathlib import Path
+from llafs_lib.artifacts import replacing
+for n in range(10**9):
+    with replacing(Path(sys.argv[1])) as partial:
+        partial.write_text(str(n) * 10**6)
+    if n == 0:
+        print("begun", flush=True)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no SIGKILL on Windows")
+def test_a_kill_leaves_a_whole_file(tmp_path):
+    target = tmp_path / "file.txt"
+    for wait in (0.0, 0.01, 0.05):
+        writer = subprocess.Popen([sys.executable, "-c", WRITTEN, str(target)], stdout=subprocess.PIPE)
+        writer.stdout.readline()
+        time.sleep(wait)
+        writer.kill()
+        writer.wait()
+        text = target.read_text()
+        number = text[: len(text) // 10**6]
+        assert number.isdigit() and text == number * 10**6

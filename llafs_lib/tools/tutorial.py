@@ -17,7 +17,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llafs_lib.artifacts import NOTEBOOKS, RunFolder, file_hash, library_digest, write_json
+from llafs_lib.artifacts import NOTEBOOKS, ROOMS, RunFolder, file_hash, library_digest, write_json
 from llafs_lib.classes import DATASETS, did_you_mean, novel_classes
 from llafs_lib.errors import LlafsError
 
@@ -175,7 +175,7 @@ def _cause(notebook: Path, settings: Settings, parameters: Mapping[str, Any]) ->
     cause = {
         "the notebook": _digest([(c["cell_type"], "".join(c["source"])) for c in cells]),
         "a parameter": _digest(sorted(parameters.items())),
-        "the library": library_digest(),
+        "the library": library_digest(ROOMS[notebook.stem]),
         "the data set": _data_digest(settings),
     }
     return cause | {name: _hash_or_none(settings.run.path / name) for name in reads}

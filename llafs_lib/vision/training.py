@@ -19,7 +19,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from llafs_lib.artifacts import library_digest
+from llafs_lib.artifacts import MODELS, library_digest
 from llafs_lib.errors import LlafsError
 from llafs_lib.progress import track
 from llafs_lib.vision.checkpoints import read_training, save_training
@@ -70,7 +70,7 @@ def fit(
     Raises:
         LlafsError: the loss is no longer finite.
     """
-    key = json.dumps([asdict(recipe), seed, dict(facts or {}), library_digest()], sort_keys=True)
+    key = json.dumps([asdict(recipe), seed, dict(facts or {}), library_digest(MODELS)], sort_keys=True)
     accelerator = _accelerator(recipe, logs)
     optimizer = _optimizer(model, recipe)
     history, best = History(), {}

@@ -273,6 +273,6 @@ def test_contrastive_needs_both_kinds():
 
 def test_a_checkpoint_of_another_library_is_not_resumed(tmp_path, monkeypatch, capsys):
     train(tmp_path / "a.safetensors")
-    monkeypatch.setattr("llafs_lib.vision.training.library_digest", lambda: "changed")
+    monkeypatch.setattr("llafs_lib.vision.training.library_digest", lambda rooms: "changed")
     train(tmp_path / "a.safetensors")
     assert "resumed" not in capsys.readouterr().out
