@@ -24,10 +24,10 @@ ARG TORCH_INDEX=""
 RUN pip install --no-cache-dir ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch torchvision
 COPY --chown=llafs pyproject.toml README.md LICENSE ./
 COPY --chown=llafs llafs_lib llafs_lib
-RUN pip install --no-cache-dir -e ".[notebooks]" jupyterlab
+RUN pip install --no-cache-dir -e ".[lab]"
 COPY --chown=llafs data_scripts data_scripts
 COPY --chown=llafs docs docs
 COPY --chown=llafs notebooks notebooks
 USER llafs
 EXPOSE 8888
-CMD ["jupyter", "lab", "--ip=0.0.0.0", "--port=8888", "--no-browser", "notebooks"]
+CMD ["jupyter", "lab", "--ip=0.0.0.0", "--port=8888", "--no-browser", "--LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb"]

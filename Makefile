@@ -2,9 +2,13 @@
 #
 #   make tutorial                                        the five notebooks on drawn scenes, minutes on two cores
 #   make tutorial DATASET=coco-mini FOLD=2 SHOTS=1       the same on photographs; LLAFS_DATA says where they lie
-#   make test                                            the whole test suite
+#   make test                                            the fast tests, of every module: minutes on two cores
+#   make test-all                                        all tests: notebooks, servers, Ray and a browser as well
 #   make lab                                             JupyterLab on the notebooks
 #   make gallery                                         the notebooks as web pages that need no network, in site/
+#
+# PyPI's PyTorch for Linux brings CUDA along. Without it, before the first of these commands:
+#   python3 -m venv .venv && .venv/bin/pip install torch torchvision --index-url https://download.pytorch.org/whl/cpu
 
 PYTHON ?= python3
 VENV := .venv
@@ -16,35 +20,41 @@ flags = $(foreach p,$(PARAMETERS),$(if $($p),--$(shell echo $p | tr A-Z_ a-z-) "
 given = $(foreach word,$(MAKEOVERRIDES),$(firstword $(subst =, ,$(word))))
 unknown = $(filter-out $(PARAMETERS) PYTHON VENV,$(foreach n,$(given),$(if $(filter command,$(origin $n)),$n)))
 
-.PHONY: tutorial test lab gallery notebooks lint clean
+.PHONY: tutorial test test-slow test-all lab gallery notebooks lint clean
 
-tutorial: $(VENV)/.installed
+tutorial: $(VENV)/.installed-notebooks
 	$(if $(unknown),$(error unknown parameter $(unknown); there are $(PARAMETERS)))
 	@$(BIN)/llafs tutorial $(flags)
 
 # Two at a time, each on one core: two that share their threads slow each other down.
-test: $(VENV)/.installed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup $(TESTS)
+test: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow" $(TESTS)
 
-lab: $(VENV)/.installed
-	$(BIN)/jupyter lab notebooks
+test-slow: $(VENV)/.installed-dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m slow $(TESTS)
 
-gallery: $(VENV)/.installed
+test-all: test test-slow
+
+# The project is the root, so that the images in docs/ are served. Jupyter refuses root, who is at home in containers.
+lab: $(VENV)/.installed-lab
+	$(BIN)/jupyter lab --LabApp.default_url=/lab/tree/notebooks/00_start_here.ipynb $(if $(filter 0,$(shell id -u)),--allow-root)
+
+gallery: $(VENV)/.installed-dev
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 	@echo "open site/index.html"
 
 # Execute the committed notebooks in place, so that their outputs are current.
-notebooks: $(VENV)/.installed
+notebooks: $(VENV)/.installed-notebooks
 	$(BIN)/llafs refresh
 
-lint: $(VENV)/.installed
+lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
-# Installed again only when the list of dependencies has changed.
-$(VENV)/.installed: pyproject.toml
+# One file says what is installed: an extra of pyproject.toml. Installed again only when the list has changed.
+$(VENV)/.installed-%: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 …")'
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[notebooks,dev]"
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[$*]"
 	@touch $@
 
 clean:

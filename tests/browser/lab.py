@@ -121,7 +121,7 @@ class Widget:
     def menu(self, label):
         return self.box.get_by_label(label, exact=True)
 
-    def image(self):
+    def figure(self):
         """The figure that is shown, [H, W, 3]."""
         data = base64.b64decode(self.image.evaluate(BYTES))
         return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
@@ -131,7 +131,7 @@ class Widget:
         for label, option in choices.items():
             with self.another_figure():
                 self.menu(label.replace("_", " ")).select_option(option)
-        return self.image()
+        return self.figure()
 
     @contextmanager
     def another_figure(self):

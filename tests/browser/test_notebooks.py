@@ -116,7 +116,7 @@ def differ(one, other, rows=1):
 
 def test_the_images_of_a_class(opened, tmp_path):
     widget = opened("01_data_folds")
-    before = widget.image()
+    before = widget.figure()
     after = widget.choose(class_name="zebra")
     widget.screenshot(tmp_path / "01.png")
     assert all(differ(before, after))
@@ -130,7 +130,7 @@ def test_eighty_classes_can_be_reached_by_typing(opened, tmp_path):
     with widget.another_figure():
         widget.page.keyboard.type("gir")
     assert menu.input_value() == "giraffe"
-    of_model = widget.image()
+    of_model = widget.figure()
     of_words = widget.choose(relation="words")
     widget.screenshot(tmp_path / "03.png")
     assert of_model.shape != of_words.shape or (of_model != of_words).any()
@@ -153,7 +153,7 @@ def test_another_policy_shows_other_supports_and_another_mask(opened, tmp_path):
 def test_another_model_shows_another_mask_of_the_same_supports(opened, tmp_path):
     widget = opened("05_full_evaluation")
     supports, mask, truth = slice(0, 5), 5, 6
-    before = widget.image()
+    before = widget.figure()
     other_model = widget.choose(model="Prototype")
     widget.screenshot(tmp_path / "05 Prototype.png")
     changed = differ(before, other_model)
