@@ -31,7 +31,7 @@ def on_config(config: MkDocsConfig) -> MkDocsConfig:
 @event_priority(100)  # before mkdocs-jupyter, which looks for the notebooks among these files
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """The README as the start page, every notebook of the series, and what these link to."""
-    paths = ["README.md", *(f"notebooks/{name}.ipynb" for name in SERIES), "CONTRIBUTING.md"]
+    paths = ["README.md", *(f"notebooks/{name}.ipynb" for name in SERIES), "CONTRIBUTING.md", "CHANGELOG.md"]
     own = [file for file in files if file.src_dir == config.docs_dir]
     paths += [f"docs/{file.src_uri}" for file in own if file.src_uri.endswith((".png", ".css", ".md"))]
     site = [File(path, str(ROOT), config.site_dir, config.use_directory_urls) for path in paths]

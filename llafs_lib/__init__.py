@@ -3,7 +3,7 @@
 One notebook, one subpackage: `data` (01), `vision` (02), `language` (03), `retrieval` (04), `evaluation` (05).
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["LLaFS"]
 
 

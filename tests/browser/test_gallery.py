@@ -21,7 +21,8 @@ CUT_OFF = """[...document.querySelectorAll('pre, table, img, math, .jp-OutputAre
     if (overflow != 'visible') return e.getBoundingClientRect().right > a.getBoundingClientRect().right + 1
   }
 }).map(e => e.outerHTML.slice(0, 80))"""
-PAGES = ["index.html", "CONTRIBUTING.html", "docs/results.html", *(f"notebooks/{name}.html" for name in SERIES)]
+PAGES = ["index.html", "CONTRIBUTING.html", "CHANGELOG.html", *(f"notebooks/{name}.html" for name in SERIES)]
+PAGES += [f"docs/{page.stem}.html" for page in (project_root() / "docs").glob("*.md")]
 
 
 @pytest.fixture(scope="module")
