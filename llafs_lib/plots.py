@@ -1,4 +1,7 @@
-"""Every figure of the series. Each function returns a matplotlib figure; colours are told apart by the colour-blind."""
+"""The figures that show data and results; those that explain an idea are in `diagrams`.
+
+Each function returns a matplotlib figure. Its colours can be told apart by the colour-blind.
+"""
 
 from __future__ import annotations
 
