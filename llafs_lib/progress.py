@@ -25,13 +25,14 @@ def track(items: Iterable[T], desc: str, unit: str) -> Iterator[T]:
     return iter(tqdm(items, desc=desc, unit=unit, leave=False, disable=style == "none"))
 
 
-def bar(total: int, desc: str, unit: str) -> tqdm:
+def bar(total: int, desc: str, unit: str, done: int = 0) -> tqdm:
     """A bar to be moved by hand, for work that does not come in order: `update()`, and `total` may grow.
 
-    With `LLAFS_PROGRESS=lines` it is written as text now and then, as in a log.
+    It begins at `done`; bytes (unit `B`) are shown as kB, MB or GB. With `LLAFS_PROGRESS=lines` it is written as text
+    now and then, as in a log.
     """
     style = os.environ.get("LLAFS_PROGRESS", "bar")
-    return tqdm(total=total, desc=desc, unit=unit, disable=style == "none")
+    return tqdm(total=total, desc=desc, unit=unit, initial=done, unit_scale=unit == "B", disable=style == "none")
 
 
 def _with_lines(items: Iterable[T], desc: str) -> Iterator[T]:

@@ -1,55 +1,59 @@
-"""Download files that may take hours and be cut off at any moment; every failure says what to do next.
+"""Download files of many gigabytes and unpack them; connections break, and archives may be damaged or unsafe.
 
-The bytes of `name` go to `name.part` beside it, and a second run asks the server for the rest only. A file takes its
-final name when it is whole and right, so what bears its final name can be trusted. `official.py` knows the addresses.
+The bytes of `name` are collected in `name.part` beside it. After an interruption the next run asks the server only for
+the bytes that are missing. A file gets its final name when its size and its hash are right, so a file under its final
+name can be trusted. `official.py` lists the official archives.
 """
 
 from __future__ import annotations
 
 import errno
 import hashlib
-import os
-import re
 import shutil
-import threading
+import stat
+import tarfile
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
+from typing import IO
 
 import httpx
-from tqdm.auto import tqdm
 
+from llafs_lib.artifacts import replacing
 from llafs_lib.data.labels import DataError
-from llafs_lib.progress import SECONDS_BETWEEN_LINES, track
+from llafs_lib.data.official import Archive
+from llafs_lib.progress import bar, track
 
-MAGIC = {".zip": b"PK", ".tgz": b"\x1f\x8b", ".gz": b"\x1f\x8b", ".jpg": b"\xff\xd8\xff"}  # how such a file begins
+RETRIES = 5  # a download is given up after this many retries in a row that brought no new byte
+BACKOFF = 0.5  # s between two tries; each failure in a row doubles the wait
+TIMEOUT = httpx.Timeout(30.0, connect=15.0)  # s without a single byte; s until the server answers a connection
 BLOCK = 2**20  # bytes
-HEADWAY = 2**20  # bytes; a try that brought this much does not count as a failed one
+DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeError)
 
 
 class DownloadError(DataError):
-    """A file that could not be fetched, stored or unpacked; the message says what to do next."""
+    """A file that could not be downloaded, stored or unpacked; the message says what to do next."""
 
 
 class _TryAgain(Exception):
     """A failure that may be over in a moment."""
 
 
-class _Stopped(Exception):
-    """Another thread asked this one to end."""
-
-
 @dataclass(frozen=True)
 class Remote:
-    """A file to fetch: from where, to where, and how to tell that it is right.
+    """A file to download.
 
     Args:
+        url: where it is.
+        path: where it goes.
         size: its published size in bytes.
-        digest: its published hash, `"md5:…"` or `"sha256:…"`.
-        check: looks at the fetched file and raises `ValueError` with what is wrong with it.
+        digest: its published hash, `"md5:…"` or `"sha256:…"`. Only a file with a hash is resumed.
+        check: looks at the downloaded file and raises `ValueError` with what is wrong with it.
     """
 
     url: str
@@ -60,260 +64,218 @@ class Remote:
 
     @property
     def part(self) -> Path:
-        """Where the bytes lie until they are all there."""
+        """The file that collects the bytes until all are there."""
         return self.path.with_name(f"{self.path.name}.part")
 
     @property
     def have(self) -> int:
-        """How many bytes lie in `part`."""
-        return self.part.stat().st_size if self.part.is_file() else 0
-
-    def is_there(self) -> bool:
-        """Is the whole, right file on disk?"""
-        return self.path.is_file() and _problem(self, self.path) is None
+        """How many bytes of the file are on disk: all if the file has its final name, else those of the part."""
+        return next((path.stat().st_size for path in (self.path, self.part) if path.is_file()), 0)
 
 
-@dataclass(frozen=True)
-class Patience:
-    """How long to wait for a server: tries in a row that brought nothing, and seconds."""
-
-    retries: int = 5
-    backoff: float = 1.0  # before the first retry; doubles each time
-    connect: float = 15.0
-    read: float = 30.0  # without a single byte
+# ------------------------------------------------------------------------------------------ archives
 
 
-class Meter:
-    """What `progress.track` is to a loop, for amounts that several threads add to: bytes (unit `B`) or files."""
+def complete(archives: Iterable[Archive], folder: Path, keep_archives: bool = False) -> bool:
+    """Download and unpack what `folder` lacks; files that were unpacked by hand are recognised.
 
-    def __init__(self, desc: str, unit: str, total: int, done: int = 0):
-        style, scale = os.environ.get("LLAFS_PROGRESS", "bar"), unit == "B"
-        self._show = gigabytes if scale else str
-        self._bar = tqdm(desc=desc, unit=unit, total=total, initial=done, unit_scale=scale, disable=style != "bar")
-        self._desc, self._total, self._done, self._lines = desc, total, done, style == "lines"
-        self._last, self._lock = time.monotonic(), threading.Lock()
-
-    def add(self, amount: int) -> None:
-        with self._lock:
-            self._bar.update(amount)
-            self._done += amount
-            if self._lines and time.monotonic() - self._last >= SECONDS_BETWEEN_LINES:
-                self._last = time.monotonic()
-                print(f"{self._desc}: {self._show(self._done)} of {self._show(self._total)}", flush=True)
-
-    def close(self) -> None:
-        self._bar.close()
-
-
-# ---------------------------------------------------------------------------------------- many files
-
-
-def fetch(remotes: Sequence[Remote], desc: str, *, workers: int = 1, patience: Patience | None = None) -> None:
-    """Fetch every file that is not there yet, `workers` at a time; what an earlier run began is gone on with.
+    Returns: whether anything was missing.
 
     Raises:
-        DownloadError: some could not be fetched; the others were. After a long run of nothing but failures the rest is
-            not tried.
+        DownloadError: too little space, or an archive that could not be downloaded or unpacked. Another run continues.
     """
-    patience = patience or Patience()
-    missing = [remote for remote in remotes if not remote.is_there()]
-    if not missing:
-        return
-    if all(remote.size for remote in missing):
-        meter = Meter(desc, "B", sum(r.size for r in missing), sum(r.have for r in missing))
-        moved, finished = meter.add, lambda: None
-    else:
-        meter = Meter(desc, "file", len(missing))
-        moved, finished = (lambda n_bytes: None), lambda: meter.add(1)
-    timeout = httpx.Timeout(patience.read, connect=patience.connect)
+    todo = [archive for archive in archives if archive.lacking(folder)]
+    remotes = [Remote(a.url, folder / Path(a.name).name, a.size, a.digest) for a in todo]
+    for remote in remotes:
+        if not remote.path.is_file():
+            begun = f", {gigabytes(remote.have)} of it are already here" if remote.have else ""
+            print(f"to download: {remote.url}, {gigabytes(remote.size)}{begun}", flush=True)
+    if todo:  # unpacked images need about as much space as their archive
+        sizes = [archive.size for archive in todo]
+        room = sum(sizes) + (sum(sizes) if keep_archives else max(sizes)) - sum(remote.have for remote in remotes)
+        require_space(folder, room, "the download together with what is unpacked from it")
+    for archive, remote in zip(todo, remotes, strict=True):
+        with connect() as client, bar(remote.size, remote.path.name, "B", done=remote.have) as shown:
+            fetch(remote, client, shown.update)
+        unpack(remote.path, folder, archive.wants)
+        if lacking := archive.lacking(folder):
+            raise DownloadError(
+                f"{remote.path} is unpacked, but {folder} still lacks {', '.join(lacking)}. Delete the archive and run "
+                "again; if the same happens, name another server with --mirror."
+            )
+        if not keep_archives:
+            remote.path.unlink()
+    return bool(todo)
+
+
+def unpack(archive: Path, folder: Path, wants: Callable[[str], bool] = lambda member: True) -> None:
+    """Unpack the wanted files of a zip or tar archive into `folder`. Files that are there already are left alone.
+
+    Each file appears when it is whole. Nothing is written outside `folder`: a name that leads out of it, a link and a
+    device are refused. In a zip all names are checked before the first file is written.
+
+    Raises:
+        DownloadError: the archive is damaged or unsafe, or there is no space.
+    """
+    members = _zip_members if archive.suffix == ".zip" else _tar_members
     try:
-        with httpx.Client(timeout=timeout, follow_redirects=True) as client:
-            transfers = [_Transfer(remote, client, patience, moved, threading.Event()) for remote in missing]
-            failures = _run_all(transfers, workers, finished)
-    finally:
-        meter.close()
-    if failures:
-        raise _summary(failures, len(missing))
+        for name, size, source in members(archive, wants):
+            target = folder / name
+            if target.is_file() and target.stat().st_size == size:
+                continue
+            with _writing(target), replacing(target) as partial, open(partial, "wb") as file:
+                shutil.copyfileobj(source, file, BLOCK)
+    except DAMAGED as error:
+        reason = str(error).partition(":\n")[0] or type(error).__name__  # tarfile lists every format that it tried
+        raise DownloadError(
+            f"{archive} is damaged ({reason}). Delete it and run again; what was unpacked is kept."
+        ) from error
 
 
-def _run_all(transfers: list[_Transfer], workers: int, finished: Callable[[], None]) -> dict[Path, DownloadError]:
-    failures: dict[Path, DownloadError] = {}
-    in_a_row = 0
-    with ThreadPoolExecutor(min(workers, len(transfers))) as pool:
-        jobs = {pool.submit(transfer.run): transfer.remote.path for transfer in transfers}
+def _zip_members(archive: Path, wants: Callable[[str], bool]) -> Iterator[tuple[Path, int, IO[bytes]]]:
+    """Path below the folder, size in bytes and content of each wanted file."""
+    with zipfile.ZipFile(archive) as file:
+        wanted = [m for m in file.infolist() if not m.is_dir() and wants(m.filename)]
+        names = [_safe(archive, m.filename, stat.S_IFMT(m.external_attr >> 16) in (0, stat.S_IFREG)) for m in wanted]
+        for name, member in zip(names, track(wanted, f"unpacking {archive.name}", "file"), strict=True):
+            with file.open(member) as source:
+                yield name, member.file_size, source
+
+
+def _tar_members(archive: Path, wants: Callable[[str], bool]) -> Iterator[tuple[Path, int, IO[bytes]]]:
+    """Path below the folder, size in bytes and content of each wanted file."""
+    with tarfile.open(archive) as file:
+        for member in track(file, f"unpacking {archive.name}", "file"):
+            if not member.isdir() and wants(member.name):
+                yield _safe(archive, member.name, member.isreg()), member.size, file.extractfile(member)
+
+
+def _safe(archive: Path, name: str, is_file: bool = True) -> Path:
+    """The relative path that a member's name means, on any system.
+
+    Raises:
+        DownloadError: it leads out of the folder, or the member is no plain file. (The "data" filter of `tarfile` is
+            not used, because `zipfile` has none.)
+    """
+    path = PureWindowsPath(name)  # understands / and \, drives and network paths
+    if path.anchor or ".." in path.parts or not path.name or not is_file:
+        raise DownloadError(
+            f"{archive} holds {name!r}, which would lead out of the folder or is no plain file, so it is not the "
+            "official archive. Delete it and download it from another server."
+        )
+    return Path(*path.parts)
+
+
+# --------------------------------------------------------------------------------------------- files
+
+
+def connect() -> httpx.Client:
+    """A client for `fetch`; several threads may share it."""
+    return httpx.Client(timeout=TIMEOUT, follow_redirects=True, headers={"Accept-Encoding": "identity"})
+
+
+def fetch_all(remotes: Sequence[Remote], desc: str, workers: int = 8) -> None:
+    """Download many small files, `workers` at a time.
+
+    Raises:
+        DownloadError: the first file that could not be downloaded; what has arrived is kept.
+    """
+    with connect() as client, ThreadPoolExecutor(workers) as pool:
+        jobs = [pool.submit(fetch, remote, client) for remote in remotes]
         try:
-            for job in as_completed(jobs):
-                try:
-                    job.result()
-                    in_a_row = 0
-                    finished()
-                except DownloadError as error:
-                    failures[jobs[job]] = error
-                    in_a_row += 1
-                if in_a_row > 2 * workers:  # a dead server or a full disk: each of 400 files would wait in vain
-                    break
-        finally:  # on Ctrl-C, too
-            for transfer in transfers:
-                transfer.stop.set()
+            for job in track(jobs, desc, "file"):
+                job.result()
+        finally:  # after an error or Ctrl-C no further file is begun
             pool.shutdown(cancel_futures=True)
-    return failures
 
 
-def _summary(failures: dict[Path, DownloadError], n_files: int) -> DownloadError:
-    paths = sorted(failures)
-    if n_files == 1:
-        return failures[paths[0]]
-    names = ", ".join(path.name for path in paths[:3]) + (f" and {len(paths) - 3} more" if len(paths) > 3 else "")
+def fetch(remote: Remote, client: httpx.Client, moved: Callable[[int], object] = lambda n_bytes: None) -> None:
+    """Download one file, unless it is there and right.
+
+    Args:
+        moved: is told how many bytes came; a negative number if bytes that an earlier run left had to be dropped.
+
+    Raises:
+        DownloadError: no connection, a refusal, another file than the expected one, or no space.
+    """
+    if remote.path.is_file() and _problem(remote, remote.path) is None:
+        return
+    with _writing(remote.path):
+        remote.path.parent.mkdir(parents=True, exist_ok=True)
+        _try_until_whole(remote, client, moved)
+        if problem := _problem(remote, remote.part):
+            raise _wrong(remote, problem)
+        remote.part.replace(remote.path)  # `replacing` would delete the part of a download that was cut off
+
+
+def _try_until_whole(remote: Remote, client: httpx.Client, moved: Callable[[int], object]) -> None:
+    failures, most = 0, _size(remote.part)
+    while True:
+        try:
+            return _try(remote, client, moved)
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.TooManyRedirects) as error:
+            raise DownloadError(f"{remote.url} is not a usable address ({error}). Check --mirror.") from error
+        except (_TryAgain, httpx.TransportError) as error:
+            have = _size(remote.part)
+            failures, most = (0, have) if have > most else (failures + 1, most)
+            if failures > RETRIES:
+                reason = str(error) or type(error).__name__
+                raise DownloadError(
+                    f"{remote.url} could not be downloaded ({reason}). Check the connection and run again: the "
+                    "download continues where it stopped. If the server stays silent, name another one with --mirror."
+                ) from error
+        time.sleep(BACKOFF * 2**failures)
+
+
+def _try(remote: Remote, client: httpx.Client, moved: Callable[[int], object]) -> None:
+    """Ask once for the bytes that are missing, and append them to the part."""
+    have = _size(remote.part) if remote.digest else 0
+    if have and have == remote.size:
+        return  # the last run was cut off between the last byte and the renaming
+    headers = {"Range": f"bytes={have}-"} if have else {}
+    with client.stream("GET", remote.url, headers=headers) as response:
+        start = _first_byte(response, remote, have)
+        total = start + int(response.headers.get("Content-Length", 0))
+        if remote.size and total > start and total != remote.size:
+            raise _wrong(remote, f"has {total:,} bytes instead of {remote.size:,}")
+        moved(start - have)
+        with open(remote.part, "ab" if start else "wb") as file:
+            for block in response.iter_raw():
+                file.write(block)
+                file.flush()  # a kill loses no byte that has arrived
+                moved(len(block))
+
+
+def _first_byte(response: httpx.Response, remote: Remote, have: int) -> int:
+    """The position in the file of the first byte that the server sends: `have`, or 0 if it sends the whole file."""
+    code, status = response.status_code, f"{response.status_code} {response.reason_phrase}".strip()
+    if code == 200:
+        return 0
+    if code == 206 and response.headers.get("Content-Range", "").startswith(f"bytes {have}-"):
+        return have
+    if code in (206, 416):
+        remote.part.unlink(missing_ok=True)
+        raise _TryAgain("the server sent other bytes than those asked for")
+    if code in (408, 429) or code >= 500:
+        raise _TryAgain(f"the server answered {status}")
+    raise DownloadError(f"{remote.url} answered {status}. Check the address, or name another server with --mirror.")
+
+
+def _wrong(remote: Remote, problem: str) -> DownloadError:
+    remote.part.unlink(missing_ok=True)  # else each later run would continue from it
     return DownloadError(
-        f"{len(paths)} of {n_files} files could not be downloaded: {names}. The first: {failures[paths[0]]} "
-        "What is there is kept; running again fetches the rest."
+        f"{remote.url} is not the expected file: it {problem}. Nothing of it was kept. Run again, or name another "
+        "server with --mirror."
     )
 
 
-# ------------------------------------------------------------------------------------------ one file
-
-
-@dataclass
-class _Transfer:
-    """One file on its way."""
-
-    remote: Remote
-    client: httpx.Client
-    patience: Patience
-    moved: Callable[[int], None]  # told of bytes that came, and of bytes that had to be thrown away
-    stop: threading.Event
-
-    @property
-    def note(self) -> Path:
-        """Where the bytes of the part came from: address and ETag, a line each."""
-        return self.remote.part.with_name(f"{self.remote.part.name}.from")
-
-    def run(self) -> None:
-        remote = self.remote
-        with writing(remote.path):
-            remote.path.parent.mkdir(parents=True, exist_ok=True)
-            self._try_until_whole()
-            if problem := _problem(remote, remote.part):
-                raise self._wrong(problem)
-            os.replace(remote.part, remote.path)
-            self.note.unlink(missing_ok=True)
-
-    def _try_until_whole(self) -> None:
-        failures, most = 0, self.remote.have
-        while not self.stop.is_set():
-            try:
-                return self._try()
-            except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.TooManyRedirects) as error:
-                raise DownloadError(f"{self.remote.url} is not a usable address ({error}); check --mirror.") from error
-            except (_TryAgain, httpx.TransportError) as error:
-                failures = 0 if self.remote.have >= most + HEADWAY else failures + 1
-                most = max(most, self.remote.have)
-                if failures > self.patience.retries:
-                    raise DownloadError(
-                        f"{self.remote.url} could not be downloaded ({self._reason(error)}). Check the connection and "
-                        "run again: it goes on where it stopped. If the server stays silent, try --mirror."
-                    ) from error
-            self.stop.wait(self.patience.backoff * 2 ** max(failures - 1, 0))
-        raise _Stopped
-
-    def _reason(self, error: Exception) -> str:
-        if isinstance(error, httpx.ReadTimeout):
-            return f"nothing came for {self.patience.read:g} s"
-        if isinstance(error, httpx.TimeoutException):
-            return f"no connection within {self.patience.connect:g} s"
-        return str(error) or type(error).__name__
-
-    def _try(self) -> None:
-        headers = {"Accept-Encoding": "identity", **self._range_headers()}
-        have = self.remote.have
-        if have and have == self.remote.size:
-            return  # an earlier run was cut off between the last byte and the renaming
-        with self.client.stream("GET", self.remote.url, headers=headers) as response:
-            if response.status_code == 416 and _content_range(response) == (None, have):
-                return  # nothing lies behind what we have
-            start = self._start(response, have)
-            total = _total(response, start)
-            if self.remote.size is not None and total not in (None, self.remote.size):
-                page = " (it is a web page)" if "text/html" in response.headers.get("Content-Type", "") else ""
-                raise self._wrong(f"has {total} bytes{page} instead of {self.remote.size}")
-            require_space(self.remote.path.parent, (total or 0) - start, self.remote.path.name)
-            if start == 0:
-                self._discard()
-                self._remember(response)
-            self._receive(response, start)
-        if total is not None and self.remote.have < total:
-            raise _TryAgain(f"the connection ended after {self.remote.have} of {total} bytes")
-
-    def _range_headers(self) -> dict[str, str]:
-        """Ask for the rest of what is there, unless it is of another file."""
-        remote = self.remote
-        text = self.note.read_text(encoding="utf-8") if self.note.is_file() else ""
-        url, validator = (*text.split("\n"), "")[:2]
-        foreign = url != remote.url and not remote.digest  # with a hash, the bytes of another mirror will do
-        if remote.have and (foreign or remote.have > (remote.size or remote.have)):
-            self._discard()
-        if not remote.have:
-            return {}
-        condition = {"If-Range": validator} if validator and url == remote.url else {}
-        return {"Range": f"bytes={remote.have}-", **condition}
-
-    def _start(self, response: httpx.Response, have: int) -> int:
-        """Which byte of the file the body begins with: `have`, or 0 if the server sends all of it."""
-        code, status = response.status_code, f"{response.status_code} {response.reason_phrase}".strip()
-        if code == 200:
-            return 0
-        if code == 206 and _content_range(response)[0] == have:
-            return have
-        if code in (206, 416):
-            self._discard()
-            raise _TryAgain("the server sent another range of bytes than was asked for")
-        if code in (408, 429) or code >= 500:
-            raise _TryAgain(f"the server answered {status}")
-        raise DownloadError(
-            f"{self.remote.url} answered {status}. Check the address, or name another server with --mirror."
-        )
-
-    def _remember(self, response: httpx.Response) -> None:
-        tag = response.headers.get("ETag", "")
-        weak = not tag or tag.startswith("W/")  # If-Range compares strictly (RFC 9110, 13.1.5)
-        validator = response.headers.get("Last-Modified", "") if weak else tag
-        self.note.write_text(f"{self.remote.url}\n{validator}\n", encoding="utf-8")
-
-    def _receive(self, response: httpx.Response, start: int) -> None:
-        with open(self.remote.part, "ab" if start else "wb") as file:
-            for block in response.iter_raw():
-                if self.stop.is_set():
-                    raise _Stopped
-                file.write(block)
-                file.flush()  # a kill costs no byte that has arrived
-                self.moved(len(block))
-
-    def _wrong(self, problem: str) -> DownloadError:
-        self._discard()  # or every later try would go on from it
-        return DownloadError(
-            f"{self.remote.url} is not the expected {self.remote.path.name}: it {problem}. Nothing of it was kept; "
-            "run again, or name another server with --mirror."
-        )
-
-    def _discard(self) -> None:
-        self.moved(-self.remote.have)
-        self.remote.part.unlink(missing_ok=True)
-        self.note.unlink(missing_ok=True)
-
-
 def _problem(remote: Remote, path: Path) -> str | None:
-    """What is wrong with a file that is all there, as the end of a sentence; the cheap questions come first."""
+    """What is wrong with a file that has arrived, as the end of a sentence."""
     size = path.stat().st_size
-    with open(path, "rb") as file:
-        head = file.read(512)
-    if head.lstrip().lower().startswith((b"<!doctype html", b"<html")):
-        return "is a web page"
     if remote.size not in (None, size):
-        return f"has {size} bytes instead of {remote.size}"
-    if not head.startswith(MAGIC.get(remote.path.suffix, b"")):
-        return f"does not begin as a {remote.path.suffix} file does"
+        return f"has {size:,} bytes instead of {remote.size:,}"
     if remote.digest and not _has_digest(path, size, remote.digest):
-        return f"has another hash than was published ({remote.digest})"
+        return f"has another hash than the published one, {remote.digest}"
     try:
         return remote.check(path) if remote.check else None
     except ValueError as error:
@@ -329,48 +291,41 @@ def _has_digest(path: Path, size: int, digest: str) -> bool:
     return found.hexdigest() == published
 
 
-def _content_range(response: httpx.Response) -> tuple[int | None, int | None]:
-    """First byte and size of the whole file, from `bytes 100-199/200` or `bytes */200`."""
-    found = re.match(r"bytes (?:(\d+)-\d+|\*)/(\d+|\*)", response.headers.get("Content-Range", ""))
-    first, total = found.groups() if found else (None, None)
-    return (int(first) if first else None), (int(total) if total and total != "*" else None)
-
-
-def _total(response: httpx.Response, start: int) -> int | None:
-    """Size of the whole file, if the server says it."""
-    length = response.headers.get("Content-Length", "")
-    return _content_range(response)[1] or (start + int(length) if length.isdigit() else None)
-
-
 # ---------------------------------------------------------------------------------------------- disk
 
 
 def gigabytes(n_bytes: int) -> str:
-    """A size to read: `13.5 GB`, `253 MB`."""
+    """A size in words: `13.5 GB`, `253 MB`."""
     return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.0f} MB"
 
 
 def require_space(folder: Path, n_bytes: int, what: str) -> None:
-    """Raise `DownloadError` if the disk of `folder`, which need not exist yet, has less than `n_bytes` left."""
-    there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-    free = shutil.disk_usage(there).free
+    """Check that `n_bytes` are free on the disk of `folder`, which need not exist yet.
+
+    Raises:
+        DownloadError: they are not.
+    """
+    existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+    free = shutil.disk_usage(existing).free
     if n_bytes > free:
         raise DownloadError(
             f"{what} needs {gigabytes(n_bytes)}, but only {gigabytes(free)} are free at {folder}. Free "
-            f"{gigabytes(n_bytes - free)} more or choose another folder, then run again; what is there is kept."
+            f"{gigabytes(n_bytes - free)} more or choose another folder, then run again. What is there is kept."
         )
 
 
+def _size(path: Path) -> int:
+    return path.stat().st_size if path.is_file() else 0
+
+
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """Turn what the system says against writing `path` into a `DownloadError`."""
+def _writing(path: Path) -> Iterator[None]:
+    """Turn an `OSError` from writing `path` into a `DownloadError`."""
     try:
         yield
     except OSError as error:
-        if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):  # the disk, or one's share of it
-            raise DownloadError(
-                f"no space is left for {path}. Free some and run again: it goes on from here."
-            ) from error
+        if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):  # the disk is full, or the user's quota
+            raise DownloadError(f"no space is left for {path}. Free some and run again; it continues there.") from error
         raise DownloadError(
             f"{path} cannot be written ({error.strerror or error}). Choose a folder that you may write to."
         ) from error
