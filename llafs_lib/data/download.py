@@ -204,11 +204,13 @@ def fetch(remote: Remote, client: httpx.Client, moved: Callable[[int], object] =
         remote.path.parent.mkdir(parents=True, exist_ok=True)
         _try_until_whole(remote, client, moved)
         if problem := _problem(remote, remote.part):
-            raise _wrong(remote, problem)
+            remote.part.unlink()  # else each later run would continue from it
+            raise _unexpected(remote, problem)
         remote.part.replace(remote.path)  # `replacing` would delete the part of a download that was cut off
 
 
 def _try_until_whole(remote: Remote, client: httpx.Client, moved: Callable[[int], object]) -> None:
+    """Ask for the file until all its bytes are in the part; only tries in a row that bring nothing are counted."""
     failures, most = 0, _size(remote.part)
     while True:
         try:
@@ -237,7 +239,7 @@ def _try(remote: Remote, client: httpx.Client, moved: Callable[[int], object]) -
         start = _first_byte(response, remote, have)
         total = start + int(response.headers.get("Content-Length", 0))
         if remote.size and total > start and total != remote.size:
-            raise _wrong(remote, f"has {total:,} bytes instead of {remote.size:,}")
+            raise _unexpected(remote, f"has {total:,} bytes instead of {remote.size:,}")
         moved(start - have)
         with open(remote.part, "ab" if start else "wb") as file:
             for block in response.iter_raw():
@@ -261,11 +263,9 @@ def _first_byte(response: httpx.Response, remote: Remote, have: int) -> int:
     raise DownloadError(f"{remote.url} answered {status}. Check the address, or name another server with --mirror.")
 
 
-def _wrong(remote: Remote, problem: str) -> DownloadError:
-    remote.part.unlink(missing_ok=True)  # else each later run would continue from it
+def _unexpected(remote: Remote, problem: str) -> DownloadError:
     return DownloadError(
-        f"{remote.url} is not the expected file: it {problem}. Nothing of it was kept. Run again, or name another "
-        "server with --mirror."
+        f"{remote.url} is not the expected file: it {problem}. Run again, or name another server with --mirror."
     )
 
 

@@ -158,26 +158,3 @@ def save_episodes(path: Path, episodes: Sequence[Episode], **facts: str | int) -
         table = csv.writer(file, lineterminator="\n")
         table.writerow(COLUMNS)
         table.writerows([e.class_name, e.query_id, " ".join(map(str, e.support_ids))] for e in episodes)
-
-
-def load_episodes(path: Path) -> list[Episode]:
-    """Read what `save_episodes` wrote.
-
-    Raises:
-        DataError: missing, or not such a file; the message names the line.
-    """
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"the episodes in {path} cannot be read ({error}).") from error
-    table = [(number, line) for number, line in enumerate(lines, start=1) if not line.startswith("#")]
-    if not table or table[0][1] != ",".join(COLUMNS):
-        raise DataError(f"{path} is not a list of episodes: its table must begin with {','.join(COLUMNS)}.")
-    episodes = []
-    for number, line in table[1:]:
-        try:
-            ((name, query, supports),) = csv.reader([line])
-            episodes.append(Episode(name, int(query), tuple(int(s) for s in supports.split())))
-        except ValueError:
-            raise DataError(f"{path}, line {number} is not an episode: {line!r}.") from None
-    return episodes

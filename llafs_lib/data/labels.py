@@ -1,49 +1,48 @@
 """Label maps, painted once and then read from a cache.
 
-Parsing the annotations of COCO train2014 takes half a minute and more than 2 GB; reading a label map back from here
-takes a fraction of a millisecond (`benchmarks/data.py`). A cache is a folder that is written whole or not at all:
+Parsing the annotations of COCO train2014 takes half a minute and more than 2 GB of memory. Reading a label map from the
+cache takes a fraction of a millisecond (`benchmarks/data.py`). A cache is a folder of three files:
 
-    labels.bin   the label maps, each as run lengths compressed with zlib, one after another
-    index.npz    image ids, file names, sizes, where each map lies, pixels of each class in each image
-    about.json   what it was made from, the hash of its contents, what was skipped on the way
+    labels.bin   the label maps one after another, each as run lengths compressed with zlib
+    index.npz    image ids, file names, sizes, where each map begins, how many pixels each class has in each image
+    about.json   what the maps were made from, a hash of their content, what was left out
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
-import tempfile
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 
+from llafs_lib.artifacts import replacing
 from llafs_lib.errors import LlafsError
 
-CACHE = Path("data/cache")  # under the working directory: the data themselves may be read-only
-RULE_VERSION = 1  # of how label maps are painted; raise it when they change, and every cache is made anew
-VOID = 255  # label of pixels that belong to nothing and are not scored either (PASCAL's object outlines)
+CACHE = Path("data/cache")  # under the working directory, because the data itself may be read-only
+RULE_VERSION = 1  # raise it when the rule of painting changes, so that every cache is made again
+VOID = 255  # label of pixels that are neither an object nor scored, such as PASCAL's object outlines
 
 
 class DataError(LlafsError):
-    """A data set, image or annotation that cannot be used; the message names the file."""
+    """A data set, image or annotation cannot be used; the message names the file."""
 
 
 @dataclass(frozen=True)
 class Painted:
-    """One image's label map: `labels` [H, W] uint8, 0 background, class index + 1, or `VOID`."""
+    """The label map of one image: `labels` [H, W] uint8 holds 0 for background, class index + 1, or `VOID`."""
 
     image_id: int
-    file_name: str  # below the split's image folder
+    file_name: str  # relative to the folder of the split's images
     labels: np.ndarray = field(repr=False)
 
 
 class Skipped:
-    """What was left out while painting, counted by reason, with the first case of each."""
+    """Counts what was left out while painting, by reason, and remembers the first case of each."""
 
     def __init__(self) -> None:
         self._cases: dict[str, list] = {}
@@ -60,10 +59,10 @@ class LabelStore:
 
     Attributes:
         image_ids: ascending.
-        files: image id → its file, below the split's image folder.
-        pixels: [images, classes] uint32: pixels of each class in each image, in the order of `image_ids`.
+        files: image id → file name, relative to the folder of the split's images.
+        pixels: [images, classes] uint32, the number of pixels of each class; rows in the order of `image_ids`.
         skipped: one sentence per reason for which something was left out.
-        fingerprint: a short hash of names and label maps: two splits with the same one are the same.
+        fingerprint: a short hash of file names and label maps. Equal splits have equal fingerprints.
     """
 
     def __init__(self, folder: Path):
@@ -87,7 +86,7 @@ class LabelStore:
         return height, width
 
     def label_map(self, image_id: int) -> np.ndarray:
-        """[H, W] uint8."""
+        """[H, W] uint8: 0 for background, class index + 1, or `VOID`."""
         row = self._row[image_id]
         packed = self._maps[self._starts[row] : self._starts[row + 1]]
         values, lengths = _unpack(packed)
@@ -96,21 +95,23 @@ class LabelStore:
 
 def open_labels(
     name: str,
-    sources: Iterable[Path],
+    sources: Sequence[Path],
     classes: tuple[str, ...],
     paint: Callable[[Skipped], Iterable[Painted]],
     cache: Path | None = None,
 ) -> LabelStore:
-    """The label maps of a split: from the cache if nothing they were made from has changed, else painted now.
+    """The label maps of a split. They are painted when the cache lacks them or their sources have changed.
 
     Args:
-        name: of the split; the cache folder's name begins with it.
-        sources: the files and folders that decide the label maps. The cache is keyed by their paths, sizes and
-            modification times, by `classes` and by `RULE_VERSION`.
-        paint: called if there is no cache; gives all images in ascending order of id and counts what it leaves out.
+        name: the name of the split, with which the name of the cache folder begins.
+        sources: the files and folders that decide the label maps. A cache belongs to their paths, sizes and
+            modification times, to `classes` and to `RULE_VERSION`.
+        classes: the class names in index order.
+        paint: yields all images in ascending order of id, and counts what it leaves out.
+        cache: the folder of all caches; None means `CACHE`.
 
     Raises:
-        DataError: no image was painted, or the cache cannot be written.
+        DataError: there is no image, or the cache cannot be written.
     """
     cache = CACHE if cache is None else cache
     key = [RULE_VERSION, list(classes), [_state(path) for path in sources]]
@@ -136,26 +137,27 @@ def _digest(value: object) -> str:
 def _write(
     folder: Path, n_classes: int, paint: Callable[[Skipped], Iterable[Painted]], about: Mapping[str, list[str] | int]
 ) -> None:
-    """Paint everything into a folder that takes its name when it is whole."""
+    """Paint all label maps into the cache folder `folder`."""
     skipped = Skipped()
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as workshop:
-            fresh = Path(workshop) / "new"
+        with replacing(folder) as fresh:
             fresh.mkdir()
             index, fingerprint = _write_maps(fresh / "labels.bin", n_classes, paint(skipped))
             if not len(index["ids"]):
-                raise DataError(f"no image is listed in {' or '.join(about['sources'])}.")
+                raise DataError(f"no image is listed in {' or '.join(about['sources'])}: is it the right file?")
             np.savez(fresh / "index.npz", **index)
             about = {**about, "fingerprint": fingerprint, "skipped": skipped.sentences()}
             (fresh / "about.json").write_text(json.dumps(about, indent=2, ensure_ascii=False), encoding="utf-8")
-            _take_place(fresh, folder)
     except OSError as error:
-        raise DataError(f"the cache of label maps, {folder}, cannot be written ({error}).") from error
+        if not folder.is_dir():  # otherwise another process was faster, and its label maps are the same
+            raise DataError(
+                f"the cache of label maps, {folder}, cannot be written ({error}). Start from a folder that you may "
+                "write to, with some space left."
+            ) from error
 
 
 def _write_maps(path: Path, n_classes: int, painted: Iterable[Painted]) -> tuple[dict[str, np.ndarray], str]:
-    """The index of what was written, and a short hash of it."""
+    """Write label maps one after another; return their index and a short hash of them."""
     ids, files, sizes, pixels, starts, content = [], [], [], [], [0], hashlib.sha256()
     with path.open("wb") as file:
         for one in painted:
@@ -180,7 +182,7 @@ def _write_maps(path: Path, n_classes: int, painted: Iterable[Painted]) -> tuple
 
 
 def _runs(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """[H, W] → the values [n] uint8 of its runs, row by row, and their lengths [n] uint32."""
+    """[H, W] uint8 → values [n] uint8 and lengths [n] uint32 of its runs of equal labels, row by row."""
     flat = labels.ravel()
     starts = np.flatnonzero(np.concatenate(([True], flat[1:] != flat[:-1])))
     return flat[starts], np.diff(starts, append=flat.size).astype(np.uint32)
@@ -194,11 +196,3 @@ def _unpack(packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     raw = zlib.decompress(packed)
     n = len(raw) // 5  # four bytes of length and one of value per run
     return np.frombuffer(raw, np.uint8, offset=4 * n), np.frombuffer(raw, np.uint32, n)
-
-
-def _take_place(fresh: Path, folder: Path) -> None:
-    try:
-        os.rename(fresh, folder)
-    except OSError:
-        if not folder.is_dir():  # else another process was faster, with the same contents
-            raise

@@ -166,11 +166,12 @@ def test_another_hash_is_refused_and_does_not_poison_the_next_run(server, remote
     assert remote.path.read_bytes() == BODY and names(remote.path.parent) == ["a.bin"]
 
 
-def test_another_size_is_refused_before_anything_is_stored(server, remote):
-    server.files["/a.bin"] = b"<html>" + BODY
-    with pytest.raises(DownloadError, match="it has 51,206 bytes instead of 51,200.*--mirror"):
+def test_another_size_is_refused_before_anything_is_stored_or_lost(server, remote):
+    begin(remote, BODY[:20_000])
+    server.files["/a.bin"], server.ranges = b"<html>the page of a hotel's network</html>", False
+    with pytest.raises(DownloadError, match="it has 42 bytes instead of 51,200.*--mirror"):
         get(remote)
-    assert not names(remote.path.parent)
+    assert remote.part.read_bytes() == BODY[:20_000] and not remote.path.exists()
 
 
 def test_a_file_that_fails_a_check_is_fetched_again(server, remote):

@@ -93,6 +93,13 @@ def test_what_stops_a_script_is_told_in_one_line(run, monkeypatch, error, status
     assert found == status and re.fullmatch(r"make_toy\.py: .*(stopped|No space).*\n", complaint)
 
 
+def test_toy_is_made_and_another_one_is_not_replaced(run):
+    status, said, _ = run("make_toy", "--out", "toy", "--train", "2", "--val", "1")
+    assert status == 0 and "2 training and 1 validation" in said
+    status, _, complaint = run("make_toy", "--out", "toy", "--train", "3", "--val", "1")
+    assert status == 1 and complaint.startswith("make_toy.py: ") and "--force" in complaint
+
+
 # -------------------------------------------------------------------------------------- download_coco
 
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,11 +15,11 @@ from pycocotools.coco import COCO
 
 from llafs_lib.classes import COCO_IDS, COCO_SUPERCATEGORIES, TOY_CLASSES, TOY_FAMILIES
 from llafs_lib.data.toy import dataset as toy
-from llafs_lib.data.toy.dataset import draw_object, draw_scene, make_toy
+from llafs_lib.data.toy.dataset import draw_scene, make_toy
+from llafs_lib.data.toy.sketch import shrink
 from llafs_lib.errors import LlafsError
 
 N_TRAIN, N_VAL = 40, 20
-ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +79,13 @@ def test_nearer_objects_hide_farther_ones():
     ]
     assert min(shares) < 0.95
     assert np.mean(np.array(shares) >= 0.5) > 0.9
+
+
+def draw_object(class_name: str, rng: np.random.Generator, size: int = 128) -> tuple[np.ndarray, np.ndarray]:
+    """One object on its own, its longer side `size` px: colour [h, w, 3] uint8 RGB, mask [h, w] bool."""
+    colour, mask = toy._cut_out(class_name, rng)
+    colour, alpha = shrink(colour, mask, size / max(mask.shape))
+    return colour.astype(np.uint8), alpha >= 0.5
 
 
 @pytest.mark.parametrize("class_name", TOY_CLASSES)
@@ -238,21 +243,6 @@ def test_failure_half_way_leaves_everything_as_it_was(tmp_path, monkeypatch, the
     assert shown_in(tmp_path) == (["toy"] if before else [])
 
 
-def test_failure_of_the_swap_brings_the_old_data_set_back(tmp_path, monkeypatch):
-    make_toy(tmp_path / "toy", 1, 1, seed=1)
-    before, rename = contents(tmp_path), Path.rename
-
-    def refuse_the_new(path, target):
-        if path.name == "new":
-            raise PermissionError(13, "no")
-        return rename(path, target)
-
-    monkeypatch.setattr(Path, "rename", refuse_the_new)
-    with pytest.raises(PermissionError):
-        make_toy(tmp_path / "toy", 1, 1, seed=2, force=True)
-    assert contents(tmp_path) == before
-
-
 def test_another_data_set_is_replaced_only_by_force(tmp_path):
     out = make_toy(tmp_path / "toy", 2, 1, seed=1)
     before = contents(out)
@@ -283,9 +273,9 @@ def test_incomplete_data_set_is_noticed(tmp_path):
 @pytest.mark.parametrize("force", [False, True])
 def test_a_folder_of_something_else_is_never_replaced(tmp_path, force):
     (tmp_path / "thesis.txt").write_text("years of work")
-    with pytest.raises(LlafsError, match="no toy data set"):
+    with pytest.raises(LlafsError, match="not a toy data set"):
         make_toy(tmp_path, 2, 1, force=force)
-    with pytest.raises(LlafsError, match="no toy data set"):
+    with pytest.raises(LlafsError, match="not a toy data set"):
         make_toy(tmp_path / "thesis.txt", 2, 1, force=force)
     assert (tmp_path / "thesis.txt").read_text() == "years of work"
 
@@ -300,15 +290,3 @@ def test_an_empty_folder_and_missing_parents_will_do(tmp_path):
 def test_numbers_out_of_range_are_named(tmp_path, wrong):
     with pytest.raises(LlafsError, match=next(iter(wrong))):
         make_toy(tmp_path / "toy", **wrong)
-
-
-def test_script_makes_it_and_says_so_in_one_line_when_it_cannot(tmp_path):
-    def run(*arguments: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, str(ROOT / "data_scripts" / "make_toy.py"), *arguments]
-        return subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, check=False)
-
-    made = run("--out", "toy", "--train", "2", "--val", "1")
-    assert made.returncode == 0 and "2 training and 1 validation" in made.stdout
-    refused = run("--out", "toy", "--train", "3", "--val", "1")
-    assert refused.returncode == 1 and "--force" in refused.stderr and "Traceback" not in refused.stderr
-    assert "--seed" in run("--help").stdout

@@ -1,8 +1,8 @@
 """`toy`: drawn scenes of twenty COCO classes, in COCO's own layout, made in seconds.
 
 Five families of four look-alikes stand in for the classes of COCO (`llafs_lib.classes.TOY_FAMILIES`), so that
-a novel class can be segmented from images of its relatives on a CPU. `draw_object` draws one thing,
-`draw_scene` one image with its masks, `make_toy` the whole data set:
+a novel class can be segmented from images of its relatives on a CPU. `draw_scene` draws one image with its masks,
+`make_toy` the whole data set:
 
     toy/annotations/instances_{train,val}.json
     toy/{train,val}/000000000001.jpg …
@@ -11,7 +11,7 @@ a novel class can be segmented from images of its relatives on a CPU. `draw_obje
 from __future__ import annotations
 
 import json
-import tempfile
+import shutil
 from pathlib import Path
 
 import cv2
@@ -19,6 +19,7 @@ import numpy as np
 from filelock import FileLock
 from pycocotools import mask as rle
 
+from llafs_lib.artifacts import replacing
 from llafs_lib.classes import COCO_IDS, COCO_SUPERCATEGORIES, TOY_CLASSES
 from llafs_lib.data.toy.backgrounds import draw_background
 from llafs_lib.data.toy.indoors import INDOORS
@@ -41,21 +42,6 @@ Scene = tuple[np.ndarray, list[tuple[str, np.ndarray]]]
 
 
 # ------------------------------------------------------------------------------- objects and scenes
-
-
-def draw_object(class_name: str, rng: np.random.Generator, size: int = 128) -> tuple[np.ndarray, np.ndarray]:
-    """One object of a class on its own, in a random pose and colour.
-
-    Args:
-        class_name: one of `TOY_CLASSES`.
-        size: the longer side of what is returned, px.
-
-    Returns:
-        colour [h, w, 3] uint8 RGB, mask [h, w] bool.
-    """
-    colour, mask = _cut_out(class_name, rng)
-    colour, alpha = shrink(colour, mask, size / max(mask.shape))
-    return colour.astype(np.uint8), alpha >= 0.5
 
 
 def draw_scene(rng: np.random.Generator, first_class: str | None = None) -> Scene:
@@ -181,24 +167,24 @@ def _paint(
 
 
 def make_toy(out: Path, n_train: int = 400, n_val: int = 160, seed: int = 0, force: bool = False) -> Path:
-    """Render the data set into the folder `out` and return it; the same arguments give the same bytes.
+    """Draw the data set into the folder `out` and return `out`. The same arguments give the same bytes.
 
-    A finished data set of the same renderer, seed and counts is left as it is. The folder appears under its
-    name only when everything in it is written.
+    A finished data set of the same renderer, seed and counts is left as it is. The folder appears under its name when
+    everything in it is written.
 
     Args:
         n_train, n_val: images per split, 1 to 99,999. From 20 on, every class is in the split.
         seed: 0 to 99,999. Image i of a split depends on the seed, the split and i alone.
-        force: render again, and replace another `toy` data set that stands at `out`.
+        force: draw again, and replace another `toy` data set at `out`.
 
     Raises:
-        LlafsError: if an argument is out of range, or if `out` holds something else than what would be made
-            (with `force`: something that is no `toy` data set).
+        LlafsError: an argument is out of range, or `out` holds something else: with `force` something that is not a
+            `toy` data set.
     """
     out, counts = Path(out), {"train": n_train, "val": n_val}
     for name, value, low in (("n_train", n_train, 1), ("n_val", n_val, 1), ("seed", seed, 0)):
         if not low <= value <= MAX:
-            raise LlafsError(f"{name} must be from {low} to {MAX:,}, not {value!r}.")
+            raise LlafsError(f"{name} must be a number from {low} to {MAX:,}, not {value!r}.")
     info = _info(counts, seed)
     if not force and _is_finished(out, info, counts):
         return out
@@ -209,11 +195,11 @@ def make_toy(out: Path, n_train: int = 400, n_val: int = 160, seed: int = 0, for
     with FileLock(target.with_name(f".{target.name}.lock")):  # several runs may start at once
         if not force and _is_finished(out, info, counts):
             return out
-        with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as workshop:
-            fresh = Path(workshop) / "new"
+        with replacing(target) as fresh:
             for split in SPLITS:
                 _write_split(fresh, split, counts[split], seed, info)
-            _swap(fresh, target, Path(workshop) / "old")
+            if target.exists():  # an empty folder, or with `force` another toy data set, which can be drawn again
+                shutil.rmtree(target)
     return out
 
 
@@ -251,11 +237,11 @@ def _refuse_to_overwrite(out: Path, info: dict, force: bool) -> None:
         return
     found = _read_info(out) if out.is_dir() else []
     if not found:
-        raise LlafsError(f"{out} is no toy data set, so it is not replaced: choose another folder.")
+        raise LlafsError(f"{out} is not a toy data set, so it is not replaced. Choose another folder.")
     if not force:
         raise LlafsError(
-            f"{out} holds another or an incomplete toy data set (made as {_summary(found[0])}, not as "
-            f"{_summary(info)}): choose another folder, or replace it with --force."
+            f"{out} holds another or an incomplete toy data set: it was made with {_summary(found[0])}, not with "
+            f"{_summary(info)}. Choose another folder, or replace it with `data_scripts/make_toy.py --force`."
         )
 
 
@@ -301,15 +287,3 @@ def _categories() -> list[dict]:
         {"supercategory": family[name], "id": COCO_IDS[name], "name": name}
         for name in sorted(TOY_CLASSES, key=COCO_IDS.__getitem__)
     ]
-
-
-def _swap(fresh: Path, target: Path, aside: Path) -> None:
-    """Put `fresh` under the name `target`; what stood there goes to `aside`, and comes back if that fails."""
-    if target.exists():
-        target.rename(aside)
-    try:
-        fresh.rename(target)
-    except BaseException:
-        if aside.exists():
-            aside.rename(target)
-        raise
