@@ -1,11 +1,12 @@
-"""What reading data costs: label maps of a whole release, and one episode. Run it by hand on an idle machine.
+"""What it costs to read data: the label maps of a whole release, and one episode. Run it by hand on an idle machine.
 
     python benchmarks/data.py --data path/to/the/folder/that/holds/coco
 
-The first table repeats the annotations of coco-mini until they list as many images as COCO train2014 and makes the
-label maps and lists of all of them, each size in a process of its own, so that the peak memory is its own. The second
-reads episodes (1 query, 5 supports: decode, label map, resize, mask) and states each step as a share of decoding the
-JPEGs with PIL and doing nothing else; all steps take turns in one process, and the medians are compared.
+The first table is about label maps and lists of images. The annotations of coco-mini are repeated until they list as
+many images as COCO train2014. Each size runs in its own process, because the peak memory of a process never falls.
+
+The second table is about episodes of 1 query and 5 supports: decode, label map, resize, mask. Each step is stated as a
+multiple of decoding the JPEGs by PIL. The steps take turns in one process, and their medians are compared.
 """
 
 from __future__ import annotations
@@ -35,11 +36,11 @@ from llafs_lib.vision.backbone import squash, to_input, to_mask
 TRAIN2014 = 82_783  # images
 BUDGET_S, BUDGET_MB = 8 * 60, 4096  # what train2014 may cost on two cores
 SIZE, EPISODE = 400, 6  # px, images
-BASELINE = "decode with PIL, no more"
+BASELINE = "decode with PIL, nothing else"
 
 
 def scaled_up(annotations: Path, n: int, out: Path) -> int:
-    """Write annotations that list `n` images, those of `annotations` over and over; return the number of objects."""
+    """Write annotations of `n` images, which repeat those of `annotations`; return the number of objects."""
     content = json.loads(annotations.read_text(encoding="utf-8"))
     objects: dict[int, list[dict]] = {}
     for a in content["annotations"]:
@@ -88,13 +89,13 @@ def decode_with_pil(file: Path) -> np.ndarray:
 
 
 def medians(steps: dict[str, tuple[Callable, list]], rounds: int) -> dict[str, float]:
-    """Median seconds that each step, (function, items), takes for all its items; the steps take turns."""
+    """The median of the seconds that each step, (function, items), takes for all its items. The steps take turns."""
     times: dict[str, list[float]] = {name: [] for name in steps}
     for _ in range(rounds):
         for name, (step, items) in steps.items():
             started = time.perf_counter()
             for item in items:
-                step(item)  # the result is dropped at once, as a training loop drops it
+                step(item)  # the result is dropped at once, as in a training loop
             times[name].append(time.perf_counter() - started)
     return {name: statistics.median(t) for name, t in times.items()}
 
@@ -136,7 +137,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     root = Path(os.environ.get("LLAFS_DATA") or "data")
     parser.add_argument(
-        "--data", type=Path, default=root, help="holds coco/ with coco-mini (default: LLAFS_DATA or data)"
+        "--data", type=Path, default=root, help="folder that holds coco/ with coco-mini (default: LLAFS_DATA, or data)"
     )
     parser.add_argument("--images", type=int, default=TRAIN2014, help="the largest size (default: %(default)s)")
     parser.add_argument("--rounds", type=int, default=15, help="of the second table (default: %(default)s)")

@@ -1,8 +1,8 @@
 """COCO: label maps from the official annotation JSON alone.
 
-Each image's objects are painted into one label map exactly as the COCO-20i lists were made (spec §3.3): only
-non-crowd annotations, in file order, a later object over an earlier one, every polygon filled with OpenCV's `fillPoly`
-after its vertices were cut to integers.
+The objects of an image are painted into one label map by the rule that made the lists of COCO-20i (spec §3.3). Crowds
+are left out. Objects are painted in the order of the file, a later one over an earlier one. The vertices of a polygon
+are truncated to integers, and OpenCV's `fillPoly` fills it.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from llafs_lib.progress import track
 class CocoSplit(Split):
     """One split (training or validation) of a COCO-format data set.
 
-    The annotation file is parsed when its label maps are not in the cache yet, and when `annotations_of` or
-    `categories` is asked for.
+    The annotation file is parsed only when its label maps are not in the cache yet, or when `annotations_of` or
+    `categories` is used.
 
     Args:
         images: the folder of the images.
@@ -35,8 +35,8 @@ class CocoSplit(Split):
         classes: the class names in index order. Objects of the file's other categories are left out.
 
     Raises:
-        DataError: a missing folder or file, broken JSON, a class that the file does not know, an image listed twice
-            with different facts.
+        DataError: a missing folder or file, broken JSON, a class that the file does not list, or an image that it
+            lists twice with different facts.
     """
 
     def __init__(self, images: str | Path, annotations: str | Path, classes: tuple[str, ...]):
@@ -49,7 +49,7 @@ class CocoSplit(Split):
                 )
         self.classes = classes
         super().__init__(images, classes, open_labels(images.name, [self.annotations], classes, self._paint_all))
-        self.__dict__.pop("_coco", None)  # gigabytes for the full releases, and hardly ever needed again
+        self.__dict__.pop("_coco", None)  # for the full releases it takes gigabytes, and it is hardly ever needed again
 
     @property
     def categories(self) -> list[dict]:
@@ -57,7 +57,7 @@ class CocoSplit(Split):
         return list(self._coco.cats.values())
 
     def annotations_of(self, image_id: int) -> list[dict]:
-        """The image's annotations as the file has them, in file order, crowds included."""
+        """The annotations of an image as they are in the file and in its order, crowds included."""
         return self._coco.imgToAnns.get(image_id, [])
 
     @functools.cached_property
@@ -66,7 +66,9 @@ class CocoSplit(Split):
             with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
                 return COCO(str(self.annotations))
         except (ValueError, KeyError, TypeError, AssertionError) as error:
-            raise DataError(f"{self.annotations} is not a readable COCO annotation file ({error}).") from error
+            raise DataError(
+                f"{self.annotations} is not a readable COCO annotation file ({error}); download it again."
+            ) from error
 
     def _paint_all(self, skipped: Skipped) -> Iterator[Painted]:
         index = self._index_of_category()
@@ -94,7 +96,9 @@ class CocoSplit(Split):
         for info in self._coco.dataset.get("images", []):
             sides = info.get("height"), info.get("width")
             if not info.get("file_name") or not all(isinstance(s, int) and s > 0 for s in sides):
-                raise DataError(f"{self.annotations}: image {info.get('id')} has no proper file name or size.")
+                raise DataError(
+                    f"{self.annotations}: image {info.get('id')} lacks a file name, or a height and width in px."
+                )
             if images.setdefault(info["id"], info) is not info:
                 if images[info["id"]] != info:
                     raise DataError(f"{self.annotations} lists image {info['id']} twice, with different facts.")
@@ -109,7 +113,7 @@ class CocoSplit(Split):
                 skipped.add("an annotation of a category that is not listed", f"annotation {annotation['id']}")
 
     def _paint(self, canvas: np.ndarray, annotation: dict, value: int, skipped: Skipped) -> None:
-        """Paint one object into a label map in place; polygons as spec §3.3 says, run lengths as they stand."""
+        """Paint one object into a label map in place: polygons by the rule of spec §3.3, run lengths as they are."""
         segmentation, where = annotation.get("segmentation"), f"annotation {annotation['id']}"
         if annotation.get("iscrowd", 0):
             skipped.add("a crowd annotation, which no label map shows (spec §3.3)", where)
@@ -121,22 +125,28 @@ class CocoSplit(Split):
             for polygon in segmentation:
                 vertices = np.asarray(polygon, np.float64)
                 if vertices.size == 0 or vertices.size % 2 or not np.isfinite(vertices).all():
-                    skipped.add("a polygon that is no list of x, y pairs", where)
+                    skipped.add("a polygon that is not a list of x, y pairs", where)
                     continue
                 vertices = vertices.reshape(-1, 2)  # [x0, y0, x1, y1, …] → [n, 2]
                 cv2.fillPoly(canvas, [vertices.astype(np.int32)], value)
 
     def _decode(self, segmentation: dict, size: tuple[int, int], where: str) -> np.ndarray:
-        """Run lengths → [H, W] bool."""
+        """Run lengths → [H, W] bool.
+
+        Raises:
+            DataError: they cannot be decoded, or they are of an image of another size.
+        """
         try:
             if isinstance(segmentation["counts"], list):
                 segmentation = coco_rle.frPyObjects(segmentation, *segmentation["size"])
             mask = coco_rle.decode(segmentation).astype(bool)
         except (KeyError, TypeError, ValueError) as error:
-            raise DataError(f"{self.annotations}, {where}: unreadable run lengths ({error}).") from error
+            raise DataError(
+                f"{self.annotations}, {where}: unreadable run lengths ({error}). Correct or remove it."
+            ) from error
         if mask.shape != size:
             raise DataError(
                 f"{self.annotations}, {where}: run lengths of {mask.shape[1]}×{mask.shape[0]} px in an image of "
-                f"{size[1]}×{size[0]} px."
+                f"{size[1]}×{size[0]} px. Correct or remove it."
             )
         return mask

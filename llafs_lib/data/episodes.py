@@ -1,4 +1,4 @@
-"""Episodes: which image is asked about, and which annotated images a few-shot model may look at."""
+"""Episodes: which image is asked about, and which annotated images a few-shot model may look at (spec §3.6)."""
 
 from __future__ import annotations
 
@@ -20,27 +20,30 @@ Lists = Mapping[str, Sequence[int]]  # class → image ids
 
 
 class EpisodeSampler:
-    """Draws episodes: a class, a query image that shows it, support images that show it too.
+    """Draws episodes: a class, a query image that shows it, and support images that show it, too.
 
     Protocols:
-        distinct: classes are served in turn. Within a class the queries come in a random order, all of them once before
-            any of them again. The supports of an episode are different images, none of them the query.
-        hsnet: HSNet's COCO-20i stream, draw for draw (spec §3.6): numpy's legacy generator; class uniform, query
-            uniform, each support uniform among all but the query. Supports may repeat: that is how it was published.
-        hsnet-list: HSNet's PASCAL-5i order: episode n asks about entry n of the list of (image, class) pairs, over
-            and over. The official list's order is not public knowledge; here it is by image, then class.
+        distinct: the classes take turns. The queries of a class come in a random order, and each comes once before any
+            comes again. The supports of an episode are different images, and none of them is the query.
+        hsnet: HSNet's COCO-20i stream, draw for draw (spec §3.6). It uses numpy's legacy generator. The class and the
+            query are uniform, and each support is uniform among all images but the query. Supports may repeat, as in
+            the published code.
+        hsnet-list: HSNet's PASCAL-5i order (spec §3.6). Episode n asks about entry n of the list of (image, class)
+            pairs and begins again at its end. The lists are sorted by image and then by class, as are the validation
+            lists of the published code (spec §3.4).
 
     Args:
-        queries: class → the images that may be asked about.
+        queries: class → ids of the images that may be asked about.
         shots: supports per episode, at least 1.
-        supports: class → the images that may be shown; None means `queries`, which the hsnet protocols require.
-        seed: with the same lists, the same seed gives the same episodes on any machine, in any number of processes.
+        supports: class → ids of the images that may be shown; None means `queries`, as the hsnet protocols require.
+        seed: the same lists and seed give the same episodes on any machine, in any number of processes.
 
     Attributes:
-        notes: one sentence per class that cannot be asked about, or not with as many supports as wished.
+        classes: the classes that can be asked about.
+        notes: one sentence per class that cannot be asked about, or has fewer supports than `shots`.
 
     Raises:
-        DataError: unknown protocol, `shots` below 1, or no class with images enough.
+        DataError: an unknown protocol, `shots` below 1, or no class with enough images.
     """
 
     def __init__(
@@ -49,9 +52,11 @@ class EpisodeSampler:
         if protocol not in PROTOCOLS:
             raise DataError(f"protocol {protocol!r} is unknown: choose one of {', '.join(PROTOCOLS)}.")
         if shots < 1:
-            raise DataError(f"an episode needs at least one support, not {shots}.")
+            raise DataError(f"shots={shots}: an episode needs at least one support.")
         if supports is not None and protocol != "distinct":
-            raise DataError(f"protocol {protocol!r} draws queries and supports from the same lists.")
+            raise DataError(
+                f"protocol {protocol!r} draws queries and supports from the same lists: give no `supports`."
+            )
         self.shots, self.protocol, self.seed = shots, protocol, seed
         self._queries, self._supports = queries, queries if supports is None else supports
         notes = {name: self._shortage(name) for name in queries}
@@ -65,10 +70,13 @@ class EpisodeSampler:
         return list(itertools.islice(self._stream(), count))
 
     def each_query_once(self, limit: int | None = None) -> list[Episode]:
-        """Every (image, class) pair once, classes in turn, so that a limit does not crowd out the rare ones.
+        """An episode for every (image, class) pair. The classes take turns, so that a limit keeps the rare ones.
 
         Args:
-            limit: at most this many, the first of them; None gives all.
+            limit: the number of episodes at most; None gives all.
+
+        Raises:
+            DataError: the protocol is not "distinct".
         """
         if self.protocol != "distinct":
             raise DataError(f"protocol {self.protocol!r} is a stream without an end: use draw(count).")
@@ -78,7 +86,7 @@ class EpisodeSampler:
         return list(itertools.islice(episodes, limit))
 
     def _shortage(self, name: str) -> str:
-        """What a class lacks, "" if nothing."""
+        """What a class lacks, in words; "" if nothing."""
         n, pool = len(self._queries[name]), set(self._supports[name])
         shown = len(pool) - (len(pool & set(self._queries[name])) > 0)  # a query never supports itself
         if not n or shown < 1:
@@ -94,7 +102,7 @@ class EpisodeSampler:
         return self._hsnet()
 
     def _of_class(self, name: str) -> Iterator[Episode]:
-        # A generator of its own, so that a class's episodes do not depend on which other classes there are.
+        # Each class has its own generator, so that its episodes do not depend on which other classes there are.
         rng = np.random.default_rng([self.seed, zlib.crc32(name.encode())])
         pool = np.array(self._supports[name])
         while True:
@@ -107,7 +115,7 @@ class EpisodeSampler:
         rng = np.random.RandomState(self.seed)
 
         def one_of(items: Sequence) -> int | str:
-            # `replace=False` draws a whole permutation to take one of it: slow, and part of the stream.
+            # `replace=False` draws a whole permutation to take one item. It is slow, but it is part of the stream.
             return items[rng.choice(len(items), 1, replace=False)[0]]
 
         entries = sorted((i, name) for name in self.classes for i in self._queries[name])
@@ -123,13 +131,18 @@ class EpisodeSampler:
 
 
 def test_episodes(fold: Fold, classes: Sequence[str], shots: int, limit: int | None, seed: int) -> list[Episode]:
-    """Questions about validation images of `classes`, each with `shots` training images of the same class.
+    """Episodes about validation images of `classes`, each with `shots` training images of the same class as supports.
 
-    Every (image, class) pair is asked at most once. A class with fewer training images than `shots` gets all it
-    has; a class with none is left out, which `EpisodeSampler.notes` would say.
+    Every (image, class) pair is asked about at most once. A class with fewer training images than `shots` gets all that
+    it has, and a class with none is left out.
 
     Args:
-        limit: at most this many episodes, classes in turn; None asks about every pair.
+        shots: supports per episode, at least 1.
+        limit: the number of episodes at most, classes in turn; None asks about every pair.
+        seed: decides the order of the queries and the supports.
+
+    Raises:
+        DataError: `shots` is below 1, or no class has images to ask about and to show.
     """
     queries, supports = ({c: images[c] for c in classes} for images in (fold.test_images, fold.train_images))
     return EpisodeSampler(queries, shots, supports, seed=seed).each_query_once(limit)
@@ -139,7 +152,7 @@ test_episodes.__test__ = False  # its name is the field's; pytest must not colle
 
 
 def training_episodes(fold: Fold, count: int, seed: int) -> list[Episode]:
-    """`count` one-shot episodes among training images of the classes trained on.
+    """`count` one-shot episodes among the training images of `fold.training`.
 
     Raises:
         DataError: none of these classes has two training images.
@@ -148,10 +161,11 @@ def training_episodes(fold: Fold, count: int, seed: int) -> list[Episode]:
 
 
 def save_episodes(path: Path, episodes: Sequence[Episode], **facts: str | int) -> None:
-    """Write episodes as CSV, so that a result can name them.
+    """Write episodes as CSV with the columns class, query and supports, so that a result can name its episodes.
 
     Args:
-        facts: what the list is (data set, fold, protocol, seed …), written as `# name: value` lines before the table.
+        facts: what the list is (data set, fold, protocol, seed, …); each becomes a line `# name: value` before the
+            table.
     """
     with Path(path).open("w", encoding="utf-8", newline="") as file:
         file.writelines(f"# {name}: {value}\n" for name, value in facts.items())

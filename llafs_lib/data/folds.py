@@ -19,7 +19,7 @@ from llafs_lib.data.splits import Split
 from llafs_lib.data.toy.dataset import make_toy
 from llafs_lib.records import Fold
 
-TOY_FOLDER = Path("data/toy")  # drawn on first use, under the working directory
+TOY_FOLDER = Path("data/toy")  # under the working directory; drawn on first use
 NOVEL_IN_TRAIN = ("background", "ignore", "drop")
 
 
@@ -34,20 +34,20 @@ class DataSet:
 
     @property
     def fingerprint(self) -> str:
-        """A short hash of what is annotated; it goes into every fold made from this data set."""
+        """A short hash of file names and label maps. Every fold made from this data set carries it."""
         return sha256((self.train.fingerprint + self.val.fingerprint).encode()).hexdigest()[:16]
 
 
 def data_root() -> Path:
-    """Where downloaded data sets and weights lie: `LLAFS_DATA`, or `./data`. May be read-only."""
+    """The folder of downloaded data sets and weights: `LLAFS_DATA`, or `./data`. It may be read-only."""
     return Path(os.environ.get("LLAFS_DATA") or "data")
 
 
 def open_dataset(name: str) -> DataSet:
-    """Open a data set by name; `toy` is drawn first if it is not there yet.
+    """Open a data set by name. `toy` is drawn first if it is not there yet.
 
     Raises:
-        DataError: an unknown name, or files that are missing; the message says where they are expected.
+        DataError: an unknown name, or files that are missing or unreadable; the message names them.
     """
     if name not in DATASETS:
         raise DataError(f"unknown dataset {name!r}: choose one of {', '.join(DATASETS)}.")
@@ -63,7 +63,7 @@ def open_dataset(name: str) -> DataSet:
 
 
 def source_files(name: str) -> tuple[Path, ...]:
-    """The annotation files of a data set, training first; of PASCAL the lists of images. They need not exist yet."""
+    """The annotation files of a data set, training first; for PASCAL its lists of images. They need not exist yet."""
     if name == "pascal-5i":
         return list_files(data_root() / "pascal")
     if name == "toy":
@@ -82,19 +82,20 @@ def _coco_split(annotations: Path, classes: tuple[str, ...]) -> CocoSplit:
 def make_fold(dataset: DataSet, index: int, novel_in_train: str = "background", hold_out: bool = True) -> Fold:
     """Split the classes of a data set and list the images of each class (spec §3.1–3.3).
 
-    The novel classes' *training* images are listed too: a few-shot model is shown some of them as supports. No model
-    here is trained on their masks.
+    The *training* images of the novel classes are listed, too, because a few-shot model is shown some of them as
+    supports. No model here is trained on their masks.
 
     Args:
-        novel_in_train: training images of base classes also show novel objects, 27 to 59% of them on COCO-20i. What
-            to do about it is worth points, and papers differ (spec §3.5): "background" keeps the images and calls
-            novel pixels background (HSNet, PFENet); "ignore" keeps the images and teaches nothing about these pixels
-            (RePRI); "drop" leaves out every image with a novel pixel (BAM, HDMNet).
-        hold_out: set `validation_classes` aside, to choose a model on. False trains on all base classes, as HSNet does.
+        index: which fold, 0 to 3.
+        novel_in_train: what to do about novel objects in training images. They are in 27 to 59% of the training images
+            of COCO-20i; the choice is worth points, and papers differ (spec §3.5). "background" keeps the images and
+            calls novel pixels background (HSNet, PFENet). "ignore" keeps the images and takes no loss from novel pixels
+            (RePRI). "drop" leaves out every image with a novel pixel (BAM, HDMNet).
+        hold_out: set `validation_classes` aside to choose a model on. False trains on all base classes, as HSNet does.
 
     Raises:
-        LlafsError: `index` is not 0…3, or `novel_in_train` is none of the three.
-        DataError: a listed image is missing or cut off; no image is left to train on or to be asked about.
+        LlafsError: `index` is not from 0 to 3, or `novel_in_train` is none of the three.
+        DataError: a listed image is missing or cut off, or no image is left to train on or to ask about.
     """
     if novel_in_train not in NOVEL_IN_TRAIN:
         raise DataError(f"novel_in_train={novel_in_train!r} is unknown: choose one of {', '.join(NOVEL_IN_TRAIN)}.")
@@ -123,20 +124,21 @@ def make_fold(dataset: DataSet, index: int, novel_in_train: str = "background", 
 
 
 def images_with(split: Split, classes: tuple[str, ...], min_pixels: int) -> tuple[int, ...]:
-    """The images that show at least `min_pixels` of any one of `classes`."""
+    """The ids of the images with at least `min_pixels` label pixels of any one of `classes`."""
     columns = [split.classes.index(c) for c in classes]
     shown = (split.pixels[:, columns] >= min_pixels).any(axis=1)
     return tuple(np.array(split.image_ids)[shown].tolist())
 
 
 def training_labels(labels: np.ndarray, classes: tuple[str, ...], fold: Fold) -> np.ndarray:
-    """A label map as training may see it: without the novel and the held-out classes.
+    """A label map as training may see it, without the novel and the held-out classes.
 
     Args:
-        labels: [H, W] uint8, as `Split.label_map` gives it.
-        classes: the data set's.
+        labels: [H, W] uint8, as `Split.label_map` returns it.
+        classes: the classes of the data set in index order.
 
-    Returns: [H, W] uint8, their pixels background, or void if `fold.novel_in_train` is "ignore".
+    Returns: [H, W] uint8 in which the pixels of these classes are background, or void if `fold.novel_in_train` is
+        "ignore".
     """
     table = np.arange(256, dtype=np.uint8)
     hidden = [classes.index(c) + 1 for c in (*fold.novel, *fold.validation)]
@@ -152,7 +154,12 @@ def save_fold(run: RunFolder, fold: Fold) -> None:
 
 
 def load_fold(run: RunFolder, dataset: DataSet) -> Fold:
-    """Read `folds.json`, checked against the data set it is used with."""
+    """Read `folds.json` and check that it was made from `dataset`.
+
+    Raises:
+        MissingArtifactError: there is none.
+        UnfitArtifactError: it was made from other data, or was cut off.
+    """
     stored = json.loads(run.require("folds.json", data=dataset.fingerprint).read_text(encoding="utf-8"))
     for key in ("base", "novel", "validation"):
         stored[key] = tuple(stored[key])

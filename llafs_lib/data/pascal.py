@@ -1,10 +1,10 @@
-"""PASCAL-5i: VOC 2012 with the extra masks of SBD, in their official layouts.
+"""PASCAL-5i: VOC 2012 with the additional masks of SBD, in their official layouts (spec §3.4).
 
     pascal/VOCdevkit/VOC2012/{JPEGImages,SegmentationClass,ImageSets/Segmentation}
     pascal/benchmark_RELEASE/dataset/{cls/*.mat,train.txt,val.txt}
 
-Training images are the field's "trainaug" list: VOC's training list and all that SBD annotates, less VOC's validation
-list, 10,582 images. Where both have a mask, VOC's is taken: it is drawn finer and knows void.
+The training images are the field's "trainaug" list of 10,582 images: VOC's training list and every image that SBD
+annotates, without VOC's validation list. Where both have a mask, VOC's is used, because it is finer and marks void.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ SPLITS = ("train", "val")
 class VocSplit(Split):
     """The training or the validation split of PASCAL-5i.
 
-    VOC names images like 2007_000032; here they are numbers, 2007000032.
+    VOC names an image 2007_000032; its id here is the number 2007000032.
 
     Args:
         root: the folder that holds `VOCdevkit` and, for training, `benchmark_RELEASE`.
-        part: "train" (VOC + SBD) or "val" (VOC).
+        part: "train" (VOC and SBD) or "val" (VOC).
 
     Raises:
-        DataError: a missing file or folder, or a mask that is none.
+        DataError: a missing file or folder, or a file that is not a mask of VOC classes.
     """
 
     def __init__(self, root: str | Path, part: str):
@@ -63,7 +63,7 @@ class VocSplit(Split):
             yield Painted(_image_id(name), f"{name}.jpg", labels)
 
     def _voc_labels(self, name: str) -> np.ndarray:
-        """[H, W] uint8: the PNG's palette indices are the labels, 255 the void outlines."""
+        """[H, W] uint8. The palette indices of the PNG are the labels; 255 marks the void outlines."""
         path = self._voc / "SegmentationClass" / f"{name}.png"
         try:
             with Image.open(path) as image:
@@ -73,8 +73,8 @@ class VocSplit(Split):
         return _checked(labels, path)
 
     def _sbd_labels(self, name: str) -> np.ndarray:
-        """[H, W] uint8 from SBD's MATLAB file; SBD knows no void."""
-        from scipy.io import loadmat  # here, because importing it takes a quarter of a second
+        """[H, W] uint8 from SBD's MATLAB file. SBD has no void."""
+        from scipy.io import loadmat  # imported here, because it takes a quarter of a second
 
         path = self._sbd / "cls" / f"{name}.mat"
         try:
@@ -85,7 +85,7 @@ class VocSplit(Split):
 
 
 def list_files(root: Path, part: str = "train") -> tuple[Path, ...]:
-    """The official lists that decide a split; for training also VOC's validation list, which is left out."""
+    """The official lists that decide a split. Training needs VOC's validation list, too, to leave its images out."""
     voc, sbd = root / "VOCdevkit" / "VOC2012", root / "benchmark_RELEASE" / "dataset"
     if part == "val":
         return (_voc_list(voc, "val"),)
@@ -93,7 +93,7 @@ def list_files(root: Path, part: str = "train") -> tuple[Path, ...]:
 
 
 def merged_list(voc: Path, sbd: Path) -> list[str]:
-    """VOC's training images and all of SBD's, less VOC's validation images, sorted."""
+    """The names of VOC's training images and all of SBD's images, without VOC's validation images, sorted."""
     annotated = {
         name for path in (_voc_list(voc, "train"), sbd / "train.txt", sbd / "val.txt") for name in _read_list(path)
     }

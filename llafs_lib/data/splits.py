@@ -1,4 +1,4 @@
-"""A split of a data set: images, and which class each of their pixels belongs to."""
+"""A split of a data set: images, and the class of each of their pixels."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from PIL import Image, ImageOps
 from llafs_lib.data.labels import VOID, DataError, LabelStore
 
 END_OF_JPEG = b"\xff\xd9"
-MIN_PIXELS = 2 * 32 * 32  # an object class counts in an image from 2,048 label pixels on (spec §3.3)
+MIN_PIXELS = 2 * 32 * 32  # an image counts for a class if at least 2,048 of its label pixels are the class (spec §3.3)
 
 
 class Split:
-    """Images with label maps, whatever format they come in.
+    """Images with label maps, in whatever format they are stored.
 
     Args:
-        folder: of the images.
-        classes: the class names in index order; label maps hold `index + 1`, 0 is background, 255 void.
-        labels: the label maps, as `llafs_lib.data.labels.open_labels` gives them.
+        folder: the folder of the images.
+        classes: the class names in index order. Label maps hold 0 for background, `index + 1`, or 255 for void.
+        labels: the label maps, as `llafs_lib.data.labels.open_labels` returns them.
     """
 
     def __init__(self, folder: Path, classes: tuple[str, ...], labels: LabelStore):
@@ -45,29 +45,29 @@ class Split:
 
     @property
     def fingerprint(self) -> str:
-        """A short hash of image names and label maps: two splits with the same one are the same."""
+        """A short hash of file names and label maps. Equal splits have equal fingerprints."""
         return self._labels.fingerprint
 
     @property
     def skipped(self) -> tuple[str, ...]:
-        """What the annotations hold and the label maps do not, one sentence per reason."""
+        """What the annotations hold but the label maps do not, one sentence per reason."""
         return self._labels.skipped
 
     def size(self, image_id: int) -> tuple[int, int]:
-        """(height, width) of an image, as its annotations state it."""
+        """(height, width) of an image in px, as its annotations state it."""
         return self._known(image_id).size(image_id)
 
     def file(self, image_id: int) -> Path:
-        """Where an image lies."""
+        """The path of an image."""
         return self.folder / self._known(image_id).files[image_id]
 
     def image(self, image_id: int) -> np.ndarray:
-        """The image, [H, W, 3] uint8 RGB, at the size its annotations state.
+        """The image, [H, W, 3] uint8 RGB, at the size that its annotations state.
 
-        An image that says it is to be turned (EXIF) is turned, unless it was annotated as it lies.
+        The EXIF orientation is applied, unless the annotations were made without it.
 
         Raises:
-            DataError: missing, unreadable, or of another size.
+            DataError: the image is not listed, missing, unreadable, or has another size.
         """
         path, size = self.file(image_id), self.size(image_id)
         pixels = read_rgb(path)
@@ -75,35 +75,45 @@ class Split:
             pixels = read_rgb(path, turn=False)
         if pixels.shape[:2] != size:
             raise DataError(
-                f"{path} is {pixels.shape[1]}×{pixels.shape[0]} px, but was annotated at {size[1]}×{size[0]} px: "
-                "image and annotations do not belong together."
+                f"{path} is {pixels.shape[1]}×{pixels.shape[0]} px, but was annotated at {size[1]}×{size[0]} px, so "
+                "the image and the annotations do not belong together. Download the image again."
             )
         return pixels
 
     def label_map(self, image_id: int) -> np.ndarray:
-        """Which class each pixel belongs to, [H, W] uint8: 0, class index + 1, or 255 (void)."""
+        """The class of each pixel, [H, W] uint8: 0 for background, class index + 1, or 255 for void."""
         return self._known(image_id).label_map(image_id)
 
     def mask(self, image_id: int, class_name: str) -> np.ndarray:
-        """Where `class_name` is in an image, [H, W] bool."""
-        return self.label_map(image_id) == self.classes.index(class_name) + 1
+        """The pixels of `class_name` in an image, [H, W] bool."""
+        return self.label_map(image_id) == self.label_of(class_name)
+
+    def label_of(self, class_name: str) -> int:
+        """The value of a class in the label maps: class index + 1.
+
+        Raises:
+            DataError: the data set has no such class.
+        """
+        if class_name not in self.classes:
+            raise DataError(f"{class_name!r} is not a class of this data set: choose one of {', '.join(self.classes)}.")
+        return self.classes.index(class_name) + 1
 
     def void(self, image_id: int) -> np.ndarray:
-        """Which pixels are not to be scored, [H, W] bool. COCO has none."""
+        """The pixels that are not scored, [H, W] bool. COCO has none."""
         return self.label_map(image_id) == VOID
 
     def images_by_class(self, min_pixels: int = MIN_PIXELS) -> Mapping[str, tuple[int, ...]]:
-        """For each class the ids of the images that show at least `min_pixels` of it (spec §3.3), ascending."""
+        """Class → ids of the images with at least `min_pixels` label pixels of it (spec §3.3), ascending."""
         ids = np.array(self.image_ids)
         return {c: tuple(ids[self.pixels[:, i] >= min_pixels].tolist()) for i, c in enumerate(self.classes)}
 
     def check_files(self) -> None:
-        """Look at every listed image without decoding it: is it there, and does it end as a JPEG ends?
+        """Check that every listed image is there and ends as a JPEG does, without decoding it.
 
-        A file without a proper end is decoded to be sure.
+        Only a file that does not end so is decoded.
 
         Raises:
-            DataError: names the first bad file, counts the others.
+            DataError: images are missing (the message counts them and names the first), or one cannot be decoded.
         """
         try:
             there = set(os.listdir(self.folder))
@@ -122,12 +132,15 @@ class Split:
 
     def _known(self, image_id: int) -> LabelStore:
         if image_id not in self._labels:
-            raise DataError(f"image {image_id} is not listed for {self.folder}.")
+            raise DataError(f"image {image_id} is not listed for {self.folder}: choose one of `image_ids`.")
         return self._labels
 
 
 class SupportReader:
-    """(image id, class) → (image [H, W, 3] uint8, mask [H, W] bool); the images read last stay in memory."""
+    """Reads (image [H, W, 3] uint8 RGB, mask [H, W] bool) of an image id and a class.
+
+    The last `keep` images that were read stay in memory.
+    """
 
     def __init__(self, split: Split, keep: int = 256):
         self.split = split
@@ -135,47 +148,48 @@ class SupportReader:
 
     def __call__(self, image_id: int, class_name: str) -> tuple[np.ndarray, np.ndarray]:
         image, labels = self._load(image_id)
-        return image, labels == self.split.classes.index(class_name) + 1
+        return image, labels == self.split.label_of(class_name)
 
     def with_masks(self, image_id: int, class_names: Iterable[str]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """An image [H, W, 3] and the masks [H, W] of some classes in it."""
+        """An image [H, W, 3] uint8 RGB and the masks [H, W] bool of some classes in it."""
         image, labels = self._load(image_id)
-        return image, {name: labels == self.split.classes.index(name) + 1 for name in class_names}
+        return image, {name: labels == self.split.label_of(name) for name in class_names}
 
 
 def read_rgb(path: str | Path, turn: bool = True) -> np.ndarray:
-    """Read an image file as [H, W, 3] uint8 RGB: grey, palette, CMYK and alpha converted.
+    """Read an image file as [H, W, 3] uint8 RGB. Grey, palette, CMYK, alpha and 16 bits are converted.
 
     Args:
-        turn: as the EXIF orientation says.
+        turn: apply the EXIF orientation.
 
     Raises:
-        DataError: the file is missing, is no image, or is cut off.
+        DataError: the file is missing, is not an image, or is cut off.
     """
     path = Path(path)
     try:
         data = path.read_bytes()
         with Image.open(io.BytesIO(data)) as image:
             if image.format == "JPEG" and image.mode in ("RGB", "L") and data.endswith(END_OF_JPEG):
-                # The same pixels as PIL's, a fifth faster. PIL has the rest: OpenCV takes a cut-off file for whole.
+                # OpenCV returns the same pixels as PIL, a fifth faster. It does not notice a file that is cut off, so
+                # PIL reads every file without the end of a JPEG.
                 flags = cv2.IMREAD_COLOR_RGB | (0 if turn else cv2.IMREAD_IGNORE_ORIENTATION)
                 pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
                 if pixels is not None:
                     return pixels
             if turn:
                 ImageOps.exif_transpose(image, in_place=True)
-            if image.mode.startswith("I;16") or image.mode == "I":  # PIL would cut everything above 255 off
+            if image.mode.startswith("I;16") or image.mode == "I":  # PIL would clip all values above 255
                 grey = np.clip(np.array(image) >> 8, 0, 255).astype(np.uint8)
                 return np.repeat(grey[..., None], 3, axis=2)
             return np.array(image.convert("RGB"))
     except FileNotFoundError:
-        raise DataError(f"{path} does not exist.") from None
+        raise DataError(f"{path} does not exist: correct the path, or download the image again.") from None
     except (OSError, ValueError, SyntaxError, cv2.error, Image.DecompressionBombError) as error:
         raise DataError(f"{path} is not a readable image ({error}); replace or download it again.") from error
 
 
 def _ends_well(path: Path) -> bool:
-    """Whether a file ends with JPEG's end-of-image marker; what is no JPEG is not judged."""
+    """Whether a JPEG ends with the end-of-image marker; True for a file of another format."""
     if path.suffix.lower() not in (".jpg", ".jpeg"):
         return True
     with path.open("rb") as file:

@@ -71,7 +71,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.wfile.write(block)
                 time.sleep(self.server.pause)
         if kind == "stall":
-            self.server.closing.wait(20)
+            self.server.closing.wait(60)
         self.close_connection = bool(kind)
 
 

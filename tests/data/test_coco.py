@@ -101,8 +101,8 @@ def test_masks_are_boolean_disjoint_and_of_the_images_size(tmp_path_factory, obj
     [
         (annotation(1, []), "an object without any outline"),
         (annotation(1, None), "an object without any outline"),
-        (annotation(1, [[1, 2, 3]]), "a polygon that is no list of x, y pairs"),
-        (annotation(1, [[1, 2, float("nan"), 4]]), "a polygon that is no list of x, y pairs"),
+        (annotation(1, [[1, 2, 3]]), "a polygon that is not a list of x, y pairs"),
+        (annotation(1, [[1, 2, float("nan"), 4]]), "a polygon that is not a list of x, y pairs"),
         (annotation(9, [SQUARE]), "an annotation of a category that is not listed"),
         (annotation(1, [SQUARE], image_id=5), "an annotation of an image that is not listed"),
     ],
@@ -125,7 +125,7 @@ def test_an_image_listed_twice(make_split):
 
 @pytest.mark.parametrize("fault", [{"width": 0}, {"height": None}, {"height": "30"}, {"file_name": ""}])
 def test_an_image_without_a_name_or_size(make_split, fault):
-    with pytest.raises(DataError, match=r"a.json: image 1 has no proper file name or size"):
+    with pytest.raises(DataError, match=r"a.json: image 1 lacks a file name, or a height and width"):
         make_split([], images=(IMAGE | fault,))
 
 
@@ -154,6 +154,8 @@ def test_missing_and_broken_files(make_split, tmp_path):
             CocoSplit(tmp_path, tmp_path / "bad.json", ())
     with pytest.raises(DataError, match="image 7 is not listed"):
         make_split([]).image(7)
+    with pytest.raises(DataError, match="'okapi' is not a class of this data set: choose one of zebra, horse"):
+        make_split([]).mask(1, "okapi")
 
 
 def test_the_wrong_layout_is_named(tmp_path, monkeypatch):
