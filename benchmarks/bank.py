@@ -18,12 +18,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from memory import peak_of
+from numpy.lib.format import open_memmap
 
 from llafs_lib.data.folds import data_root, open_dataset
 from llafs_lib.data.splits import MIN_PIXELS, SupportReader
 from llafs_lib.retrieval.bank import SupportBank, build_bank
-from llafs_lib.retrieval.mapped import create, open_mapped
-from llafs_lib.retrieval.scoring import nearest
+from llafs_lib.retrieval.scoring import visual_term
 from llafs_lib.vision.backbone import load_backbone
 from llafs_lib.vision.prototype import PrototypeSegmenter
 
@@ -44,7 +44,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         print("| coco-mini × | images | pairs | s | images / s | peak MB |\n|---|---|---|---|---|---|")
         for times in options.times:
-            path = Path(folder, f"{times}.safetensors")
+            path = Path(folder, f"{times} times")
             (images, pairs, seconds), before, peak = peak_of(lambda p=path, t=times: fill(p, t))
             rate = images / seconds
             print(f"| {times} | {images} | {pairs} | {seconds:.0f} | {rate:.1f} | {peak - before:.0f} |", flush=True)
@@ -64,10 +64,10 @@ def fill(path: Path, times: int) -> tuple[int, int, float]:
     segmenter = PrototypeSegmenter(load_backbone("mobilenet_v2", data_root() / "weights"), SIZE, 0.5)
     segmenter.features.limit = 0  # an image that comes again is described again
     began = time.perf_counter()
+    images = {n: tuple(shown[i]) for n, i in enumerate(ids)}
     bank = build_bank(
-        path, {n: tuple(shown[i]) for n, i in enumerate(ids)}, train.classes,
-        lambda n: read.with_masks(ids[n], shown[ids[n]]), segmenter.describe, {"times": times},
-    )  # fmt: skip
+        path, images, train.classes, lambda n: read.with_masks(ids[n], shown[ids[n]]), segmenter.describe, {}
+    )
     return len(ids), len(bank), time.perf_counter() - began
 
 
@@ -75,7 +75,7 @@ def look_up(folder: Path, sizes: list[int], queries: int) -> None:
     """Latency of the exact search in the mapped bank, and of faiss on the same rows, all in turn in one process."""
     print(f"| rows × {WIDTH} | search | p50 ms | p95 ms | recall of the {K} nearest |\n|---|---|---|---|---|")
     for n in sizes:
-        bank = drawn_bank(folder / f"rows{n}.safetensors", n)
+        bank = drawn_bank(folder / f"{n}.npy", n)
         rng = np.random.default_rng(1)
         asked = [
             unit(bank.foreground[rng.integers(n)] + 0.5 * rng.normal(size=WIDTH) / WIDTH**0.5) for _ in range(queries)
@@ -95,30 +95,25 @@ def look_up(folder: Path, sizes: list[int], queries: int) -> None:
             print(f"| {n:,} | {name} | {p50:.1f} | {p95:.1f} | {shown} |", flush=True)
 
 
+def nearest(bank: SupportBank, query: np.ndarray, k: int, rows: np.ndarray | None = None) -> np.ndarray:
+    """The `k` rows whose foreground looks most like the query, best first, among all or among `rows`; exact."""
+    rows = np.arange(len(bank)) if rows is None else rows
+    likeness = visual_term(bank, rows, query)
+    best = np.argpartition(-likeness, k - 1)[:k]
+    return rows[best[np.argsort(-likeness[best], kind="stable")]]
+
+
 def drawn_bank(path: Path, n: int) -> SupportBank:
-    """A bank of `n` drawn rows on disk: unit vectors around one centre per class."""
-    wide = {"foreground": ((n, WIDTH), np.float32), "background": ((1, WIDTH), np.float32)}
-    narrow = {
-        "image_ids": ((n,), np.int64),
-        "class_index": ((n,), np.int64),
-        "area": ((n,), np.float32),
-        "box": ((n, 4), np.float32),
-    }
-    create(path, wide | narrow)
-    arrays, rng = open_mapped(path, "r+"), np.random.default_rng(0)
-    arrays["image_ids"][:], arrays["class_index"][:], arrays["area"][:] = (
-        np.arange(n),
-        np.sort(np.arange(n) % CLASSES),
-        0.2,
-    )
+    """A bank of `n` drawn rows whose foregrounds lie on disk: unit vectors around one centre per class."""
+    rng, class_index = np.random.default_rng(0), np.sort(np.arange(n) % CLASSES)
     centres = rng.normal(size=(CLASSES, WIDTH)).astype(np.float32)
+    foreground = open_memmap(path, "w+", np.float32, (n, WIDTH))
     for start in range(0, n, 50_000):
-        rows = slice(start, min(start + 50_000, n))
-        index = arrays["class_index"][rows]
-        arrays["foreground"][rows] = unit(centres[index] + 2 * rng.normal(size=(len(index), WIDTH)).astype(np.float32))
-    classes = tuple(f"class {i}" for i in range(CLASSES))
-    fresh = open_mapped(path)
-    return SupportBank(classes, **{name: fresh[name] for name in (*wide, *narrow)})
+        index = class_index[start : start + 50_000]
+        drawn = centres[index] + 2 * rng.normal(size=(len(index), WIDTH)).astype(np.float32)
+        foreground[start : start + 50_000] = unit(drawn)
+    classes, area = tuple(f"class {i}" for i in range(CLASSES)), np.full(n, 0.2, np.float32)
+    return SupportBank(classes, np.arange(n), class_index, open_memmap(path, "r"), np.zeros((n, 0)), area)
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:

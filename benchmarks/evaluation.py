@@ -91,7 +91,7 @@ class Bench:
         shown = {i: tuple(c for c in classes if i in self.fold.train_images[c]) for i in self.data.train.image_ids}
         shown = {i: c for i, c in shown.items() if c}
         with torch.inference_mode():
-            path = self.folder / f"{name}.safetensors"
+            path = self.folder / name
             return build_bank(path, shown, classes, lambda i: read.with_masks(i, shown[i]), describe, {})
 
     def models(self) -> tuple[dict[str, Model], Callable[[np.ndarray], torch.Tensor]]:

@@ -89,7 +89,7 @@ class Study:
     def ask(self, which: str, limit: int) -> dict[str, list[Curve]]:
         """Ask every arm every question."""
         with tempfile.TemporaryDirectory() as folder:
-            bank = self.bank(Path(folder) / "bank.safetensors")
+            bank = self.bank(Path(folder) / "support_bank")
             bank = bank.only(bank.classes)  # into memory
         questions = sorted(self.questions(bank, which), key=lambda q: q.image_id)
         questions = questions[:: max(len(questions) // limit, 1)][:limit] if limit else questions

@@ -1,8 +1,8 @@
 """Run folders: what one notebook leaves for the next, written whole or not at all.
 
-`runs/<dataset>/fold<k>/` holds one file per artifact and beside each a manifest that says how it was made. A file is
-written under a temporary name and moved into place, so a kill never leaves half of one. A missing or unfit artifact is
-never rebuilt behind the reader's back: the error names the notebook to run.
+`runs/<dataset>/fold<k>/` holds one file or folder per artifact and beside each a manifest that says how it was made.
+Each is written under a temporary name and moved into place, so a kill never leaves half of one. A missing or unfit
+artifact is never rebuilt behind the reader's back: the error names the notebook to run.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ NOTEBOOKS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "03_llm_prompting": (("folds.json",), ("related_classes.json",)),
     "04_retrieval_scoring": (
         ("folds.json", "hsnet.safetensors", "related_classes.json"),
-        ("support_bank.safetensors", "support_bank.json", "calibration.json"),
+        ("support_bank", "calibration.json"),
     ),
     "05_full_evaluation": (
         (
-            *("folds.json", "hsnet.safetensors", "repri.safetensors", "related_classes.json"),
-            *("support_bank.safetensors", "support_bank.json", "calibration.json"),
+            *("folds.json", "hsnet.safetensors", "repri.safetensors"),
+            *("related_classes.json", "support_bank", "calibration.json"),
         ),
         ("episodes.csv", "results.json", "results.csv", "results.md", "results.tex", "examples.png", "report.html"),
     ),
@@ -126,7 +126,7 @@ class RunFolder:
         """
         path, book = self.path / name, MADE_BY.get(name, "that writes it")
         again = f"run notebook {book} (`llafs tutorial --only {book[:2]}` with the same parameters)"
-        if not path.is_file():
+        if not path.exists():
             raise MissingArtifactError(f"{path} is missing: {again} first.")
         manifest = self.manifest(name)
         if manifest.get("sha256") != file_hash(path):
@@ -184,7 +184,10 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal."""
+    """SHA-256 of a file's bytes, in hexadecimal; of a folder, of the names and hashes of its files."""
+    if path.is_dir():
+        listed = [f"{file.name} {file_hash(file)}" for file in sorted(path.iterdir())]
+        return hashlib.sha256("\n".join(listed).encode()).hexdigest()
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -1,10 +1,10 @@
 """The support bank: one row for every annotated (image, base class) pair of a fold, on disk, mapped into memory.
 
-    support_bank.safetensors   the arrays; rows of one class lie together, so that a class is one slice of the file
-    support_bank.json          the index: classes, images and their files, and what the bank was made from
+    support_bank/foreground.npy …   one array for each column; the rows of one class lie together
+    support_bank/index.json         the classes, and what the bank was made from
 
-It is filled in place, image by image, so memory does not grow with the number of images. What is filled stays
-filled after a kill, and several processes may fill it at once, each its own share.
+A bank opens at once whatever its size, because its arrays are read only where they are looked at. It is filled image
+by image, so memory does not grow with the number of images, and filling goes on after a kill.
 """
 
 from __future__ import annotations
@@ -13,21 +13,24 @@ import functools
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from filelock import FileLock
+from numpy.lib.format import open_memmap
 from torch import Tensor
 
-from llafs_lib.artifacts import write_json
+from llafs_lib.artifacts import replacing, write_json
 from llafs_lib.errors import LlafsError
 from llafs_lib.progress import track
-from llafs_lib.retrieval.mapped import Shapes, create, open_mapped
+from llafs_lib.vision.backbone import Backbone
 from llafs_lib.vision.features import masked_means
 from llafs_lib.vision.prototype import combine
+
+INDEX = "index.json"
 
 
 class BankError(LlafsError):
@@ -39,9 +42,9 @@ class SupportBank:
     """What may serve as a support, and how it looks to the backbone.
 
     Rows are sorted by class. `image_ids` [N] and `class_index` [N] (into `classes`) say which pair a row is.
-    `foreground` and `background` [N, C] are the mean unit features inside and outside its mask: as they are, of length
-    at most 1, since a prototype is a sum of them. `area` [N] in [0, 1] is the share of the feature map that the mask
-    covers, and `box` [N, 4] the mask's top, left, bottom and right in shares of the image.
+    `foreground` and `background` [N, C] are the mean unit features inside and outside its mask. They keep their length
+    of at most 1, because a prototype is a sum of them. `area` [N] in [0, 1] is the share of the feature map that the
+    mask covers.
     """
 
     classes: tuple[str, ...]
@@ -50,8 +53,6 @@ class SupportBank:
     foreground: np.ndarray = field(repr=False)
     background: np.ndarray = field(repr=False)
     area: np.ndarray = field(repr=False)
-    box: np.ndarray = field(repr=False)
-    files: Mapping[int, str] = field(default_factory=dict, repr=False)  # image id → path
     made_from: Mapping[str, Any] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -76,11 +77,6 @@ class SupportBank:
         """How many supports each class has."""
         return dict(zip(self.classes, np.diff(self._starts).tolist(), strict=True))
 
-    def whole(self, rows: np.ndarray | slice = slice(None)) -> np.ndarray:
-        """The mean features of the whole image, [M, C]: they follow from those inside and outside the mask."""
-        area = self.area[rows][..., None]
-        return area * self.foreground[rows] + (1 - area) * self.background[rows]
-
     def prototypes(self, rows: np.ndarray, weights: np.ndarray, plain: bool = False) -> tuple[np.ndarray, np.ndarray]:
         """Foreground and background prototype, each [C], of some rows with their weights [M]; see `combine`."""
         return combine(self.foreground[rows], self.background[rows], self.area[rows], weights, plain)
@@ -89,44 +85,56 @@ class SupportBank:
         """The bank of these classes alone, in their order (a copy in memory)."""
         rows = np.concatenate([self.rows_of(c) for c in classes] or [np.empty(0, int)])
         index = np.repeat(np.arange(len(classes)), [len(self.rows_of(c)) for c in classes])
-        taken = {n: getattr(self, n)[rows] for n in ("image_ids", "foreground", "background", "area", "box")}
-        return SupportBank(tuple(classes), class_index=index, files=self.files, made_from=self.made_from, **taken)
+        taken = {name: getattr(self, name)[rows] for name in ("image_ids", "foreground", "background", "area")}
+        return SupportBank(tuple(classes), class_index=index, made_from=self.made_from, **taken)
 
     @classmethod
     def load(cls, path: str | Path, **expected: Any) -> SupportBank:
-        """Open a finished bank; its arrays stay on disk and are read where they are looked at.
+        """Open a finished bank, mapped into memory.
 
         Args:
-            expected: what it must have been made from, for instance `fold=0`.
+            path: the folder that `build_bank` wrote.
+            expected: what the bank must have been made from, for instance `fold=0`.
 
         Raises:
-            BankError: the file or its index is missing, cut off or no support bank, or it was made from something else.
+            BankError: a file is missing, cut off or foreign, or the bank was made from something else.
         """
         path = Path(path)
         try:
-            index = json.loads(index_of(path).read_text(encoding="utf-8"))
-            arrays = open_mapped(path)
-            bank = cls(
-                classes=tuple(index["classes"]),
-                files={int(i): file for i, file in index["files"].items()},
-                made_from=index["made_from"],
-                **{name: arrays[name] for name in _shapes(0, 0)},
-            )
-            consistent = len({len(a) for a in arrays.values()}) == 1 and bank._starts[-1] == len(bank)
-        except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
-            raise BankError(f"{path} is not a readable support bank ({error}): run notebook 04 again.") from error
-        if not consistent:
-            raise BankError(f"{path} is not a readable support bank (its parts do not match): run notebook 04 again.")
-        for name, value in expected.items():
-            if bank.made_from.get(name) != value:
-                made = bank.made_from.get(name)
-                raise BankError(f"{path} is stale: made with {name}={made!r}, not {value!r}. Run notebook 04 again.")
+            index = json.loads((path / INDEX).read_text(encoding="utf-8"))
+            classes, made_from = tuple(index["classes"]), dict(index["made_from"])
+        except (OSError, KeyError, TypeError, ValueError) as error:
+            raise _unreadable(path / INDEX, error) from error
+        bank = cls(classes, made_from=made_from, **_open(path))
+        if bank._starts[-1] != len(bank):
+            raise _unreadable(path / INDEX, "it lists fewer classes than the rows have")
+        bank.check(**expected)
         return bank
 
+    def check(self, **expected: Any) -> None:
+        """Compare what the bank was made from with what it must have been made from.
 
-def index_of(path: str | Path) -> Path:
-    """Where the index of the bank at `path` lies."""
-    return Path(path).with_suffix(".json")
+        Raises:
+            BankError: they differ; the message names the first difference.
+        """
+        for name, value in expected.items():
+            made = self.made_from.get(name)
+            if made != value:
+                raise BankError(f"stale bank: it was made with {name}={made!r}, not {value!r}. Run notebook 04 again.")
+
+
+def described_by(backbone: Backbone, size: int) -> dict[str, Any]:
+    """What the features of a bank depend on, for its `made_from`: the backbone, its weights, and the images' size.
+
+    Args:
+        backbone: the original one, not its `optimised` copy.
+        size: side of the square that images are squashed to, px.
+    """
+    digest = hashlib.sha256()
+    for name, value in backbone.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.cpu().contiguous().numpy())
+    return {"backbone": backbone.name, "size": size, "weights": digest.hexdigest()}
 
 
 # --- filling ---------------------------------------------------------------------------------------------------------
@@ -139,75 +147,108 @@ def build_bank(
     read: Callable[[int], tuple[np.ndarray, Mapping[str, np.ndarray]]],
     describe: Callable[[np.ndarray], Tensor],
     made_from: Mapping[str, Any],
-    files: Mapping[int, str] | None = None,
-    part: tuple[int, int] = (0, 1),
-) -> SupportBank | None:
-    """Describe every (image, class) pair and write the bank to `path`; go on where an earlier call was cut off.
+) -> SupportBank:
+    """Describe every (image, class) pair and write the bank to the folder `path`, in place of an older bank there.
+
+    An earlier call for the same bank that was cut off is continued.
 
     Args:
         images: image id → the classes that it is a support of.
         read: image id → (image [H, W, 3] uint8, class → mask [H, W] bool).
         describe: image → unit features [C, h, w] (`vision.features.unit_features`).
-        made_from: all that decides the rows: data set, fold, hash of the backbone's weights, size.
-        files: image id → path, for the index.
-        part: (i, n): describe the i-th of n shares, so that n processes can share the work.
+        made_from: all that decides the rows: the data, the fold, and `described_by`.
 
-    Returns: the bank; None if other parts are still to be described.
+    Raises:
+        BankError: there is something else at `path`.
     """
-    path, ids = Path(path), sorted(images)
-    rows = {pair: row for row, pair in enumerate((c, i) for c in classes for i in ids if c in images[i])}
-    paths = {str(i): str(file) for i, file in (files or {}).items()}
-    index = {"classes": list(classes), "made_from": dict(made_from), "files": paths}
-    partial, done_file = _begun(path, index, rows, ids, describe)
-    arrays, done = open_mapped(partial, "r+"), np.memmap(done_file, np.uint8, "r+")
-    for n in track([n for n in range(part[0], len(ids), part[1]) if not done[n]], "support bank", "image"):
-        image, masks = read(ids[n])
-        features = describe(image)  # [C, h, w]
-        for name in images[ids[n]]:
-            row = rows[name, ids[n]]
-            described = (*masked_means(features, masks[name]), bounding_box(masks[name]))
-            for array, value in zip(("foreground", "background", "area", "box"), described, strict=True):
-                arrays[array][row] = value
-        done[n] = 1  # after its rows: a kill in between has them described again
-    if not done.all():
-        return None
-    write_json(index_of(path), index)
-    if partial.is_file():  # unless another part was the last one too, and faster
-        os.replace(partial, path)
-        done_file.unlink(missing_ok=True)
+    path = Path(path)
+    if path.exists() and not (path / INDEX).is_file():
+        raise BankError(f"{path} exists and is no support bank, so it is not replaced: choose another place.")
+    pairs = [(i, c) for c in classes for i in sorted(images) if c in images[i]]
+    begun = _begin(path, {"classes": list(classes), "made_from": dict(made_from)}, pairs, describe)
+    _fill(begun, pairs, read, describe)
+    if path.exists():
+        shutil.rmtree(path)
+    os.replace(begun, path)
     return SupportBank.load(path)
 
 
-def _begun(path: Path, index: Mapping, rows: Mapping, ids: Sequence[int], describe: Callable) -> tuple[Path, Path]:
-    """The file to fill and the one that says which images are done: an earlier call's for the same bank, or new ones.
+def _begin(path: Path, index: Mapping, pairs: Sequence[tuple[int, str]], describe: Callable) -> Path:
+    """The folder to fill: an earlier call's for the same bank, or a new one.
 
-    Their names carry a hash of what the bank is made from: a bank of something else is begun anew.
+    Its name holds a hash of what the bank is made from, so that the rows of another bank are not taken for its own.
     """
-    described = json.dumps([index, list(rows)], sort_keys=True).encode()
-    partial = path.with_name(f".{path.stem}.{hashlib.sha256(described).hexdigest()[:16]}.partial")
-    done_file = partial.with_suffix(".done")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(partial.with_suffix(".lock")):
-        if not (partial.is_file() and done_file.is_file()):
-            create(partial, _shapes(len(rows), len(describe(np.zeros((64, 64, 3), np.uint8)))))
-            arrays = open_mapped(partial, "r+")
-            arrays["image_ids"][:] = [i for _, i in rows]
-            arrays["class_index"][:] = [index["classes"].index(c) for c, _ in rows]
-            done_file.write_bytes(bytes(len(ids)))
-    return partial, done_file
+    described = json.dumps([index, pairs], sort_keys=True).encode()
+    folder = path.with_name(f".{path.name}.{hashlib.sha256(described).hexdigest()[:16]}.partial")
+    if not folder.is_dir():
+        for other in path.parent.glob(f".{path.name}.*.partial"):
+            shutil.rmtree(other)  # begun for another bank at this place
+        width = len(describe(np.zeros((64, 64, 3), np.uint8)))
+        with replacing(folder) as new:
+            _create(new, index, pairs, width)
+    return folder
 
 
-def _shapes(n: int, width: int) -> Shapes:
-    integers = {name: ((n,), np.int64) for name in ("image_ids", "class_index")}
-    vectors = {name: ((n, width), np.float32) for name in ("foreground", "background")}
-    return integers | vectors | {"area": ((n,), np.float32), "box": ((n, 4), np.float32)}
+def _create(folder: Path, index: Mapping, pairs: Sequence[tuple[int, str]], width: int) -> None:
+    folder.mkdir()
+    write_json(folder / INDEX, index)
+    known = {
+        "image_ids": [image_id for image_id, _ in pairs],
+        "class_index": [index["classes"].index(name) for _, name in pairs],
+        "area": np.nan,  # until the row is described
+    }
+    for name, (kind, shape) in _columns(len(pairs), width).items():
+        column = open_memmap(folder / f"{name}.npy", "w+", kind, shape)  # zeros take no room until they are overwritten
+        if name in known:
+            column[:] = known[name]
 
 
-def bounding_box(mask: np.ndarray) -> np.ndarray:
-    """[H, W] bool → top, left, bottom, right in shares of the image; zeros for an empty mask."""
-    if not mask.any():
-        return np.zeros(4, np.float32)
-    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-    height, width = mask.shape
-    ends = (rows[0] / height, columns[0] / width, (rows[-1] + 1) / height, (columns[-1] + 1) / width)
-    return np.array(ends, np.float32)
+def _fill(folder: Path, pairs: Sequence[tuple[int, str]], read: Callable, describe: Callable) -> None:
+    """Describe the pairs whose rows have no area yet."""
+    columns = _open(folder, "r+")
+    rows_of: dict[int, list[int]] = {}
+    for row in np.flatnonzero(np.isnan(columns["area"])):
+        rows_of.setdefault(pairs[row][0], []).append(row)
+    for image_id, rows in track(sorted(rows_of.items()), "support bank", "image"):
+        image, masks = read(image_id)
+        features = describe(image)  # [C, h, w]
+        for row in rows:
+            inside, outside, area = masked_means(features, masks[pairs[row][1]])
+            columns["foreground"][row], columns["background"][row] = inside, outside
+            columns["area"][row] = area  # last: if a kill comes before it, the row is described again
+
+
+# --- files -----------------------------------------------------------------------------------------------------------
+
+
+def _columns(n: int, width: int) -> dict[str, tuple[type[np.generic], tuple[int, ...]]]:
+    """The arrays of a bank of `n` rows with `width` features: name → kind and shape."""
+    integers = {name: (np.int64, (n,)) for name in ("image_ids", "class_index")}
+    features = {name: (np.float32, (n, width)) for name in ("foreground", "background")}
+    return integers | features | {"area": (np.float32, (n,))}
+
+
+def _open(folder: Path, mode: Literal["r", "r+"] = "r") -> dict[str, np.ndarray]:
+    """The arrays of a bank by name, mapped into memory; with "r+", what is assigned to them goes to their files.
+
+    Raises:
+        BankError: a file is missing, cut off or foreign.
+    """
+    arrays = {}
+    for name in _columns(0, 0):
+        file = folder / f"{name}.npy"
+        try:
+            arrays[name] = open_memmap(file, mode)
+        except Exception as error:  # numpy raises half a dozen types for a file that is cut off or foreign
+            raise _unreadable(file, error) from error
+    features = arrays["foreground"]
+    n, width = features.shape if features.ndim == 2 else (len(features), -1)
+    for name, expected in _columns(n, width).items():
+        found = arrays[name].dtype, arrays[name].shape
+        if found != expected:
+            raise _unreadable(folder / f"{name}.npy", f"it holds {found[0]} {list(found[1])}")
+    return arrays
+
+
+def _unreadable(file: Path, reason: object) -> BankError:
+    return BankError(f"{file} is not readable as part of a support bank ({reason}): run notebook 04 again.")

@@ -1,14 +1,18 @@
 """Which supports to show the model, and how much each counts: one signature, many policies, all seeded.
 
-| policy | chooses by |
-|---|---|
-| `true` | the class itself: what few-shot segmentation assumes, and zero annotation does without |
-| `random`, `all` | nothing: a draw, and every base-class support there is |
-| `llm`, `text`, `supercategory`, `shuffled`, `oracle` | related classes: a language model's, the names', COCO's own, another class's, the best in hindsight |
-| `visual`, `hybrid` | the query image: alone, and among the classes that the language model named |
+    true            supports of the class itself, as few-shot segmentation assumes them
+    random          a random draw
+    all             every base-class support, whatever its class
+    llm             classes that a language model named
+    text            classes with a similar name
+    supercategory   classes of the same super-category in COCO
+    shuffled        the classes that a language model named for another class
+    oracle          the class that turned out best on other queries
+    visual          supports that look like the query image
+    hybrid          as `llm`, but those come first that look like the query image
 
 A policy never returns the query image. All but `true` choose among *base* classes only.
-"""  # noqa: E501 (a table)
+"""
 
 from __future__ import annotations
 
@@ -20,14 +24,14 @@ from typing import Literal
 import numpy as np
 
 from llafs_lib.errors import LlafsError
-from llafs_lib.language.relations import by_supercategory, by_text
 from llafs_lib.records import Episode, RelatedClasses, Support
 from llafs_lib.retrieval.bank import SupportBank
-from llafs_lib.retrieval.scoring import Exponents, Scores, quality_term, score_supports, visual_term
+from llafs_lib.retrieval.scoring import quality_term, relation_term, visual_term
 
 K = int | Literal["all"]
 RELATIONS = ("llm", "text", "supercategory", "shuffled", "oracle")
 POLICIES = ("true", "random", "all", *RELATIONS, "visual", "hybrid")
+RELATION_POWER = 2.0  # a class that is twice as much alike gets four times as many places
 VISUAL_POWER = 8.0  # cosines of natural images lie close together: a high power tells them apart
 
 
@@ -35,9 +39,9 @@ VISUAL_POWER = 8.0  # cosines of natural images lie close together: a high power
 class Request:
     """What a policy may look at: the question, the related classes and the query's embedding, a unit vector [C].
 
-    `related` is the language model's answer. `others` holds answers of other kinds by their policy's name: "shuffled"
-    and "oracle" cannot be made from one question alone, "text" and "supercategory" are made where they are missing.
-    `exclude` are images that may not serve: those that show the class asked for without a mask of it, say.
+    `related` is the language model's answer. `others` holds the related classes of "text", "supercategory", "shuffled"
+    and "oracle". `exclude` are images that may not serve, for instance because they show the class asked for without
+    a mask of it.
     """
 
     episode: Episode
@@ -46,25 +50,22 @@ class Request:
     others: Mapping[str, RelatedClasses] = field(default_factory=dict)
     exclude: frozenset[int] = frozenset()
 
-    def relation(self, policy: str, bank: SupportBank) -> RelatedClasses:
+    def relation(self, policy: str) -> RelatedClasses:
         """The related classes that `policy` goes by.
 
         Raises:
-            LlafsError: they are not given and cannot be made.
+            LlafsError: `others` lacks them.
         """
         if policy in ("llm", "hybrid"):
             return self.related
-        if policy in self.others:
-            return self.others[policy]
-        make = {"text": by_text, "supercategory": by_supercategory}.get(policy)
-        if make is None:
+        if policy not in self.others:
             raise LlafsError(f"policy {policy!r} needs its related classes in `others`.")
-        return make(self.episode.class_name, bank.classes)
+        return self.others[policy]
 
 
 @dataclass(frozen=True)
 class Chosen:
-    """Rows of a bank, best first, with their score ≥ 0 and how much each counts, the largest weight 1; all [M]."""
+    """Rows of a bank, best first, with their scores ≥ 0 and how much each counts; all [M]. The largest weight is 1."""
 
     rows: np.ndarray
     scores: np.ndarray
@@ -73,7 +74,7 @@ class Chosen:
 
 @dataclass(frozen=True)
 class Choice:
-    """A chosen pair, not yet loaded."""
+    """A chosen (image, class) pair whose image is not loaded yet."""
 
     image_id: int
     class_name: str
@@ -82,12 +83,12 @@ class Choice:
 
 
 def select_supports(policy: str, bank: SupportBank, request: Request, k: K = 5, seed: int = 0) -> list[Choice]:
-    """Choose up to `k` supports for one query, or "all" that the policy has any use for, with weights.
+    """Choose up to `k` supports for one query, or "all" whose score is above 0, with their weights.
 
     The draw depends on the seed, the class and the query image, not on the order of the calls.
 
     Raises:
-        LlafsError: unknown policy, `k` below 1, or no support to be had.
+        LlafsError: the policy is unknown, `k` is below 1, or no support is left.
     """
     if policy == "true":
         _check(policy, k)
@@ -105,12 +106,12 @@ def select_supports(policy: str, bank: SupportBank, request: Request, k: K = 5, 
 
 
 def choose_rows(policy: str, bank: SupportBank, request: Request, k: K = 5, seed: int = 0) -> Chosen:
-    """`select_supports` as rows of the bank, for those who need no images; for every policy but `true`.
+    """`select_supports` as rows of the bank, for callers that need no images. It knows every policy but `true`.
 
-    With `k` a number all supports weigh the same; with "all" they weigh what they score.
+    If `k` is a number, all supports weigh the same; with "all", each weighs as much as its score.
 
     Raises:
-        LlafsError: unknown policy, or `k` below 1.
+        LlafsError: the policy is unknown, or `k` is below 1.
     """
     _check(policy, k)
     episode = request.episode
@@ -121,14 +122,16 @@ def choose_rows(policy: str, bank: SupportBank, request: Request, k: K = 5, seed
         rows = _allowed(bank, np.arange(len(bank)), request)
         scores = visual_term(bank, rows, request.query) ** VISUAL_POWER * quality_term(bank, rows)
         return _best(rows, scores, k)
-    related = request.relation(policy, bank)
+    related = request.relation(policy)
     rows = np.concatenate([_allowed(bank, bank.rows_of(name), request) for name in related.names] or [[]]).astype(int)
     if not len(rows):  # the documented fallback: no related class has a support
         return _any(bank, request, k, rng)
-    # A small mask is a poor support where there are five, and does no harm among hundreds that each add what they show.
-    exponents = Exponents(2.0, VISUAL_POWER if policy == "hybrid" else 0.0, 0.0 if k == "all" else 1.0)
-    scored = score_supports(bank, related.scores, request.query, exponents, rows)
-    return _best(rows, scored.total, k) if k == "all" else _shared_out(bank, scored, related, k, rng)
+    scores = relation_term(bank, rows, related.scores) ** RELATION_POWER
+    if policy == "hybrid":
+        scores = scores * visual_term(bank, rows, request.query) ** VISUAL_POWER
+    if k == "all":  # small masks do no harm among hundreds, because each adds only what it shows
+        return _best(rows, scores, k)
+    return _share(bank, rows, scores * quality_term(bank, rows), related, k, rng)
 
 
 def _check(policy: str, k: K) -> None:
@@ -145,14 +148,14 @@ def _allowed(bank: SupportBank, rows: np.ndarray, request: Request) -> np.ndarra
 
 
 def _any(bank: SupportBank, request: Request, k: K, rng: np.random.Generator) -> Chosen:
-    """A draw without looking, or all rows; score 0 says that nothing speaks for them."""
+    """A random draw, or all rows. Their score is 0, because no reason favours any of them."""
     rows = _allowed(bank, np.arange(len(bank)), request)
     rows = rows if k == "all" else rng.choice(rows, min(k, len(rows)), replace=False)
     return Chosen(rows, np.zeros(len(rows)), np.ones(len(rows)))
 
 
 def _best(rows: np.ndarray, scores: np.ndarray, k: K) -> Chosen:
-    """The `k` best; with "all" every row that scores above 0, weighing what it scores."""
+    """The `k` rows of the highest scores; with "all", every row whose score is above 0, weighted by it."""
     order = np.argsort(-scores, kind="stable")[: None if k == "all" else k]
     rows, scores = rows[order], scores[order]
     if k != "all":
@@ -161,41 +164,44 @@ def _best(rows: np.ndarray, scores: np.ndarray, k: K) -> Chosen:
     return Chosen(rows[use], scores[use], scores[use] / max(scores.max(initial=0.0), 1e-12))
 
 
-def _shared_out(bank: SupportBank, scored: Scores, related: RelatedClasses, k: int, rng: np.random.Generator) -> Chosen:
-    """The best of each related class, the places shared out among classes by relation².
-
-    Shares are by largest quotient first, as seats in a parliament: a clear favourite gets most of the places and
-    a near tie is split. Within a class the best score goes first, ties at random.
-    """
-    order = np.lexsort((rng.random(len(scored.rows)), -scored.total))
-    names = np.array(bank.classes)[bank.class_index[scored.rows[order]]]
+def _share(
+    bank: SupportBank, rows: np.ndarray, scores: np.ndarray, related: RelatedClasses, k: int, rng: np.random.Generator
+) -> Chosen:
+    """`k` of the rows: relation² decides how many each related class gets, the scores which; ties are drawn."""
+    order = np.lexsort((rng.random(len(rows)), -scores))
+    names = np.array(bank.classes)[bank.class_index[rows[order]]]
     queues = {name: order[names == name] for name in related.names if (names == name).any()}
-    weights = {name: related.scores[name] ** 2 for name in queues}
-    taken = share_out(weights, {name: len(queue) for name, queue in queues.items()}, k)
-    picked = np.concatenate([queues[name][:n] for name, n in taken.items()])
-    return Chosen(scored.rows[picked], scored.total[picked], np.ones(len(picked)))
+    weights = {name: related.scores[name] ** RELATION_POWER for name in queues}
+    places = dhondt(weights, {name: len(queue) for name, queue in queues.items()}, k)
+    picked = np.concatenate([queues[name][:n] for name, n in places.items()])
+    return Chosen(rows[picked], scores[picked], np.ones(len(picked)))
 
 
-def share_out(weights: dict[str, float], available: dict[str, int], k: int) -> dict[str, int]:
-    """Share `k` places out in proportion to `weights` (d'Hondt's method), no class getting more than is available."""
-    taken = dict.fromkeys(weights, 0)
+def dhondt(weights: Mapping[str, float], available: Mapping[str, int], k: int) -> dict[str, int]:
+    """Share `k` places out among classes by d'Hondt's method, as parliaments share out seats among parties.
+
+    Each place in turn goes to the class with the largest quotient weight / (places that it has + 1). So a clear
+    favourite gets most of the places, and a near tie is split. No class gets more places than it has supports
+    `available`.
+    """
+    places = dict.fromkeys(weights, 0)
     for _ in range(min(k, sum(available.values()))):
-        open_classes = [name for name in weights if taken[name] < available[name]]
-        best = max(open_classes, key=lambda name: weights[name] / (taken[name] + 1))
-        taken[best] += 1
-    return taken
+        unfilled = [name for name in weights if places[name] < available[name]]
+        best = max(unfilled, key=lambda name: weights[name] / (places[name] + 1))
+        places[best] += 1
+    return places
 
 
 def has_related_support(bank: SupportBank, related: RelatedClasses) -> bool:
-    """Whether `llm` has anything to choose from; if not, it falls back to random base supports."""
+    """Whether `llm` has a support to choose; if not, it falls back to random base supports."""
     return any(len(bank.rows_of(name)) for name in related.names)
 
 
 def augment(true: Sequence[Choice], base: Sequence[Choice], weight: float) -> list[Choice]:
-    """True supports and base supports together: the latter count `weight` times as much (the document's "+" rows).
+    """True supports and base supports together; the latter count `weight` times as much (the document's "+" rows).
 
     Raises:
-        LlafsError: a weight below 0.
+        LlafsError: the weight is below 0.
     """
     if not weight >= 0:
         raise LlafsError(f"the weight of added supports must be a number from 0 up, not {weight!r}.")

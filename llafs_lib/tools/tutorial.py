@@ -192,7 +192,7 @@ def _digest(value: Any) -> str:
 
 
 def _hash_or_none(path: Path) -> str:
-    return file_hash(path) if path.is_file() else ""
+    return file_hash(path) if path.exists() else ""
 
 
 def why_run(notebook: Path, settings: Settings, parameters: Mapping[str, Any]) -> str | None:

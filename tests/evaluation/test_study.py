@@ -24,7 +24,7 @@ def bank():
     inside = np.stack([direction(axis) for axis in (0, 0, 1, 1, 2, 2)])
     outside = np.stack([direction(5)] * 6)
     area = np.full(6, 0.3, np.float32)
-    return SupportBank(BASE, np.arange(100, 106), np.repeat(np.arange(3), 2), inside, outside, area, np.zeros((6, 4)))
+    return SupportBank(BASE, np.arange(100, 106), np.repeat(np.arange(3), 2), inside, outside, area)
 
 
 def answer_of(*ranked):
@@ -72,8 +72,9 @@ def test_the_oracle_is_the_base_class_that_does_best_elsewhere(questions):
 
 
 def test_true_supports_come_from_the_class_itself(questions, bank):
-    own = SupportBank(("giraffe",), np.array([200]), np.array([0]), direction(3)[None], direction(5)[None],
-                      np.array([0.4]), np.zeros((1, 4)))  # fmt: skip
+    own = SupportBank(
+        ("giraffe",), np.array([200]), np.array([0]), direction(3)[None], direction(5)[None], np.array([0.4])
+    )
     question = Question("giraffe", 1, bank, questions[0].relations, own)
     inside, _ = Arm("true", 5).prototypes(question, direction(0))
     np.testing.assert_allclose(inside, direction(3))
