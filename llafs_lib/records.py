@@ -1,4 +1,4 @@
-"""The values that flow through the method, in the order in which it makes them. Print any of them.
+"""The values that flow through the method, in the order in which it makes them. Each can be printed and read.
 
 Fold → Episode → RelatedClasses → Support → Prediction
 """
@@ -17,8 +17,8 @@ import numpy as np
 class Fold:
     """One of the four splits of a data set's classes, with the images that show each class.
 
-    An image is listed under a class when at least 2,048 of its label pixels belong to it (spec §3.3).
-    `validation` are base classes that no model is trained on, so that one can be chosen on them; `novel_in_train` says
+    An image is listed under a class when at least 2,048 of its label pixels belong to it (spec §3.3). `validation`
+    are base classes that no model is trained on, so that the best model can be chosen on them. `novel_in_train` says
     what happens to novel objects in training images (see `llafs_lib.data.folds.make_fold`).
     """
 
@@ -34,12 +34,12 @@ class Fold:
 
     @property
     def training(self) -> tuple[str, ...]:
-        """The base classes that a model may be trained on: those not held out."""
+        """The base classes that a model may be trained on: all but those for validation."""
         return tuple(c for c in self.base if c not in self.validation)
 
     @property
     def digest(self) -> str:
-        """A short hash of all of the above: what is made from this fold carries it."""
+        """A short hash of the whole fold. Whatever is made from a fold carries its digest."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
     def __str__(self) -> str:
@@ -61,8 +61,8 @@ class Fold:
 class Episode:
     """One question to the model: where is `class_name` in image `query_id`?
 
-    `support_ids` are training images that show the same class: what a *few-shot* model may look at, and what the
-    `true` policy uses. The zero-annotation policies never read them.
+    `support_ids` are training images that show the same class. A *few-shot* model may look at them, and the policy
+    `true` uses them. The zero-annotation policies never read them.
     """
 
     class_name: str
@@ -72,7 +72,7 @@ class Episode:
 
 @dataclass(frozen=True)
 class RelatedClass:
-    """A class that looks like the one asked about; `score` in [0, 1] says how much."""
+    """A class that looks like the one asked about; `score` in [0, 1] says how much alike they are."""
 
     name: str
     score: float
@@ -81,9 +81,10 @@ class RelatedClass:
 
 @dataclass(frozen=True)
 class Call:
-    """One call to a language model: tokens as its server counted them (None: it did not), and whether made just now.
+    """One call to a language model.
 
-    A replayed call (`live` False) was paid for when it was made.
+    The tokens are as the server counted them; None means that it did not. `live` says whether the call was made just
+    now. A replayed call was paid for when it was recorded.
     """
 
     model: str
@@ -96,10 +97,14 @@ class Call:
 class RelatedClasses:
     """The answer to "what looks like this class?", ranked, with where it came from.
 
-    `source` is "recorded" (a stored answer of a language model), "live" (one given just now), "fallback" (no usable
-    answer: text similarity stands in), "itself" (a base class needs no stand-in), or a control's name: "supercategory",
-    "text", "shuffled". `provenance` says who gave the answer; `raw` is the answer as given; `dropped` holds what was
-    removed and why, `notes` what else did not go as planned, `calls` what it cost.
+    source: "recorded" (a stored answer of a language model), "live" (an answer given just now), "fallback" (there was
+        no usable answer, so text similarity stands in), "itself" (a base class needs no stand-in), or the name of a
+        control: "supercategory", "text", "shuffled", "oracle".
+    provenance: who gave the answer.
+    raw: the answer as it was given.
+    dropped: what was removed from the answer, and why.
+    notes: what else did not go as planned.
+    calls: the calls to a language model that the answer took.
     """
 
     query_class: str
@@ -120,7 +125,7 @@ class RelatedClasses:
         return {r.name: r.score for r in self.ranked}
 
     def restrict_to(self, allowed: Iterable[str]) -> RelatedClasses:
-        """Keep only `allowed` classes (a fold's base classes); what goes is noted in `dropped`."""
+        """Keep only the `allowed` classes (a fold's base classes); `dropped` notes the others."""
         allowed = set(allowed)
         gone = tuple(f"{r.name}: not a base class" for r in self.ranked if r.name not in allowed)
         kept = tuple(r for r in self.ranked if r.name in allowed)
@@ -136,8 +141,8 @@ class RelatedClasses:
 class Support:
     """An annotated image that the model may look at: `image` [H, W, 3] uint8 RGB, `mask` [H, W] bool.
 
-    `class_name` is the class that the mask shows, which need not be the class asked for; `score` ≥ 0 is how well the
-    policy thinks it fits, `weight` ≥ 0 how much it counts beside the other supports.
+    `class_name` is the class that the mask shows, which need not be the class asked for. `score` ≥ 0 says how well the
+    support fits according to its policy. `weight` ≥ 0 says how much it counts beside the other supports.
     """
 
     image_id: int
@@ -157,8 +162,8 @@ class Support:
 class Prediction:
     """A segmented query: `probability` [H, W] float32 in [0, 1] and `mask` [H, W] bool, at the image's own size.
 
-    `confidence` in [0, 1] says how likely it is that the class is in the image at all; None where nobody measured
-    that. `notes` holds every fallback that was taken on the way; empty when all went as planned.
+    `confidence` in [0, 1] says how likely it is that the class is in the image at all; None means that nobody measured
+    it. `notes` holds every fallback that was taken on the way, and is empty when all went as planned.
     """
 
     class_name: str

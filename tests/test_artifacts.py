@@ -61,6 +61,16 @@ def test_a_cut_off_artifact_is_refused(run):
         run.require("folds.json")
 
 
+def test_an_artifact_may_be_a_folder(run):
+    with run.writing("support_bank", {"seed": 3}) as path:
+        path.mkdir()
+        (path / "area.npy").write_bytes(b"0123")
+    assert (run.require("support_bank", seed=3) / "area.npy").is_file()
+    (run.path / "support_bank" / "area.npy").write_bytes(b"012")
+    with pytest.raises(UnfitArtifactError, match="run notebook 04_retrieval_scoring"):
+        run.require("support_bank")
+
+
 def test_an_artifact_without_its_manifest_is_refused(run):
     write(run)
     (run.path / "folds.json.manifest.json").write_text("{")

@@ -1,6 +1,7 @@
 """The bridge, on an untrained model over drawn scenes: what goes in, what comes out, what is said on bad input."""
 
 import json
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -18,14 +19,43 @@ from llafs_lib.language.asking import Asker
 from llafs_lib.language.prompts import CONSTRAINED, Question
 from llafs_lib.language.replay import ReplayMiss
 from llafs_lib.records import Episode, RelatedClass, RelatedClasses
-from llafs_lib.retrieval.bank import BankError, build_bank
+from llafs_lib.retrieval.bank import BankError, build_bank, described_by
 from llafs_lib.retrieval.policies import Request, load_supports, select_supports
 from llafs_lib.tools.cli import main
 from llafs_lib.tools.tutorial import Settings
 from llafs_lib.vision.backbone import Backbone
 from llafs_lib.vision.features import query_embedding
 from llafs_lib.vision.hsnet import HSNet
+from llafs_lib.vision.prototype import PrototypeSegmenter
 from llafs_lib.vision.segmenter import HSNetSegmenter
+
+HOW = {"threshold": 0.6, "plain": True, "sharpness": 8.0}
+
+
+def add_bank(run, dataset, fold, segmenter, backbone, limit=None):
+    """A support bank of at most `limit` images, with its manifest."""
+    wanted = {i: tuple(c for c in fold.base if i in fold.train_images[c]) for i in dataset.train.image_ids}
+    wanted, read = dict([(i, shown) for i, shown in wanted.items() if shown][:limit]), SupportReader(dataset.train)
+    made_from = described_by(backbone, segmenter.size)
+    path = run.path / "support_bank"
+    build_bank(path, wanted, fold.base, lambda i: read.with_masks(i, wanted[i]), segmenter.describe, made_from)
+    run.record("support_bank", {})
+
+
+def add_calibration(run):
+    with run.writing("calibration.json", {}) as path:
+        path.write_text(json.dumps({"presence": {"slope": 1.0, "intercept": 0.0}, "prototypes": HOW}))
+
+
+@contextmanager
+def without(path):
+    """Take a file or a folder away for a while."""
+    aside = path.with_name(f"{path.name}.aside")
+    path.rename(aside)
+    try:
+        yield
+    finally:
+        aside.rename(path)
 
 
 @pytest.fixture(scope="module")
@@ -42,18 +72,8 @@ def project(tmp_path_factory):
         segmenter = HSNetSegmenter(HSNet(Backbone("small").freeze()), 97)
         with run.writing("hsnet.safetensors", {}) as path:
             segmenter.model.save(path, size=97)
-        wanted = {i: tuple(c for c in fold.base if i in fold.train_images[c]) for i in dataset.train.image_ids}
-        wanted, read = {i: shown for i, shown in wanted.items() if shown}, SupportReader(dataset.train)
-        made_from = {"weights": run.manifest("hsnet.safetensors")["sha256"]}
-        build_bank(
-            run.path / "support_bank.safetensors", wanted, fold.base, lambda i: read.with_masks(i, wanted[i]),
-            segmenter.describe, made_from,
-        )  # fmt: skip
-        for name in ("support_bank.safetensors", "support_bank.json"):
-            run.record(name, {})
-        with run.writing("calibration.json", {}) as path:
-            prototypes = {"threshold": 0.6, "plain": True, "sharpness": 8.0}
-            path.write_text(json.dumps({"presence": {"slope": 1.0, "intercept": 0.0}, "prototypes": prototypes}))
+        add_bank(run, dataset, fold, segmenter, segmenter.model.backbone)
+        add_calibration(run)
         yield root, patch, run, fold
 
 
@@ -122,30 +142,34 @@ def test_not_an_image(model, image):
         model.segment(image, "giraffe")
 
 
-@pytest.mark.parametrize("name", ["support_bank.safetensors", "support_bank.json", "calibration.json"])
-def test_a_missing_artifact_names_the_notebook(project, name):
-    _, _, run, _ = project
-    kept = (run.path / name).read_bytes()
-    (run.path / name).unlink()
-    try:
-        with pytest.raises(LlafsError, match="run notebook 04_retrieval_scoring"):
-            LLaFS.from_run(run.path)
-    finally:
-        (run.path / name).write_bytes(kept)
+@pytest.mark.parametrize(
+    ("name", "book"),
+    [
+        ("support_bank", "04_retrieval_scoring"),
+        ("calibration.json", "04_retrieval_scoring"),
+        ("hsnet.safetensors", "02_backbone_training"),
+    ],
+)
+@pytest.mark.parametrize("method", ["hsnet", "prototypes"])
+def test_a_missing_artifact_names_the_notebook(project, name, book, method):
+    run = project[2]
+    with without(run.path / name), pytest.raises(LlafsError, match=f"{name} is missing.*[Rr]un notebook {book}"):
+        LLaFS.from_run(run.path, method=method)
 
 
-def test_a_bank_of_another_model_is_refused(project):
-    _, _, run, _ = project
-    index = run.path / "support_bank.json"
+@pytest.mark.parametrize("method", ["hsnet", "prototypes"])
+def test_a_bank_of_another_model_is_refused(project, method):
+    run = project[2]
+    index = run.path / "support_bank" / "index.json"
     kept = index.read_text()
-    index.write_text(kept.replace(run.manifest("hsnet.safetensors")["sha256"], "another"))
-    run.record("support_bank.json", {})
+    index.write_text(kept.replace('"weights": "', '"weights": "0'))
+    run.record("support_bank", {})
     try:
         with pytest.raises(BankError, match="stale"):
-            LLaFS.from_run(run.path)
+            LLaFS.from_run(run.path, method=method)
     finally:
         index.write_text(kept)
-        run.record("support_bank.json", {})
+        run.record("support_bank", {})
 
 
 def test_confidence_is_a_probability(model):
@@ -176,18 +200,52 @@ def test_other_kinds_of_images(model, tmp_path, mode):
     assert model.segment(tmp_path / "p.png", "giraffe", shots=1).mask.shape == (30, 40)
 
 
+def test_an_unknown_method(project):
+    with pytest.raises(LlafsError, match="choose one of hsnet, prototypes"):
+        LLaFS.from_run(project[2].path, method="magic")
+
+
 def test_prototypes_of_all_related_supports(project):
     model = LLaFS.from_run(project[2].path, method="prototypes")
     image = np.random.default_rng(0).integers(0, 256, (70, 90, 3), np.uint8)
     found = model.segment(image, "giraffe", shots=2)
     assert found.mask.shape == (70, 90) and 0 < found.mask.mean() < 1 and found.confidence is None
     assert len(found.supports) == 2 and "all related supports" in found.notes[0]
-    request = Request(Episode("giraffe", -1, ()), found.related, query_embedding(model.segmenter.describe(image)))
+    request = Request(Episode("giraffe", -1, ()), found.related, query_embedding(model.method.describe(image)))
     supports = load_supports(select_supports("llm", model.bank, request, "all"), model.read)
-    by_images = model.prototypes.segment(image, supports, "giraffe")
+    by_images = model.method.segment(image, supports, "giraffe")
     assert np.corrcoef(found.probability.ravel(), by_images.probability.ravel())[0, 1] > 0.99
-    with pytest.raises(LlafsError, match="choose one of hsnet, prototypes"):
-        LLaFS.from_run(project[2].path, method="magic")
+
+
+@pytest.mark.parametrize(("method", "passes"), [("hsnet", 1 + 2), ("prototypes", 1)])
+def test_each_image_goes_through_the_backbone_once(project, monkeypatch, method, passes):
+    """The query, and of the supports only those that the model looks at."""
+    model = LLaFS.from_run(project[2].path, method=method)
+    seen, forward = [], Backbone.forward
+    monkeypatch.setattr(Backbone, "forward", lambda self, x: seen.append(len(x)) or forward(self, x))
+    model.segment(np.random.default_rng(1).integers(0, 256, (50, 60, 3), np.uint8), "giraffe", shots=2)
+    assert seen == [1] * passes
+
+
+def test_prototypes_on_photographs_need_no_trained_model(project, tmp_path, monkeypatch):
+    """A run whose backbone has ImageNet weights, of which notebook 02 never ran. (The scenes are still drawn ones.)"""
+    fold = project[3]
+    run, dataset = Settings(runs=str(tmp_path / "runs")).run, folds.open_dataset("toy")
+    monkeypatch.setenv("LLAFS_DATA", str(tmp_path))
+    backbone = Backbone("mobilenet_v2").freeze()
+    (tmp_path / "weights").mkdir()
+    torch.save(backbone.net.state_dict(), tmp_path / "weights" / "mobilenet_v2-imagenet.pth")
+    folds.save_fold(run, fold)
+    add_bank(run, dataset, fold, PrototypeSegmenter(backbone, 97, 0.5), backbone, limit=12)
+    add_calibration(run)
+    model = LLaFS.from_run(run.path, method="prototypes")
+    assert model.segment(np.zeros((40, 50, 3), np.uint8), "giraffe", shots=1).mask.shape == (40, 50)
+    with pytest.raises(LlafsError, match="run notebook 02_backbone_training"):
+        LLaFS.from_run(run.path)
+    other = Backbone("mobilenet_v2").net.state_dict()
+    torch.save(other, tmp_path / "weights" / "mobilenet_v2-imagenet.pth")
+    with pytest.raises(BankError, match="stale bank: it was made with weights="):
+        LLaFS.from_run(run.path, method="prototypes")
 
 
 def test_stand_ins_can_be_given(model):
