@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from llafs_lib.errors import LlafsError
+from llafs_lib.threads import threads_in_use
 
 # notebook → (artifacts it reads, artifacts it writes). This table is the whole wiring between the notebooks.
 NOTEBOOKS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -152,6 +153,7 @@ class RunFolder:
             "parameters": dict(parameters),
             "packages": package_versions(),
             "git_commit": git_commit(),
+            "threads": threads_in_use(),
             "seconds_since_notebook_start": round(time.perf_counter() - self._opened, 1),
             "peak_rss_mb": peak_rss_mb(),
             "sha256": file_hash(written),

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from llafs_lib.classes import DATASETS, did_you_mean
 from llafs_lib.errors import LlafsError
+from llafs_lib.threads import share_cores
 from llafs_lib.tools.arguments import Parser, examples, notebook, notebooks, yes_or_no
 
 if TYPE_CHECKING:
@@ -256,6 +257,7 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
 def _segment(arguments: argparse.Namespace) -> None:
     if not arguments.output.parent.is_dir():
         raise LlafsError(f"the folder {arguments.output.parent} for the output does not exist.")
+    share_cores()  # before the next lines load PyTorch
     from llafs_lib.data.splits import read_rgb
     from llafs_lib.pipeline import LLaFS
     from llafs_lib.plots import explanation

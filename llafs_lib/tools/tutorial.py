@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from llafs_lib.artifacts import NOTEBOOKS, ROOMS, RunFolder, file_hash, library_digest, write_json
 from llafs_lib.classes import DATASETS, did_you_mean, novel_classes
 from llafs_lib.errors import LlafsError
+from llafs_lib.threads import share_cores
 
 if TYPE_CHECKING:
     from llafs_lib.language.asking import Asker
@@ -130,7 +131,8 @@ def versions() -> str:
 
     from llafs_lib import __version__
 
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "CPU"
+    threads = torch.get_num_threads()
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU, {threads} thread{'s'[: threads > 1]}"
     return f"llafs_lib {__version__} | Python {platform.python_version()} | torch {torch.__version__} | {device}"
 
 
@@ -280,6 +282,7 @@ def execute(source: Path, output: Path, parameters: Mapping[str, Any] | None, pr
     from traitlets.config import Config
 
     os.environ["LLAFS_PROGRESS"] = progress
+    share_cores()  # the kernel inherits the environment
     try:
         papermill.execute_notebook(
             str(source),
