@@ -1,7 +1,9 @@
 """Shared fixtures. What needs files that not everybody has skips with the reason."""
 
+import importlib.util
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,8 @@ import tiny_run
 import torch
 
 from llafs_lib.data import labels
+from llafs_lib.tools import tutorial
+from llafs_lib.vision import training
 
 ROOT = Path(__file__).resolve().parent.parent
 torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", 2)))
@@ -45,6 +49,26 @@ def in_tmp(tmp_path, monkeypatch) -> Path:
     """Work in an empty directory."""
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def edit_library(tmp_path, monkeypatch) -> Callable[[str, str, str], None]:
+    """(file, old text, new text): edit a copy of the library, whose state decides in this test what is reused."""
+    copy = tmp_path / "copy" / "llafs_lib"
+    shutil.copytree(ROOT / "llafs_lib", copy, ignore=shutil.ignore_patterns("__pycache__", "recorded"))
+    spec = importlib.util.spec_from_file_location("artifacts_of_the_copy", copy / "artifacts.py")
+    artifacts = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(artifacts)
+    for user in (training, tutorial):
+        monkeypatch.setattr(user, "library_digest", artifacts.library_digest)
+
+    def edit(file: str, old: str, new: str) -> None:
+        text = (copy / file).read_text(encoding="utf-8")
+        assert old in text, f"{file} does not hold {old!r} any more"
+        (copy / file).write_text(text.replace(old, new), encoding="utf-8")
+        artifacts.library_digest.cache_clear()
+
+    return edit
 
 
 @pytest.fixture(scope="session")

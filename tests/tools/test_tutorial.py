@@ -2,10 +2,12 @@
 
 import dataclasses
 import json
+import os
 
 import pytest
 
 from llafs_lib.artifacts import NOTEBOOKS
+from llafs_lib.threads import threads
 from llafs_lib.tools import tutorial
 from llafs_lib.tools.cli import main
 from llafs_lib.tools.tutorial import ParameterError, Settings, settings_from
@@ -116,10 +118,30 @@ def test_a_changed_notebook_is_run(project):
     assert run() == "04"
 
 
+def test_only_an_edit_of_what_decides_a_result_runs_a_notebook_again(project, edit_library):
+    _, run = project
+    run()
+    edit_library("vision/losses.py", '"""Training losses."""', '"""The losses of training."""')
+    edit_library("tools/colab.py", "import os\n", "import os\n\nEDITED = True\n")
+    assert run() == ""
+    edit_library("vision/losses.py", "IGNORE = 255", "IGNORE = 254")
+    assert run() == "020405", "all but the notebooks that do not load vision"
+
+
 def test_only_runs_one_whatever_its_state(project):
     _, run = project
     run()
     assert run(only=["03"]) == "03"
+
+
+def test_a_kernel_is_told_to_leave_the_machine_to_others(tmp_path, monkeypatch):
+    seen = {}
+    monkeypatch.setattr("papermill.execute_notebook", lambda *a, **k: seen.update(os.environ))
+    for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "LLAFS_PROGRESS"):
+        monkeypatch.setenv(name, "")  # so that the test ends with what it found
+        monkeypatch.delenv(name)
+    tutorial.execute(tmp_path / "a.ipynb", tmp_path / "b.ipynb", {})
+    assert seen["OMP_NUM_THREADS"] == str(threads()) and seen["OMP_WAIT_POLICY"] == "PASSIVE"
 
 
 def test_a_failing_notebook_leaves_no_final_output(project, monkeypatch):

@@ -133,6 +133,7 @@ if int(__import__("os").environ.get("RANK", 0)) == 0:
 """
 
 
+@pytest.mark.slow
 def test_two_processes_take_the_path_of_one_with_twice_the_batch(tmp_path):
     (tmp_path / "job.py").write_text(TWO_PROCESSES)
     here, weights = str(Path(__file__).parent), {}
@@ -168,6 +169,7 @@ save_file(model.state_dict(), sys.argv[3])
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(os.name == "nt", reason="no SIGKILL on Windows")
 def test_a_training_killed_within_an_epoch_ends_with_the_same_weights(tmp_path):
     (tmp_path / "job.py").write_text(KILLED)
@@ -271,8 +273,15 @@ def test_contrastive_needs_both_kinds():
     assert contrastive(apart, y).item() == pytest.approx(np.log1p(np.exp(-10)), rel=1e-3)  # cosines 1 and 0, over 0.1
 
 
-def test_a_checkpoint_of_another_library_is_not_resumed(tmp_path, monkeypatch, capsys):
-    train(tmp_path / "a.safetensors")
-    monkeypatch.setattr("llafs_lib.vision.training.library_digest", lambda rooms: "changed")
-    train(tmp_path / "a.safetensors")
-    assert "resumed" not in capsys.readouterr().out
+def test_only_an_edit_of_what_decides_a_model_trains_it_again(tmp_path, edit_library, capsys):
+    def resumed():
+        train(tmp_path / "a.safetensors")
+        return "resumed" in capsys.readouterr().out
+
+    assert not resumed() and resumed()
+    edit_library("vision/losses.py", '"""Training losses."""', '"""The losses of training."""')
+    edit_library("vision/losses.py", "# label of pixels that no loss looks at", "# no loss looks here")
+    edit_library("tools/sweep.py", "import os\n", "import os\n\nEDITED = True\n")
+    assert resumed()
+    edit_library("vision/losses.py", "IGNORE = 255", "IGNORE = 254")
+    assert not resumed() and resumed()
