@@ -26,7 +26,6 @@ REPOSITORY = "some-owner/some-name"
 FEW = {
     'budget = "small"': 'budget = "tiny"',
     "queries = 150": "queries = 5",
-    "compare_losses = True": "compare_losses = False",
 }
 NOT_HANDED_ON = ("PYTHON", "VIRTUAL_ENV", "JUPYTER", "IPYTHON", "MPL", "GIT_", "OPENAI", "LLAFS")
 GOOGLE_COLAB = {
