@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from llafs_lib.artifacts import replacing
 from llafs_lib.errors import LlafsError
 
 CLASSIFIER = ("fc.", "classifier.")  # the backbones' own: in official checkpoints, but HSNet never uses it
@@ -108,10 +108,8 @@ def save_training(
     tensors |= {f"best.{name}": value.contiguous() for name, value in best.items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value.contiguous() for name, value in state.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{os.getpid()}.partial.{path.name}")
-    save_file(tensors, partial, {"key": key, "history": json.dumps(dict(history))})
-    os.replace(partial, path)
+    with replacing(path) as partial:
+        save_file(tensors, partial, {"key": key, "history": json.dumps(dict(history))})
 
 
 def read_training(
