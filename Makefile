@@ -14,8 +14,10 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-# What may be written behind `make tutorial`, each a notebook parameter (see `llafs tutorial --help`).
-PARAMETERS := DATASET FOLD SHOTS SEED BACKBONE BUDGET SEGMENTERS QUERIES NOVEL_IN_TRAIN HOLD_OUT COMPARE_LOSSES LLM LLM_MODE LLM_BUDGET RUNS ONLY
+# What may be written behind `make tutorial`: the fields of llafs_lib.settings.Settings (`llafs tutorial --help` says
+# what they mean), and ONLY.
+PARAMETERS := DATASET FOLD SHOTS SEED BACKBONE RUNS BUDGET NOVEL_IN_TRAIN HOLD_OUT COMPARE_LOSSES \
+  SEGMENTERS QUERIES LLM LLM_MODE LLM_BUDGET ONLY
 flags = $(foreach p,$(PARAMETERS),$(if $($p),--$(shell echo $p | tr A-Z_ a-z-) "$($p)"))
 given = $(foreach word,$(MAKEOVERRIDES),$(firstword $(subst =, ,$(word))))
 unknown = $(filter-out $(PARAMETERS) PYTHON VENV,$(foreach n,$(given),$(if $(filter command,$(origin $n)),$n)))

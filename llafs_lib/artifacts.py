@@ -58,8 +58,6 @@ ROOMS: dict[str, tuple[str, ...]] = {
 }
 _DECIDES = (".py", ".json", ".safetensors")  # endings of the files that decide
 
-_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
-
 _PACKAGES = ("llafs-notebooks", "torch", "torchvision", "numpy", "pycocotools", "openai", "accelerate")
 
 
@@ -195,13 +193,16 @@ def file_hash(path: Path) -> str:
 
 
 @functools.cache
-def library_digest(rooms: tuple[str, ...] = METHOD) -> str:
-    """A short hash of what some rooms of the library compute: what another state of them made may differ.
+def library_digest(rooms: tuple[str, ...] = METHOD, root: Path = Path(__file__).parent) -> str:
+    """A short hash of what some rooms of the library compute. Where it differs, so may the results.
 
     Their code counts without docstrings and comments; their data files (recorded answers, weights) count as they are.
     `data/toy` is left out: the drawn files themselves are hashed wherever the data set matters.
+
+    Args:
+        rooms: such as "data", a folder, or "records", a file.
+        root: the folder that holds the rooms.
     """
-    root = Path(__file__).parent
     files = [p for room in rooms for p in (root / f"{room}.py", *(root / room).rglob("*")) if p.suffix in _DECIDES]
     files = sorted(p for p in files if p.is_file() and root / "data" / "toy" not in p.parents)
     described = [f"{p.relative_to(root).as_posix()} {_code_hash(p)}" for p in files]
@@ -211,13 +212,15 @@ def library_digest(rooms: tuple[str, ...] = METHOD) -> str:
 def _code_hash(path: Path) -> str:
     if path.suffix != ".py":
         return file_hash(path)
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(
-            node
-        ):
-            node.body = node.body[1:]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+    tree = _WithoutTexts().visit(ast.parse(path.read_text(encoding="utf-8")))
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()  # ast.dump leaves comments and line numbers out
+
+
+class _WithoutTexts(ast.NodeTransformer):
+    """Takes out docstrings: a constant that stands alone does nothing."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
+        return None if isinstance(node.value, ast.Constant) else node
 
 
 def peak_rss_mb() -> int:

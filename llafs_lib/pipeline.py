@@ -28,6 +28,7 @@ from llafs_lib.progress import track
 from llafs_lib.records import Episode, Fold, Prediction, RelatedClass, RelatedClasses
 from llafs_lib.retrieval.bank import SupportBank, described_by
 from llafs_lib.retrieval.policies import Request, choose_rows, has_related_support, load_supports, select_supports
+from llafs_lib.settings import METHODS
 from llafs_lib.vision.backbone import Backbone, BackboneError, check_image, load_backbone
 from llafs_lib.vision.features import query_embedding
 from llafs_lib.vision.hsnet import HSNet
@@ -35,7 +36,6 @@ from llafs_lib.vision.prototype import PrototypeSegmenter
 from llafs_lib.vision.segmenter import HSNetSegmenter
 
 NOT_A_QUERY_ID = -1  # an image of one's own belongs to no data set
-METHODS = ("hsnet", "prototypes")
 MAX_SIDE = 2048  # px; a larger image is segmented at this size
 
 

@@ -7,6 +7,7 @@ output is read in a terminal or a log) or `none`.
 from __future__ import annotations
 
 import os
+import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
 from typing import TypeVar
@@ -15,6 +16,7 @@ from tqdm.auto import tqdm
 
 T = TypeVar("T")
 SECONDS_BETWEEN_LINES = 5.0
+SECONDS_BETWEEN_LOGGED = 30.0
 
 
 def track(items: Iterable[T], desc: str, unit: str) -> Iterator[T]:
@@ -25,14 +27,24 @@ def track(items: Iterable[T], desc: str, unit: str) -> Iterator[T]:
     return iter(tqdm(items, desc=desc, unit=unit, leave=False, disable=style == "none"))
 
 
-def bar(total: int, desc: str, unit: str, done: int = 0) -> tqdm:
+def bar(total: int, desc: str, unit: str, done: int = 0, bar_format: str | None = None) -> tqdm:
     """A bar to be moved by hand, for work that does not come in order: `update()`, and `total` may grow.
 
-    It begins at `done`; bytes (unit `B`) are shown as kB, MB or GB. With `LLAFS_PROGRESS=lines` it is written as text
-    now and then, as in a log.
+    It begins at `done`; bytes (unit `B`) are shown as kB, MB or GB. It follows every update in a terminal, and is written every half minute where nobody watches, as in a log.
     """
-    style = os.environ.get("LLAFS_PROGRESS", "bar")
-    return tqdm(total=total, desc=desc, unit=unit, initial=done, unit_scale=unit == "B", disable=style == "none")
+    return tqdm(
+        total=total,
+        desc=desc,
+        unit=unit,
+        initial=done,
+        unit_scale=unit == "B",
+        bar_format=bar_format,
+        leave=False,
+        dynamic_ncols=True,
+        miniters=0,
+        mininterval=0.1 if sys.stderr.isatty() else SECONDS_BETWEEN_LOGGED,
+        disable=os.environ.get("LLAFS_PROGRESS") == "none",
+    )
 
 
 def _with_lines(items: Iterable[T], desc: str) -> Iterator[T]:

@@ -1,12 +1,25 @@
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
-from llafs_lib.artifacts import MADE_BY, MissingArtifactError, RunFolder, UnfitArtifactError, replacing
+from llafs_lib.artifacts import (
+    MADE_BY,
+    METHOD,
+    MODELS,
+    NOTEBOOKS,
+    ROOMS,
+    MissingArtifactError,
+    RunFolder,
+    UnfitArtifactError,
+    library_digest,
+    replacing,
+)
 
 
 @pytest.fixture
@@ -142,3 +155,56 @@ def test_a_kill_leaves_a_whole_file(tmp_path):
         text = target.read_text()
         number = text[: len(text) // 10**6]
         assert number.isdigit() and text == number * 10**6
+
+
+# --- what invalidates a run ------------------------------------------------------------------------------------------
+
+LIBRARY = Path(__file__).resolve().parent.parent / "llafs_lib"
+
+
+@pytest.fixture
+def copied(tmp_path):
+    """A copy of the library's source."""
+    return shutil.copytree(LIBRARY, tmp_path / "copied", ignore=shutil.ignore_patterns("__pycache__"))
+
+
+def digest(root, rooms=METHOD):
+    return library_digest.__wrapped__(rooms, root)
+
+
+def replace_in(path, old, new):
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new, 1), encoding="utf-8")
+
+
+def test_texts_and_tools_invalidate_nothing(copied):
+    before = digest(copied)
+    assert before == library_digest(METHOD)
+    losses = copied / "vision" / "losses.py"
+    replace_in(losses, '"""', '"""Another first sentence. ')
+    replace_in(losses, "\ndef ", "\n\n# a comment\ndef ")
+    for other in ("tools/colab.py", "plots.py", "settings.py", "data/toy/dataset.py"):
+        (copied / other).write_text("NEW = 1\n", encoding="utf-8")
+    assert digest(copied) == before
+
+
+@pytest.mark.parametrize(
+    ("path", "old", "new"),
+    [
+        ("vision/losses.py", "IGNORE = ", "IGNORE = 1 + "),
+        ("language/prompts.py", "Prompt(", "Prompt(*(), "),
+        ("language/prices.json", "1", "2"),
+    ],
+)
+def test_code_and_data_of_the_method_invalidate(copied, path, old, new):
+    before, models = digest(copied), digest(copied, MODELS)
+    replace_in(copied / path, old, new)
+    assert digest(copied) != before
+    assert (digest(copied, MODELS) != models) == path.startswith("vision"), "models do not depend on the language room"
+
+
+def test_every_notebook_has_its_rooms():
+    assert set(ROOMS) == set(NOTEBOOKS)
+    rooms = {p.stem for p in LIBRARY.iterdir() if p.suffix == ".py" or (p / "__init__.py").is_file()}
+    assert {room for of_one in ROOMS.values() for room in of_one} <= rooms

@@ -21,8 +21,8 @@ from llafs_lib.language.replay import ReplayMiss
 from llafs_lib.records import Episode, RelatedClass, RelatedClasses
 from llafs_lib.retrieval.bank import BankError, build_bank, described_by
 from llafs_lib.retrieval.policies import Request, load_supports, select_supports
+from llafs_lib.settings import Settings
 from llafs_lib.tools.cli import main
-from llafs_lib.tools.tutorial import Settings
 from llafs_lib.vision.backbone import Backbone
 from llafs_lib.vision.features import query_embedding
 from llafs_lib.vision.hsnet import HSNet

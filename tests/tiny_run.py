@@ -34,7 +34,7 @@ def workplace(root):
 
 
 def command(runs, *more):
-    base = [sys.executable, "-m", "llafs_lib.tools.cli", "tutorial", "--budget", "tiny", "--queries", str(QUERIES)]
+    base = [sys.executable, "-m", "llafs_lib", "tutorial", "--budget", "tiny", "--queries", str(QUERIES)]
     return [*base, "--runs", str(runs), *more]
 
 

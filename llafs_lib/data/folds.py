@@ -18,9 +18,9 @@ from llafs_lib.data.pascal import VocSplit, list_files
 from llafs_lib.data.splits import Split
 from llafs_lib.data.toy.dataset import make_toy
 from llafs_lib.records import Fold
+from llafs_lib.settings import NOVEL_IN_TRAIN
 
 TOY_FOLDER = Path("data/toy")  # under the working directory; drawn on first use
-NOVEL_IN_TRAIN = ("background", "ignore", "drop")
 
 
 @dataclass(frozen=True)

@@ -24,11 +24,10 @@ from llafs_lib.language.replay import DEFAULT_CACHE, ReplayMiss, claimed, find, 
 from llafs_lib.language.running import run_now
 from llafs_lib.progress import track
 from llafs_lib.records import Call, RelatedClasses
+from llafs_lib.settings import LLM_MODES
 
 if TYPE_CHECKING:  # importing openai takes a second, and a replay does not need it
     from llafs_lib.language.client import Connection
-
-MODES = ("auto", "replay", "refresh")
 
 
 class Unanswered(LlafsError):
@@ -80,8 +79,8 @@ class Asker:
     spent: float = field(default=0.0, init=False)  # US dollars, where a budget is set
 
     def __post_init__(self) -> None:
-        if self.mode not in MODES:
-            raise LlafsError(f"mode must be one of {', '.join(MODES)}, not {self.mode!r}.")
+        if self.mode not in LLM_MODES:
+            raise LlafsError(f"mode must be one of {', '.join(LLM_MODES)}, not {self.mode!r}.")
         if self.mode == "refresh" and not self.model:
             raise LlafsError('mode "refresh" asks a model anew: give model="<name of a model>".')
         for name in ("samples", "at_once"):

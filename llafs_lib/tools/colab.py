@@ -1,21 +1,19 @@
 """Where the notebooks find the library on Colab: one repository, written into each of them and into README's table.
 
-A file's stamped form is worked out from the file as it is, whatever it was stamped with before. So a second stamp
-changes nothing, another repository takes the first one's place, and a check is a comparison.
+What a stamped file looks like follows from the file as it is, whatever it was stamped with before. So a second stamp
+changes nothing, another repository takes the place of the first, and a check is a comparison.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import re
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from llafs_lib.artifacts import SERIES, replacing
 from llafs_lib.errors import LlafsError
-from llafs_lib.tools.committed import SERIES
-from llafs_lib.tools.tutorial import project_root
+from llafs_lib.tools.tutorial import notebooks, project_root
 
 _BADGE = "[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]"
 _PAGE = "https://colab.research.google.com/github/{repository}/blob/main/notebooks/{name}.ipynb"
@@ -29,44 +27,36 @@ class StampError(LlafsError):
     """A repository that cannot be one, files that do not agree on it, or a file with no place for it."""
 
 
-def stamp(repository: str, root: Path | None = None) -> list[Path]:
+def stamp(repository: str) -> list[Path]:
     """Write `repository` (OWNER/NAME on GitHub) into the notebooks and README; return the files that changed.
-
-    `root`: the folder that holds README.md and `notebooks/`; by default the project's.
 
     Raises:
         StampError: not OWNER/NAME, or a file without the line or the table that is to be stamped. Nothing is written.
     """
     _check_name(repository)
-    stamped = _stamped_files(repository, root or project_root())
-    changed = {path: text for path, text in stamped.items() if path.read_text(encoding="utf-8") != text}
+    changed = _changed_files(repository)
     for path, text in changed.items():
-        partial = path.with_name(f".{os.getpid()}.partial.{path.name}")
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            partial.write_text(text, encoding="utf-8")
     return list(changed)
 
 
-def check_stamps(repository: str | None = None, root: Path | None = None) -> str:
+def check_stamps(repository: str | None = None) -> str:
     """The repository that all notebooks and README are stamped with; "" if none of them is.
 
-    `repository`: the one that is asked for; None takes the one that most notebooks name.
+    `repository`: the one that is asked for; None takes the one that the first notebook names.
 
     Raises:
         StampError: names the files that are not stamped with it, or as `stamp`.
     """
-    root = root or project_root()
     if repository is None:
-        repository = Counter(_repository_of(path) for path in _notebooks(root).values()).most_common(1)[0][0]
+        repository = _repository_of(notebooks(names=SERIES)[0])
     if repository:
         _check_name(repository)
-    stamped = _stamped_files(repository, root)
-    odd = [path for path, text in stamped.items() if path.read_text(encoding="utf-8") != text]
+    odd = ", ".join(path.relative_to(project_root()).as_posix() for path in _changed_files(repository))
     if odd:
-        names = ", ".join(path.relative_to(root).as_posix() for path in odd)
         wanted = f"for {repository}" if repository else "like the rest, which is not stamped"
-        remedy = f"llafs stamp --repo {repository or 'OWNER/NAME'}"
-        raise StampError(f"not stamped {wanted}: {names}. Run `{remedy}`.")
+        raise StampError(f"not stamped {wanted}: {odd}. Run `llafs stamp --repo {repository or 'OWNER/NAME'}`.")
     return repository
 
 
@@ -75,15 +65,12 @@ def _check_name(repository: str) -> None:
         raise StampError(f"{repository!r} is no repository on GitHub: say OWNER/NAME, without an address around it.")
 
 
-def _notebooks(root: Path) -> dict[str, Path]:
-    return {name: root / "notebooks" / f"{name}.ipynb" for name in SERIES}
-
-
-def _stamped_files(repository: str, root: Path) -> dict[Path, str]:
-    """What each file would hold; "" takes a stamp away."""
-    stamped = {path: _stamped_notebook(path, name, repository) for name, path in _notebooks(root).items()}
-    readme = root / "README.md"
-    return stamped | {readme: _stamped_readme(readme.read_text(encoding="utf-8"), repository)}
+def _changed_files(repository: str) -> dict[Path, str]:
+    """The files that would change, and what they would hold. The repository "" takes a stamp away."""
+    stamped = {path: _stamped_notebook(path, repository) for path in notebooks(names=SERIES)}
+    readme = project_root() / "README.md"
+    stamped[readme] = _stamped_readme(readme.read_text(encoding="utf-8"), repository)
+    return {path: text for path, text in stamped.items() if path.read_text(encoding="utf-8") != text}
 
 
 def _badge(name: str, repository: str) -> str:
@@ -93,13 +80,13 @@ def _badge(name: str, repository: str) -> str:
 # --- a notebook ------------------------------------------------------------------------------------------------------
 
 
-def _stamped_notebook(path: Path, name: str, repository: str) -> str:
+def _stamped_notebook(path: Path, repository: str) -> str:
     notebook = json.loads(path.read_text(encoding="utf-8"))
     title, setup = notebook["cells"][0], _setup_cell(notebook, path)
     head, *rest = [line for line in _lines(title) if not line.startswith(_BADGE)]
     while rest and not rest[0].strip():
         del rest[0]
-    title["source"] = [head, "\n", *([_badge(name, repository) + "\n", "\n"] if repository else []), *rest]
+    title["source"] = [head, "\n", *([_badge(path.stem, repository) + "\n", "\n"] if repository else []), *rest]
     code = _REPOSITORY.sub(f'REPOSITORY = "{repository}"', "".join(setup["source"]))
     setup["source"] = code.splitlines(keepends=True)
     return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"

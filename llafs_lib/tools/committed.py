@@ -1,6 +1,6 @@
-"""The notebooks as they are committed: executed on `toy`, small, with nothing in them that only one machine knows.
+"""The notebooks as they are committed: executed on `toy`, small, without paths or times of the machine they ran on.
 
-`refresh_committed` executes them again in place, `check_committed` looks whether a fresh run still says the same.
+`refresh_committed` executes them again in place; `check_committed` looks whether a fresh run still shows the same.
 """
 
 from __future__ import annotations
@@ -8,36 +8,34 @@ from __future__ import annotations
 import base64
 import io
 import json
-import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from llafs_lib.artifacts import SERIES
+from llafs_lib.artifacts import SERIES, replacing
 from llafs_lib.errors import LlafsError
-from llafs_lib.tools.tutorial import execute, project_root
+from llafs_lib.tools.tutorial import execute, notebooks
 
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _WIDGET_STANDS_FOR = "(interactive: a menu and its figure appear here in a running notebook)"
 
 
 class StaleError(LlafsError):
-    """A committed notebook shows something else than a fresh run."""
+    """A committed notebook shows something else than a fresh run does."""
 
 
 def refresh_committed(only: Sequence[str] = ()) -> None:
     """Execute the committed notebooks in place with their own parameters, so that their outputs are current.
 
     `only`: numbers such as "03"; without any, all, in order.
-    Papermill's bookkeeping (times, paths) is left out: the next refresh changes only what the code changed.
+    Papermill's times and paths are left out, so that the next refresh changes only what the code changed.
     """
-    for path in _paths(only):
-        partial = path.with_suffix(".partial.ipynb")
-        fresh = _executed(path, partial)
-        partial.write_text(json.dumps(fresh, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(partial, path)
+    for path in notebooks(only, SERIES):
+        with replacing(path) as partial:
+            fresh = _executed(path, partial)
+            partial.write_text(json.dumps(fresh, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def check_committed(only: Sequence[str] = ()) -> None:
@@ -47,7 +45,7 @@ def check_committed(only: Sequence[str] = ()) -> None:
         StaleError: lists what differs (`differences`), by notebook and cell.
     """
     found = []
-    for path in _paths(only):
+    for path in notebooks(only, SERIES):
         with TemporaryDirectory() as folder:
             fresh = _executed(path, Path(folder) / path.name)
         committed = json.loads(path.read_text(encoding="utf-8"))
@@ -56,22 +54,18 @@ def check_committed(only: Sequence[str] = ()) -> None:
         raise StaleError("committed outputs are stale (`make notebooks` renews them):\n  " + "\n  ".join(found))
 
 
-def _paths(only: Iterable[str]) -> list[Path]:
-    return [project_root() / "notebooks" / f"{name}.ipynb" for name in SERIES if not only or name[:2] in only]
-
-
 def _executed(path: Path, output: Path) -> dict[str, Any]:
-    print(f"== {path.stem}", flush=True)
-    execute(path, output, None, progress="none")
+    print(path.stem, flush=True)
+    execute(path, output, parameters={})
     return tidy(json.loads(output.read_text(encoding="utf-8")))
 
 
 def differences(committed: dict[str, Any], fresh: dict[str, Any], rtol: float = 0.02) -> list[str]:
     """Where a fresh run shows something else, one sentence each; none if they agree.
 
-    Cells, and the kinds of output that each has, must be the same. So must printed words; a number may differ by
-    `rtol`, one with decimals by one in its last place, as other processors round. Of a cell tagged `volatile` only
-    the kinds are compared: it shows what a training found, or what it runs on. Of a figure, only that there is one.
+    The cells must be the same, and so must the kinds of output that each has, and the printed words. A number may
+    differ by `rtol`, one with decimals also by one in its last place: other processors round differently. A figure
+    need only be there. A cell tagged `volatile` shows what a training found, or the machine: only its kinds count.
     """
     pairs = list(zip(committed["cells"], fresh["cells"], strict=False))
     if len(committed["cells"]) != len(fresh["cells"]):
@@ -119,7 +113,7 @@ def _first(text: str, other: str) -> str:
 
 
 def tidy(notebook: dict[str, Any]) -> dict[str, Any]:
-    """An executed notebook without what only this run knows, and with figures of 256 colours: a third of the bytes."""
+    """An executed notebook without its times and paths, and with figures of 256 colours: a third of the bytes."""
     for part in (notebook, *notebook["cells"]):
         for key in ("papermill", "execution", "widgets"):
             part["metadata"].pop(key, None)

@@ -4,12 +4,12 @@
 
 A run is the five notebooks for one fold and one training seed, in a folder of its own:
 
-    runs/sweep/seed1/coco-mini/fold2/     a run, with its notebooks, its log and sweep.log
+    runs/sweep/seed1/coco-mini/fold2/     a run, with its notebooks, their logs and sweep.log
     runs/sweep/coco-mini/                 the merged results and report.html
 
-Finished runs are skipped, failed ones tried again and then listed. A task that dies with its machine is started
-elsewhere and goes on from what its notebooks left; two tasks never write to one folder, for each holds its lock. All
-machines of a cluster must see the project's folder under one path.
+Finished runs are skipped; failed ones are tried again and then listed. A task whose machine dies is started on another
+one and goes on after the last notebook that was finished. Each run's folder has a lock, so that two tasks never write
+to it. All machines of a cluster must see the project's folder under one path.
 """
 
 from __future__ import annotations
@@ -26,17 +26,18 @@ from typing import Any
 
 from filelock import FileLock
 
-from llafs_lib.artifacts import NOTEBOOKS, write_json
+from llafs_lib.artifacts import write_json
 from llafs_lib.errors import LlafsError
 from llafs_lib.progress import bar
-from llafs_lib.tools.tutorial import ParameterError, Settings, run_tutorial, unfinished
+from llafs_lib.settings import ParameterError, Settings
+from llafs_lib.tools.tutorial import Step, checked, import_extra, notebooks, run_tutorial
 
 # Minutes that a run takes on one core of an AMD EPYC; for a dry run before any run has been measured.
 MINUTES = {("coco-mini", "small"): 21}
 
 
 class SweepError(LlafsError):
-    """A sweep that cannot be run: Ray is missing, a cluster cannot be reached."""
+    """A sweep that cannot be run, or that has nothing to report."""
 
 
 def numbers(text: str) -> list[int]:
@@ -81,10 +82,14 @@ class Sweep:
             for seed, fold in itertools.product(self.seeds, self.folds)
         ]
 
-    def unfinished(self) -> dict[str, tuple[Settings, list[str]]]:
-        """Name of a run → its settings and the notebooks that have to run, for those that are not finished."""
-        left = {name_of(s): (s, unfinished(s, self.only)) for s in self.runs()}
-        return {name: (settings, books) for name, (settings, books) in left.items() if books}
+    def unfinished(self) -> dict[str, list[str]]:
+        """Name of a run → the numbers of the notebooks that have to run, for those runs that are not finished."""
+        checked(self.settings)
+        left = {
+            name_of(run): [book.stem[:2] for book in notebooks(self.only) if Step(book, run).why_run()]
+            for run in self.runs()
+        }
+        return {name: books for name, books in left.items() if books}
 
 
 def name_of(settings: Settings) -> str:
@@ -102,15 +107,16 @@ class Resources:
     retries: int = 1  # of a run that fails; one that dies with its machine is started again up to three times
 
     def __post_init__(self) -> None:
-        for name, low in (("cpus", "above 0"), ("gpus", "from 0"), ("retries", "from 0")):
-            value = getattr(self, name)
-            if not (value > 0 if low == "above 0" else value >= 0):
-                raise ParameterError(f"{name} must be a number {low}, not {value!r}.")
+        if not self.cpus > 0:
+            raise ParameterError(f"cpus must be a number above 0, not {self.cpus!r}.")
+        for name in ("gpus", "retries"):
+            if not getattr(self, name) >= 0:
+                raise ParameterError(f"{name} must be a number of at least 0, not {getattr(self, name)!r}.")
 
 
 @dataclass
 class Outcome:
-    """What a sweep did: runs that were finished before, that were run now, and that failed, with their error."""
+    """What a sweep did: the runs that were finished before, that were run now, and that failed, with their error."""
 
     skipped: list[str] = field(default_factory=list)
     done: list[str] = field(default_factory=list)
@@ -121,22 +127,20 @@ def run_sweep(sweep: Sweep, resources: Resources | None = None) -> Outcome:
     """Run what is not finished, as Ray tasks.
 
     Raises:
-        SweepError: Ray is not installed, or there is no cluster at the address.
+        LlafsError: papermill or Ray is not installed, there is no cluster at the address, or it is too small.
     """
     resources = resources or Resources()
     left = sweep.unfinished()
-    outcome = Outcome(skipped=[name_of(s) for s in sweep.runs() if name_of(s) not in left])
+    outcome = Outcome(skipped=[name_of(run) for run in sweep.runs() if name_of(run) not in left])
     if not left:
         return outcome
+    settings, tries = {name_of(run): asdict(run) for run in sweep.runs()}, dict.fromkeys(left, 0)
     with _cluster(resources) as ray:
         task = ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=3)(_run)
-        tries = dict.fromkeys(left, 0)
 
         def start(name: str) -> Any:
-            settings, _ = left[name]
             tries[name] += 1
-            threads = max(int(resources.cpus), 1)
-            return task.remote(os.getcwd(), asdict(settings), sweep.only, threads, _environment())
+            return task.remote(os.getcwd(), settings[name], sweep.only, max(int(resources.cpus), 1), _environment())
 
         pending = {start(name): name for name in left}
         for name, error in _finished(ray, pending):
@@ -158,7 +162,7 @@ def _finished(ray: Any, pending: dict[Any, str]) -> Iterator[tuple[str, str]]:
             name = pending.pop(ready)
             try:
                 error = ray.get(ready)
-            except ray.exceptions.RayError as lost:  # its machine died, more often than it may
+            except ray.exceptions.RayError as lost:  # its machine died more often than `max_retries`
                 error = f"{type(lost).__name__}: {str(lost).splitlines()[0]}"
             yield name, error
             progress.total = progress.n + 1 + len(pending)
@@ -166,21 +170,21 @@ def _finished(ray: Any, pending: dict[Any, str]) -> Iterator[tuple[str, str]]:
 
 
 def _run(
-    place: str, settings: Mapping[str, Any], only: Sequence[str], threads: int, environment: dict[str, str]
+    place: str, settings: Mapping[str, Any], only: Sequence[str], threads: int, environment: Mapping[str, str]
 ) -> str:
     """One run, in a Ray worker. Returns "" or the error; what it prints goes to `sweep.log` in its folder."""
     os.chdir(place)
     os.environ.update(environment, OMP_NUM_THREADS=str(threads))
     chosen = Settings(**settings)
-    folder = chosen.run.path
-    folder.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder / ".sweep.lock"), (folder / "sweep.log").open("a", encoding="utf-8") as log:
+    log_path = chosen.run.path / "sweep.log"
+    log_path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(log_path.parent / ".sweep.lock"), log_path.open("a", encoding="utf-8") as log:
         with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
             try:
                 run_tutorial(chosen, only, again=False)  # what a task before this one finished is not done again
             except Exception as error:
                 print(f"{type(error).__name__}: {error}", flush=True)
-                return f"{error} (all of it: {(folder / 'sweep.log').as_posix()})"
+                return f"{error} (see {log_path.as_posix()})"
     return ""
 
 
@@ -194,13 +198,11 @@ def _environment() -> dict[str, str]:
 
 @contextlib.contextmanager
 def _cluster(resources: Resources) -> Iterator[Any]:
-    try:
-        import ray
-    except ImportError:
-        raise SweepError('a sweep needs Ray: pip install -e ".[notebooks,cluster]".') from None
+    import_extra("papermill", "notebooks")  # every run needs it: better missed here than in a worker
+    ray = import_extra("ray", "notebooks,cluster")
     ours = not ray.is_initialized()
     if ours:
-        _connect(ray, resources.address, {"log_to_driver": False, "configure_logging": False})
+        _connect(ray, resources.address)
     try:
         have = ray.cluster_resources()
         if have.get("GPU", 0) < resources.gpus or have.get("CPU", 0) < resources.cpus:
@@ -214,7 +216,8 @@ def _cluster(resources: Resources) -> Iterator[Any]:
             ray.shutdown()
 
 
-def _connect(ray: Any, address: str, quiet: Mapping[str, Any]) -> None:
+def _connect(ray: Any, address: str) -> None:
+    quiet = {"log_to_driver": False, "configure_logging": False}
     if address not in ("auto", "local"):
         _check_answers(address)
     try:
@@ -229,7 +232,7 @@ def _connect(ray: Any, address: str, quiet: Mapping[str, Any]) -> None:
 
 
 def _check_answers(address: str) -> None:
-    """Ray itself tries for minutes."""
+    """Ray goes on trying an address for minutes, so this first tries for ten seconds whether anything answers there."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
@@ -244,35 +247,28 @@ def _check_answers(address: str) -> None:
 
 def dry_run(sweep: Sweep, cpus: float = 1) -> str:
     """What would be run, and about how long that takes on this machine with `cpus` cores a run."""
-    slots = max(int((os.cpu_count() or 1) / cpus), 1)
-    left = sweep.unfinished()
-    lines = [f"{name_of(s)}: " + (", ".join(left[name_of(s)][1]) if name_of(s) in left else "finished")
-             for s in sweep.runs()]  # fmt: skip
-    minutes, source = _minutes(sweep)
-    todo = f"{len(left)} of {len(sweep.runs())} runs to do"
+    names, left = [name_of(run) for run in sweep.runs()], sweep.unfinished()
+    lines = [f"{name}: {', '.join(left.get(name, ['finished']))}" for name in names]
+    todo, (minutes, source) = f"{len(left)} of {len(names)} runs to do", _minutes(sweep)
     if minutes is None:
         return "\n".join([*lines, f"{todo}; how long one takes has not been measured"])
+    slots = max(int((os.cpu_count() or 1) / cpus), 1)
     total = minutes * -(-len(left) // slots)
     return "\n".join([*lines, f"{todo}: about {total:.0f} minutes, {slots} at a time here ({source})"])
 
 
 def _minutes(sweep: Sweep) -> tuple[float | None, str]:
-    wanted = [name for name in NOTEBOOKS if not sweep.only or name[:2] in sweep.only]
+    """How long a run takes, if that is known, and from where."""
     measured = []
-    for settings in sweep.runs():
-        stamps = [settings.run.path / "notebooks" / f"{name}.stamp.json" for name in wanted]
-        seconds = [_seconds(stamp) for stamp in stamps if stamp.exists()]
-        if len(seconds) == len(wanted) and all(seconds):
-            measured.append(sum(seconds) / 60)
+    for run in sweep.runs():
+        stamps = [Step(book, run).stamp for book in notebooks(sweep.only)]
+        if all(stamp.is_file() for stamp in stamps):
+            measured.append(sum(json.loads(stamp.read_text(encoding="utf-8"))["seconds"] for stamp in stamps) / 60)
     if measured:
         mean = sum(measured) / len(measured)
         return mean, f"{len(measured)} runs took {mean:.1f} minutes each"
     known = None if sweep.only else MINUTES.get((sweep.settings.dataset, sweep.settings.budget))
     return known, f"a run takes about {known} minutes on one core"
-
-
-def _seconds(stamp: Path) -> float:
-    return json.loads(stamp.read_text(encoding="utf-8")).get("seconds", 0.0)
 
 
 def merge(sweep: Sweep, failed: Mapping[str, str] | None = None) -> dict[str, Any]:

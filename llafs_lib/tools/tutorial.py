@@ -1,126 +1,71 @@
-"""Run the notebooks: parameters checked first, finished work reused, nothing half-written.
+"""Run the notebooks: parameters are checked first, finished work is reused, nothing is left half-written.
 
 A notebook is run again only if something that decides its result has changed: its own cells, its parameters, the
-library, the data set, an artifact it reads, or one that it wrote and that is gone.
+rooms of the library that it uses, the data set, an artifact that it reads, or one that it wrote.
 """
 
 from __future__ import annotations
 
 import ast
-import dataclasses
+import functools
 import hashlib
+import importlib
 import json
 import os
-import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import ModuleType
+from typing import Any
 
-from llafs_lib.artifacts import NOTEBOOKS, ROOMS, RunFolder, file_hash, library_digest, write_json
-from llafs_lib.classes import DATASETS, did_you_mean, novel_classes
+from llafs_lib.artifacts import NOTEBOOKS, ROOMS, file_hash, library_digest, write_json
 from llafs_lib.errors import LlafsError
+from llafs_lib.progress import bar
+from llafs_lib.settings import ParameterError, Settings, unknown
 from llafs_lib.threads import share_cores
 
-if TYPE_CHECKING:
-    from llafs_lib.language.asking import Asker
-
-SEGMENTERS = ("hsnet", "repri", "prototype")
 CELL_TIMEOUT = 4 * 3600  # seconds; a cell that takes longer has hung
 
 
-class ParameterError(LlafsError):
-    """An unknown parameter, or an impossible value."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """The parameters of a run, checked. Every notebook takes those it needs.
+def checked(settings: Settings) -> Settings:
+    """The same settings, once it is known that `vision` has such a backbone and a training for them.
 
     Raises:
-        ParameterError: an impossible value; the message lists the possible ones.
+        LlafsError: it has not; the message lists what there is.
     """
+    from llafs_lib.vision.backbone import BACKBONES
+    from llafs_lib.vision.recipes import recipe_for
 
-    dataset: str = "toy"
-    fold: int = 0
-    shots: int = 5
-    seed: int = 0
-    backbone: str = "auto"  # "small" for toy, "mobilenet_v2" for photographs
-    budget: str = "small"  # "tiny", "small" or "full": see llafs_lib.vision.recipes
-    segmenters: str = "hsnet,repri,prototype"  # that notebook 05 asks
-    queries: int = 150  # at most this many questions in notebook 05; 0 asks all there are
-    novel_in_train: str = "background"  # "background", "ignore" or "drop": see llafs_lib.data.folds.make_fold
-    hold_out: bool = True  # keep some base classes out of training, to choose a model on
-    compare_losses: bool = True  # notebook 02, section 11: three losses, three seeds; half of its time on toy
-    llm: str = ""  # the model to ask which classes look alike; "" replays recorded answers and needs no key
-    llm_mode: str = "auto"  # "auto", "replay" or "refresh": see llafs_lib.language.asking.Asker
-    llm_budget: float = 0.0  # US dollars that asking may cost; 0 sets no limit
-    runs: str = "runs"
-
-    def __post_init__(self) -> None:
-        from llafs_lib.data.folds import NOVEL_IN_TRAIN
-        from llafs_lib.language.asking import MODES
-        from llafs_lib.vision.backbone import BACKBONES
-        from llafs_lib.vision.recipes import recipe_for
-
-        _one_of("dataset", self.dataset, DATASETS)
-        _one_of("novel_in_train", self.novel_in_train, NOVEL_IN_TRAIN)
-        _one_of("llm_mode", self.llm_mode, MODES)
-        if self.llm_mode == "refresh" and not self.llm:
-            raise ParameterError("llm_mode 'refresh' asks a model anew: name one as llm.")
-        if isinstance(self.llm_budget, bool) or not 0 <= self.llm_budget < float("inf"):
-            raise ParameterError(f"llm_budget is US dollars from 0 (no limit), not {self.llm_budget!r}.")
-        for name in self.segmenters.split(","):
-            _one_of("segmenters", name, SEGMENTERS)
-        for name in ("hold_out", "compare_losses"):
-            if not isinstance(getattr(self, name), bool):
-                raise ParameterError(f"{name} must be True or False, not {getattr(self, name)!r}.")
-        for name, low in (("fold", 0), ("shots", 1), ("seed", 0), ("queries", 0)):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < low:
-                raise ParameterError(f"{name} must be a whole number from {low}, not {value!r}.")
-        try:
-            novel_classes(self.dataset, self.fold)
-            recipe_for(self.budget, self.dataset)
-        except LlafsError as error:
-            raise ParameterError(str(error)) from None
-        if self.backbone == "auto":
-            object.__setattr__(self, "backbone", "small" if self.dataset == "toy" else "mobilenet_v2")
-        _one_of("backbone", self.backbone, BACKBONES)
-        if self.backbone == "small" and self.dataset != "toy":
-            raise ParameterError("backbone 'small' is trained on toy; photographs need one with ImageNet weights.")
-
-    @property
-    def run(self) -> RunFolder:
-        """The run folder of these settings."""
-        return RunFolder(self.runs, self.dataset, self.fold)
-
-    def asker(self, api_key: str | None = None) -> Asker:
-        """Who is asked which classes look alike."""
-        from llafs_lib.language.asking import Asker
-
-        return Asker(self.llm or None, mode=self.llm_mode, budget=self.llm_budget or None, api_key=api_key)
-
-    @property
-    def model(self) -> dict[str, Any]:
-        """What decides the trained model: recorded in its manifest, and required of it by later notebooks."""
-        return {k: getattr(self, k) for k in ("dataset", "fold", "seed", "backbone", "budget")}
+    recipe_for(settings.budget, settings.dataset)
+    if settings.backbone not in BACKBONES:
+        raise ParameterError(f"backbone: {unknown(settings.backbone, BACKBONES)}")
+    return settings
 
 
-def _one_of(name: str, value: Any, known: Iterable[str]) -> None:
-    if value not in known:
-        hint = did_you_mean(str(value), known)
-        raise ParameterError(f"{name}={value!r} is unknown: choose one of {', '.join(known)}.{hint}")
+def settings_from(namespace: Mapping[str, Any]) -> Settings:
+    """The checked settings of the notebook whose `globals()` this is.
 
-
-def check_names(given: Iterable[str], known: Iterable[str]) -> None:
-    """Refuse parameter names that are not known.
+    Papermill only warns of a parameter that the notebook does not have, and the run would go on without it. So this
+    looks at the cell that papermill injected and refuses such a name.
 
     Raises:
-        ParameterError: names the first unknown one and the closest known one.
+        LlafsError: an unknown parameter or an impossible value.
     """
-    for name in given:
-        _one_of("parameter", name, known)
+    own = {f.name: namespace[f.name] for f in fields(Settings) if f.name in namespace}
+    for cell in namespace.get("In", []):
+        if cell.startswith("# Parameters\n"):  # how papermill begins an injected cell
+            for name in _assigned(cell):
+                if name not in own:
+                    raise ParameterError(f"parameter {unknown(name, own)}")
+    return checked(Settings(**own))
+
+
+def _assigned(code: str) -> dict[str, ast.expr]:
+    """The names that a cell of parameters assigns, and to what."""
+    nodes = [node for node in ast.parse(code).body if isinstance(node, ast.Assign)]
+    return {node.targets[0].id: node.value for node in nodes}
 
 
 def versions() -> str:
@@ -136,57 +81,94 @@ def versions() -> str:
     return f"llafs_lib {__version__} | Python {platform.python_version()} | torch {torch.__version__} | {device}"
 
 
-def settings_from(namespace: Mapping[str, Any]) -> Settings:
-    """The checked settings of the notebook whose `globals()` this is.
-
-    Papermill only warns of a parameter that the notebook does not have, and the run would go on without it. This looks
-    at the cell that papermill injected and refuses such a name.
-    """
-    known = [f.name for f in dataclasses.fields(Settings)]
-    own = [name for name in known if name in namespace]
-    for cell in namespace.get("In", []):
-        if cell.startswith("# Parameters\n"):  # how papermill begins an injected cell
-            targets = [t for node in ast.parse(cell).body if isinstance(node, ast.Assign) for t in node.targets]
-            check_names([t.id for t in targets if isinstance(t, ast.Name)], own)
-    return Settings(**{name: namespace[name] for name in own})
-
-
-# --- which notebooks need to run -------------------------------------------------------------------------------------
-
-
 def project_root() -> Path:
     """The folder that holds `notebooks/`: the working directory, or the library's checkout."""
     for root in (Path.cwd(), Path(__file__).resolve().parents[2]):
         if (root / "notebooks" / f"{next(iter(NOTEBOOKS))}.ipynb").is_file():
             return root
-    raise LlafsError("the notebooks are not here: run this in a checkout of the project.")
+    raise LlafsError(
+        "there is no folder notebooks/ here: run this in a checkout of the project, "
+        'after `pip install -e ".[notebooks]"` in it.'
+    )
 
 
-def notebook_parameters(notebook: Path) -> list[str]:
-    """The names assigned in the cell tagged `parameters`."""
+def notebook_parameters(notebook: Path) -> dict[str, Any]:
+    """The parameters that a notebook has, with their defaults: what its cell tagged `parameters` assigns."""
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
     tagged = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
-    source = "".join(tagged[0]["source"]) if tagged else ""
-    return [t.id for node in ast.parse(source).body if isinstance(node, ast.Assign) for t in node.targets]
+    assigned = _assigned("".join(tagged[0]["source"])) if tagged else {}
+    return {name: ast.literal_eval(value) for name, value in assigned.items()}
 
 
-def _cause(notebook: Path, settings: Settings, parameters: Mapping[str, Any]) -> dict[str, str]:
-    """Hashes of all that decides a notebook's result, by what to call it."""
-    cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
-    reads, _ = NOTEBOOKS[notebook.stem]
-    cause = {
-        "the notebook": _digest([(c["cell_type"], "".join(c["source"])) for c in cells]),
-        "a parameter": _digest(sorted(parameters.items())),
-        "the library": library_digest(ROOMS[notebook.stem]),
-        "the data set": _data_digest(settings),
-    }
-    return cause | {name: _hash_or_none(settings.run.path / name) for name in reads}
+# --- which notebooks have to run -------------------------------------------------------------------------------------
 
 
-def _data_digest(settings: Settings) -> str:
-    from llafs_lib.data.folds import source_files
+@dataclass(frozen=True)
+class Step:
+    """One notebook of a run."""
 
-    return _digest([_hash_or_none(path) for path in source_files(settings.dataset)])
+    notebook: Path
+    settings: Settings
+
+    @property
+    def folder(self) -> Path:
+        """Where the executed notebook lies, with its log and the stamp that says what it was made from."""
+        return self.settings.run.path / "notebooks"
+
+    @property
+    def stamp(self) -> Path:
+        """What decided the last run (`cause`), what it made, and how many seconds it took."""
+        return self.folder / f"{self.notebook.stem}.stamp.json"
+
+    @functools.cached_property
+    def parameters(self) -> dict[str, Any]:
+        """Those settings that the notebook has as parameters."""
+        return {name: getattr(self.settings, name) for name in notebook_parameters(self.notebook)}
+
+    def why_run(self) -> str | None:
+        """Why the notebook has to run, in a few words; None if its last run still stands."""
+        if not self.stamp.is_file():
+            return "not run yet"
+        last = json.loads(self.stamp.read_text(encoding="utf-8"))
+        for name, value in self._cause().items():
+            if last["cause"].get(name) != value:
+                return f"{name} has changed"
+        for name, value in last["made"].items():
+            if _hash_or_none(self.settings.run.path / name) != value:
+                return f"{name} is missing or has changed"
+        return None
+
+    def run(self) -> float:
+        """Execute the notebook and return the seconds it took. Its output is renamed only when it has succeeded."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.stamp.unlink(missing_ok=True)
+        cause = self._cause()  # before the run: an edit that is made meanwhile is not in its result
+        partial = self.folder / f"{self.notebook.stem}.partial.ipynb"  # kept if a cell fails: it shows what ran
+        started = time.monotonic()
+        execute(self.notebook, partial, self.parameters, log=self.folder / f"{self.notebook.stem}.log")
+        os.replace(partial, self.folder / self.notebook.name)
+        made = {name: _hash_or_none(self.settings.run.path / name) for name in NOTEBOOKS[self.notebook.stem][1]}
+        cause["the data set"] = self._data_digest()  # notebook 01 draws `toy` if it was not there
+        seconds = round(time.monotonic() - started, 1)
+        write_json(self.stamp, {"cause": cause, "made": made, "seconds": seconds})
+        return seconds
+
+    def _cause(self) -> dict[str, str]:
+        """Hashes of all that decides the result, by what to call it."""
+        cells = json.loads(self.notebook.read_text(encoding="utf-8"))["cells"]
+        cause = {
+            "the notebook": _digest([(c["cell_type"], "".join(c["source"])) for c in cells]),
+            "a parameter": _digest(sorted(self.parameters.items())),
+            "the library": library_digest(ROOMS[self.notebook.stem]),
+            "the data set": self._data_digest(),
+        }
+        reads, _ = NOTEBOOKS[self.notebook.stem]
+        return cause | {name: _hash_or_none(self.settings.run.path / name) for name in reads}
+
+    def _data_digest(self) -> str:
+        from llafs_lib.data.folds import source_files
+
+        return _digest([_hash_or_none(path) for path in source_files(self.settings.dataset)])
 
 
 def _digest(value: Any) -> str:
@@ -197,108 +179,119 @@ def _hash_or_none(path: Path) -> str:
     return file_hash(path) if path.exists() else ""
 
 
-def why_run(notebook: Path, settings: Settings, parameters: Mapping[str, Any]) -> str | None:
-    """Why a notebook has to run, in a few words; None if its last run still stands."""
-    stamp = _stamp_path(notebook, settings)
-    if not stamp.is_file():
-        return "not run yet"
-    last = json.loads(stamp.read_text(encoding="utf-8"))
-    for name, value in _cause(notebook, settings, parameters).items():
-        if last["cause"].get(name) != value:
-            return f"{name} has changed"
-    for name, value in last["made"].items():
-        if _hash_or_none(settings.run.path / name) != value:
-            return f"{name} is missing or has changed"
-    return None
+def notebooks(only: Sequence[str] = (), names: Iterable[str] = NOTEBOOKS) -> list[Path]:
+    """The committed notebooks, in order: all of `names`, or those with the numbers `only`, such as "03".
 
-
-def _stamp_path(notebook: Path, settings: Settings) -> Path:
-    return settings.run.path / "notebooks" / f"{notebook.stem}.stamp.json"
+    Raises:
+        ParameterError: there is no notebook with such a number.
+    """
+    by_number = {name[:2]: project_root() / "notebooks" / f"{name}.ipynb" for name in names}
+    for number in only:
+        if number not in by_number:
+            raise ParameterError(f"notebook {unknown(number, by_number)}")
+    return [path for number, path in by_number.items() if not only or number in only]
 
 
 # --- running them ----------------------------------------------------------------------------------------------------
 
 
-def unfinished(settings: Settings, only: Sequence[str] = ()) -> list[str]:
-    """The numbers of the notebooks, among all or `only` some, whose last run does not stand any more."""
-    books = {name[:2]: project_root() / "notebooks" / f"{name}.ipynb" for name in NOTEBOOKS}
-    parameters = {n: {p: getattr(settings, p) for p in notebook_parameters(b)} for n, b in books.items()}
-    return [n for n, b in books.items() if (not only or n in only) and why_run(b, settings, parameters[n])]
-
-
 def run_tutorial(settings: Settings, only: Sequence[str] = (), again: bool = True) -> dict[str, Any] | None:
-    """Run the notebooks in order, reusing what is unchanged; return `results.json` if the last one ran.
+    """Run the notebooks in order, reusing what is unchanged; return `results.json` if the last one was among them.
 
     Args:
         only: numbers such as "04": run just these.
-        again: whatever their state; False reuses what is unchanged among them, too.
+        again: run these whatever their state; False reuses what is unchanged among them, too.
 
     Raises:
-        LlafsError: a notebook failed; the message quotes its error and says where its partial output lies.
+        LlafsError: a notebook failed; the message quotes its error and says where its output and its log lie.
     """
-    root = project_root()
-    print(", ".join(f"{k} {v}" for k, v in dataclasses.asdict(settings).items() if v != ""), flush=True)
-    books = [root / "notebooks" / f"{name}.ipynb" for name in NOTEBOOKS if not only or name[:2] in only]
-    for book in books:
-        parameters = {n: getattr(settings, n) for n in notebook_parameters(book)}
-        reason = "asked for" if only and again else why_run(book, settings, parameters)
-        if reason is None:
-            print(f"== {book.stem}: reused, nothing it depends on has changed", flush=True)
-            continue
-        print(f"== {book.stem}: running ({reason})", flush=True)
-        started = time.monotonic()
-        _execute(book, settings, parameters)
-        print(f"== {book.stem}: done in {time.monotonic() - started:.0f} s\n", flush=True)
-    results = settings.run.path / "results.json"
-    if only and "05" not in only:
+    steps = [Step(notebook, checked(settings)) for notebook in notebooks(only)]
+    print(", ".join(f"{k} {v}" for k, v in asdict(settings).items() if v != ""), flush=True)
+    for step in steps:
+        reason = "asked for" if only and again else step.why_run()
+        done = f"run ({reason}), {step.run():.0f} s" if reason else "reused, nothing that it depends on has changed"
+        print(f"{step.notebook.stem}: {done}", flush=True)
+    if steps[-1].notebook.stem[:2] != "05":
         return None
-    return json.loads(results.read_text(encoding="utf-8"))
+    return json.loads((settings.run.path / "results.json").read_text(encoding="utf-8"))
 
 
-def _execute(notebook: Path, settings: Settings, parameters: Mapping[str, Any]) -> None:
-    """Run one notebook with papermill; its output takes its final name only when it has succeeded."""
-    output = settings.run.path / "notebooks" / notebook.name
-    partial = output.with_suffix(".partial.ipynb")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    stamp = _stamp_path(notebook, settings)
-    stamp.unlink(missing_ok=True)
-    cause = _cause(notebook, settings, parameters)  # before the run: what is edited meanwhile is not in it
-    started = time.monotonic()
-    execute(notebook, partial, parameters)
-    os.replace(partial, output)
-    _, makes = NOTEBOOKS[notebook.stem]
-    made = {name: _hash_or_none(settings.run.path / name) for name in makes}
-    cause["the data set"] = _data_digest(settings)  # notebook 01 draws `toy` if it was not there
-    write_json(stamp, {"cause": cause, "made": made, "seconds": round(time.monotonic() - started, 1)})
+def execute(source: Path, output: Path, parameters: Mapping[str, Any], log: Path | None = None) -> None:
+    """Execute a notebook from the project root.
 
-
-def execute(source: Path, output: Path, parameters: Mapping[str, Any] | None, progress: str = "lines") -> None:
-    """Execute a notebook from the project root and print what it prints.
+    log: what the notebook prints goes there, while one line in the terminal says how far it is; None prints nothing.
 
     Raises:
-        LlafsError: a cell failed or hung; the message quotes the error.
+        LlafsError: papermill is not installed, or a cell failed or hung; the message quotes the error.
     """
-    import papermill
+    papermill = import_extra("papermill", "notebooks")
     from traitlets.config import Config
 
-    os.environ["LLAFS_PROGRESS"] = progress
     share_cores()  # the kernel inherits the environment
+    os.environ["LLAFS_PROGRESS"] = "lines" if log else "none"  # how the kernel shows loops that take long
+    watching: dict[str, Any] = {}
+    with ExitStack() as stack:
+        if log:
+            watch = stack.enter_context(_Watch(source, log, injected=bool(parameters)))
+            watching = {"stdout_file": watch, "stderr_file": watch, "on_cell_start": watch.cell_starts}
+        try:
+            papermill.execute_notebook(
+                str(source),
+                str(output),
+                parameters=dict(parameters),
+                kernel_name="python3",
+                cwd=str(project_root()),
+                execution_timeout=CELL_TIMEOUT,
+                progress_bar=False,
+                config=Config(KernelManager={"transport_encryption": "auto"}),  # or the kernel warns of its port
+                **watching,
+            )
+        except papermill.exceptions.PapermillExecutionError as error:
+            where = f"\nWhat ran so far is in {output.as_posix()}, what it printed in {log.as_posix()}." if log else ""
+            raise LlafsError(f"{source.name}, cell {error.exec_count}: {error.ename}: {error.evalue}{where}") from None
+        except Exception as error:  # a dead kernel or a timeout: nbclient has types of its own for these
+            raise LlafsError(f"{source.name} did not finish: {type(error).__name__}: {error}") from error
+
+
+def import_extra(module: str, extra: str) -> ModuleType:
+    """A package that segmenting does not need.
+
+    Raises:
+        LlafsError: it is not installed; the message says how to install it.
+    """
     try:
-        papermill.execute_notebook(
-            str(source),
-            str(output),
-            parameters=dict(parameters or {}),
-            kernel_name="python3",
-            cwd=str(project_root()),
-            execution_timeout=CELL_TIMEOUT,
-            progress_bar=False,
-            config=Config(KernelManager={"transport_encryption": "auto"}),  # or the kernel warns of its loopback port
-            stdout_file=sys.stdout if progress == "lines" else None,
-        )
-    except papermill.exceptions.PapermillExecutionError as error:
-        raise LlafsError(
-            f"{source.name}, cell {error.exec_count}: {error.ename}: {error.evalue}\n"
-            f"What ran so far is in {output.as_posix()}."
-        ) from None
-    except Exception as error:  # a dead kernel or a timeout: nbclient has types of its own for these
-        raise LlafsError(f"{source.name} did not finish: {type(error).__name__}: {error}") from error
+        return importlib.import_module(module)
+    except ImportError as error:
+        how = f'run `pip install -e ".[{extra}]"` in a checkout of the project'
+        raise LlafsError(f"the notebooks are run with {module} ({error}): {how}.") from None
+
+
+class _Watch:
+    """Takes what a running notebook prints into its log, and shows how far it is and what it printed last."""
+
+    def __init__(self, notebook: Path, log: Path, injected: bool):
+        n_cells = len(json.loads(notebook.read_text(encoding="utf-8"))["cells"]) + injected
+        self.log = log.open("w", encoding="utf-8")
+        self.bar = bar(n_cells, notebook.stem, "cell", "{desc}: cell {n_fmt} of {total_fmt}, {elapsed}{postfix}")
+
+    def __enter__(self) -> _Watch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.bar.close()
+        self.log.close()
+
+    def cell_starts(self, cell: Mapping[str, Any], cell_index: int) -> None:
+        self.bar.n = cell_index + 1
+        self._show("")
+
+    def write(self, text: str) -> None:
+        self.log.write(text)
+        self._show(text.strip().rpartition("\n")[2])
+
+    def flush(self) -> None:
+        self.log.flush()
+
+    def _show(self, line: str) -> None:
+        self.bar.set_postfix_str(line, refresh=False)
+        self.bar.update(0)

@@ -210,7 +210,7 @@ def test_no_package_that_was_there_is_replaced(series):
 
 
 def test_the_command_is_there_as_well(colab, series):
-    asked = colab.run("-m", "llafs_lib.tools.cli", "ask", "giraffe", cwd=colab.content / "llafs")
+    asked = colab.run("-m", "llafs_lib", "ask", "giraffe", cwd=colab.content / "llafs")
     assert "giraffe looks like: zebra" in asked
 
 

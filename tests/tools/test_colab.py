@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llafs_lib.artifacts import SERIES
 from llafs_lib.tools import colab
 from llafs_lib.tools.cli import main
 from llafs_lib.tools.colab import StampError, check_stamps, stamp
-from llafs_lib.tools.committed import SERIES
 from llafs_lib.tools.tutorial import project_root
 
 ROOT = project_root()
@@ -93,7 +93,7 @@ def test_any_repository_is_taken_and_found_again(owner, name):
     assert stamped.count(f"/{repository}/blob/") == len(SERIES)
     assert colab._stamped_readme(stamped, repository) == stamped
     assert colab._stamped_readme(stamped, "") == colab._stamped_readme(readme, "")
-    assert f'REPOSITORY = \\"{repository}\\"  #' in colab._stamped_notebook(path, SERIES[0], repository)
+    assert f'REPOSITORY = \\"{repository}\\"  #' in colab._stamped_notebook(path, repository)
 
 
 @pytest.mark.parametrize(

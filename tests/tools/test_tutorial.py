@@ -1,39 +1,18 @@
 """Parameters are refused before anything runs; what is unchanged is not run again."""
 
-import dataclasses
 import json
 import os
 
 import pytest
 
+from llafs_lib import progress
 from llafs_lib.artifacts import NOTEBOOKS
+from llafs_lib.errors import LlafsError
+from llafs_lib.settings import ParameterError, Settings
 from llafs_lib.threads import threads
 from llafs_lib.tools import tutorial
 from llafs_lib.tools.cli import main
-from llafs_lib.tools.tutorial import ParameterError, Settings, settings_from
-
-
-@pytest.mark.parametrize(
-    ("wrong", "message"),
-    [
-        ({"dataset": "coco-min"}, "Did you mean 'coco-mini'"),
-        ({"fold": 4}, "0, 1, 2 or 3"),
-        ({"fold": "0"}, "whole number"),
-        ({"shots": 0}, "whole number from 1"),
-        ({"seed": -1}, "whole number from 0"),
-        ({"backbone": "resnet5"}, "Did you mean 'resnet50'"),
-        ({"dataset": "coco-mini", "backbone": "small"}, "ImageNet weights"),
-        ({"budget": "full"}, "no recipe for budget='full' on dataset='toy'"),
-    ],
-)
-def test_impossible_values(wrong, message):
-    with pytest.raises(ParameterError, match=message):
-        Settings(**wrong)
-
-
-def test_the_backbone_follows_the_data_set():
-    assert Settings().backbone == "small"
-    assert Settings(dataset="coco-mini").backbone == "mobilenet_v2"
+from llafs_lib.tools.tutorial import settings_from
 
 
 def test_a_notebook_refuses_an_injected_parameter_that_it_does_not_have():
@@ -41,6 +20,8 @@ def test_a_notebook_refuses_an_injected_parameter_that_it_does_not_have():
     with pytest.raises(ParameterError, match="'flod' is unknown.*Did you mean 'fold'"):
         settings_from(namespace)
     assert settings_from(namespace | {"In": ["", "# Parameters\nfold = 0\n"]}) == Settings()
+    with pytest.raises(LlafsError, match="no recipe for budget='full' on dataset='toy'"):
+        settings_from({"budget": "full"})
 
 
 @pytest.mark.parametrize("arguments", [["--fold", "7"], ["--dataset", "imagenet"], ["--backbone", "vgg99"]])
@@ -48,12 +29,6 @@ def test_the_command_refuses_before_anything_runs(arguments, capsys, monkeypatch
     monkeypatch.setattr(tutorial, "execute", lambda *a, **k: pytest.fail("a notebook was run"))
     assert main(["tutorial", *arguments]) == 2
     assert capsys.readouterr().err.startswith("llafs: ")
-
-
-@pytest.mark.parametrize("name", NOTEBOOKS)
-def test_every_notebook_parameter_is_a_setting(name):
-    parameters = tutorial.notebook_parameters(tutorial.project_root() / "notebooks" / f"{name}.ipynb")
-    assert set(parameters) <= {f.name for f in dataclasses.fields(Settings)}
 
 
 @pytest.fixture
@@ -66,7 +41,7 @@ def project(in_tmp, monkeypatch):
         (books / f"{name}.ipynb").write_text(json.dumps({"cells": [tagged]}))
     ran = []
 
-    def execute(source, output, parameters, progress="lines"):
+    def execute(source, output, parameters, log=None):
         ran.append(source.stem[:2])
         output.write_text("executed")
         for artifact in NOTEBOOKS[source.stem][1]:
@@ -89,7 +64,8 @@ def test_a_second_run_reuses_everything(project, capsys):
     assert run() == "0102030405"
     capsys.readouterr()
     assert run() == ""
-    assert capsys.readouterr().out.count("reused") == 5
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 6 and all(": reused, " in line for line in said[1:]), "one line a notebook"
 
 
 def test_a_missing_artifact_is_made_again_and_the_reason_is_given(project, capsys):
@@ -147,12 +123,12 @@ def test_a_kernel_is_told_to_leave_the_machine_to_others(tmp_path, monkeypatch):
 def test_a_failing_notebook_leaves_no_final_output(project, monkeypatch):
     settings, run = project
 
-    def fail(source, output, parameters, progress="lines"):
+    def fail(source, output, parameters, log=None):
         output.write_text("half")
-        raise tutorial.LlafsError("cell 3: ValueError")
+        raise LlafsError("cell 3: ValueError")
 
     monkeypatch.setattr(tutorial, "execute", fail)
-    with pytest.raises(tutorial.LlafsError):
+    with pytest.raises(LlafsError):
         run()
     left = {p.name for p in (settings.run.path / "notebooks").iterdir()}
     assert left == {"01_data_folds.partial.ipynb"}
@@ -167,7 +143,7 @@ def test_a_notebook_edited_while_it_runs_is_run_again(project, monkeypatch):
     def edit(content):
         book.write_text(json.dumps({"cells": [*json.loads(book.read_text())["cells"], content]}))
 
-    def execute_and_edit(source, output, parameters, progress="lines"):
+    def execute_and_edit(source, output, parameters, log=None):
         execute(source, output, parameters)
         edit({"cell_type": "code", "metadata": {}, "source": ["2"]})
 
@@ -177,3 +153,14 @@ def test_a_notebook_edited_while_it_runs_is_run_again(project, monkeypatch):
     monkeypatch.setattr(tutorial, "execute", execute)
     assert run() == "03"
     assert run() == ""
+
+
+def test_one_line_shows_how_far_a_notebook_is_and_its_log_keeps_the_rest(in_tmp, capsys, monkeypatch):
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LOGGED", 0)
+    notebook = in_tmp / "02_training.ipynb"
+    notebook.write_text(json.dumps({"cells": [{}, {}]}))
+    with tutorial._Watch(notebook, in_tmp / "02.log", injected=True) as watch:
+        watch.cell_starts(cell={}, cell_index=1)
+        watch.write("loading\nepoch 4 of 10, loss 0.6\n")
+    assert "02_training: cell 2 of 3, 00:00, epoch 4 of 10, loss 0.6" in capsys.readouterr().err
+    assert (in_tmp / "02.log").read_text() == "loading\nepoch 4 of 10, loss 0.6\n"
