@@ -7,6 +7,7 @@ output is read in a terminal or a log) or `none`.
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
@@ -32,6 +33,7 @@ def bar(total: int, desc: str, unit: str, done: int = 0, bar_format: str | None 
 
     It begins at `done`; bytes (unit `B`) are shown as kB, MB or GB. It follows every update in a terminal, and is written every half minute where nobody watches, as in a log.
     """
+    watched = sys.stderr.isatty()
     return tqdm(
         total=total,
         desc=desc,
@@ -40,9 +42,10 @@ def bar(total: int, desc: str, unit: str, done: int = 0, bar_format: str | None 
         unit_scale=unit == "B",
         bar_format=bar_format,
         leave=False,
-        dynamic_ncols=True,
+        ncols=shutil.get_terminal_size().columns - 1 if watched else None,
+        nrows=20,  # tqdm itself shows nothing in a terminal that says its size is 0 × 0, as some do
         miniters=0,
-        mininterval=0.1 if sys.stderr.isatty() else SECONDS_BETWEEN_LOGGED,
+        mininterval=0.1 if watched else SECONDS_BETWEEN_LOGGED,
         disable=os.environ.get("LLAFS_PROGRESS") == "none",
     )
 
