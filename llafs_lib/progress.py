@@ -31,7 +31,8 @@ def track(items: Iterable[T], desc: str, unit: str) -> Iterator[T]:
 def bar(total: int, desc: str, unit: str, done: int = 0, bar_format: str | None = None) -> tqdm:
     """A bar to be moved by hand, for work that does not come in order: `update()`, and `total` may grow.
 
-    It begins at `done`; bytes (unit `B`) are shown as kB, MB or GB. It follows every update in a terminal, and is written every half minute where nobody watches, as in a log.
+    It begins at `done`; bytes (unit `B`) are shown as kB, MB or GB. It follows every update in a terminal, and is
+    written every half minute where nobody watches, as in a log.
     """
     watched = sys.stderr.isatty()
     return tqdm(
