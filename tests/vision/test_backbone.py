@@ -70,6 +70,7 @@ def test_an_optimised_backbone_that_was_used_can_be_copied(again):
 
 
 def test_an_optimised_backbone_gives_gradients_to_the_image():
+    torch.manual_seed(0)  # with some weights rounding turns a ReLU on or off, and the gradient differs there
     plain = Backbone("resnet18").freeze()
     fast, x = plain.optimised(), SMALL_INPUT.clone().requires_grad_()
     with torch.inference_mode():
