@@ -12,8 +12,8 @@ import torch.nn.functional as F
 from llafs_lib.errors import LlafsError
 from llafs_lib.records import Prediction, Support
 from llafs_lib.vision.backbone import Backbone, to_mask, toy_backbone
-from llafs_lib.vision.features import unit_features
-from llafs_lib.vision.segmenter import check_supports, squashed_taps
+from llafs_lib.vision.features import squashed_taps, unit_features
+from llafs_lib.vision.segmenter import check_supports
 
 PAGE = Path(__file__).resolve().parent.parent / "CONTRIBUTING.md"
 # What a file of llafs_lib/vision would import for it.

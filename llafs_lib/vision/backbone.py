@@ -276,6 +276,11 @@ def _download_state(name: str, folder: str | Path) -> dict[str, Tensor]:
         ) from error
 
 
+def resize(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Maps [B, C, h, w] at another size [B, C, *size], bilinear, with the corners aligned."""
+    return F.interpolate(x, tuple(size), mode="bilinear", align_corners=True)
+
+
 STRIDES = (8, 16, 32)
 
 

@@ -1,48 +1,122 @@
-"""Unit features: one map per image, in which any two places can be compared by a dot product.
+"""Unit features: one map per image, in which any two places can be compared by a dot product. And where they are kept.
 
 They are what prototypes average, what a support bank stores, and what a query is compared by.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from llafs_lib.vision.backbone import last_taps
+from llafs_lib.progress import track
+from llafs_lib.vision.backbone import Backbone, check_image, encode, last_taps, resize, to_input
 
-STRIDES = (16, 32)
+COMPARED = (16, 32)  # the strides whose last taps are compared
 
 
-def unit_features(taps: Sequence[Tensor], levels: tuple[int, int, int], strides: Sequence[int] = STRIDES) -> Tensor:
+class FeatureCache:
+    """Features of images, computed when they are first asked for and kept while there is room.
+
+    Args:
+        encode: makes the features, a list of tensors, of what the cache is asked for.
+        limit_mb: how much memory the features may take.
+        evict: what happens when the cache is full. True: the features that were not asked for longest make room for new
+            ones, which suits evaluations, where an image matters for a few queries. False: those that are kept stay,
+            which suits trainings: an epoch asks for each image once, so by the time an image comes again its features
+            would have made room for others.
+    """
+
+    def __init__(self, encode: Callable[[Any], list[Tensor]], limit_mb: int = 1024, evict: bool = True):
+        self.encode, self.limit, self.evict = encode, limit_mb * 2**20, evict
+        self.used = 0  # bytes
+        self._kept: OrderedDict[Hashable, list[Tensor]] = OrderedDict()  # what was asked for last comes last
+
+    def __call__(self, what: np.ndarray | Hashable) -> list[Tensor]:
+        """The features of an image.
+
+        Args:
+            what: the image itself, [H, W, 3] uint8, which is found again by its pixels; or whatever else `encode`
+                takes, such as the image's id, which is found again by its value.
+
+        Raises:
+            LlafsError: an array that is no such image.
+        """
+        key = _pixel_hash(what) if isinstance(what, np.ndarray) else what
+        if key in self._kept:
+            self._kept.move_to_end(key)
+            return self._kept[key]
+        features = self.encode(what)
+        self._keep(key, features)
+        return features
+
+    def _keep(self, key: Hashable, features: list[Tensor]) -> None:
+        if not self.evict and self.used + _bytes(features) > self.limit:
+            return
+        self._kept[key] = features
+        self.used += _bytes(features)
+        while self.used > self.limit and len(self._kept) > 1:
+            self.used -= _bytes(self._kept.popitem(last=False)[1])
+
+    def fill(self, many: Iterable[Any]) -> FeatureCache:
+        """Compute the features of many images now, with a bar, rather than in the first epoch."""
+        for what in track(list(many), "features", "image"):
+            self(what)
+        return self
+
+
+def _pixel_hash(image: np.ndarray) -> bytes:
+    check_image(image)
+    shape = repr(image.shape).encode()
+    return hashlib.blake2b(np.ascontiguousarray(image), digest_size=16, person=shape).digest()
+
+
+def _bytes(tensors: Sequence[Tensor]) -> int:
+    return sum(t.nbytes for t in tensors)
+
+
+def squashed_taps(backbone: Backbone, size: int) -> FeatureCache:
+    """A cache of the taps, each [C, h, w], of images [H, W, 3] uint8 squashed to `size` px."""
+    return FeatureCache(lambda image: encode(backbone, to_input(image, size)))
+
+
+def unit_features(taps: Sequence[Tensor], levels: tuple[int, int, int], strides: Sequence[int] = COMPARED) -> Tensor:
     """The last taps of some strides as one map of unit vectors: dot products of it average the strides' cosines.
 
     Args:
-        taps: of one image, shallow to deep, each [C, h, w]; levels: the backbone's; strides: of 8, 16 and 32.
+        taps: of one image, shallow to deep, each [C, h, w].
+        levels: how many taps the backbone has at strides 8, 16 and 32.
+        strides: some of 8, 16 and 32.
 
     Returns: [ΣC, h, w] on the finest grid.
     """
     last = last_taps(taps, levels, strides)
     grid = last[0].shape[-2:]
-    maps = [F.interpolate(tap[None], grid, mode="bilinear", align_corners=True)[0] for tap in last]
+    maps = [resize(tap[None], grid)[0] for tap in last]
     return torch.cat([F.normalize(m, dim=0) for m in maps]) / len(maps) ** 0.5
 
 
-def masked_means(features: Tensor, mask: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
-    """The mean unit feature inside and outside a mask, and the share of the map that it covers.
+@torch.no_grad()
+def masked_means(features: Tensor, mask: np.ndarray | Tensor) -> tuple[np.ndarray, np.ndarray, float]:
+    """The mean unit feature inside and outside a mask, and the share of the map that the mask covers.
 
-    One support's part of `prototypes`: foreground = Σ wₖ areaₖ insideₖ up to its length, background = Σ wₖ (1 − areaₖ)
-    outsideₖ / Σ wₖ (1 − areaₖ).
+    This is one support's part of a prototype; `combine` joins the parts of many supports.
 
     Args:
-        features: [C, h, w]; mask: [H, W] bool.
+        features: [C, h, w].
+        mask: [H, W] in {0, 1}. A position at the border of a mask counts by the share of it that is covered, so that a
+            small object is never lost.
 
     Returns: inside [C], outside [C], area in [0, 1]; zeros where there is nothing inside or outside.
     """
-    share = F.adaptive_avg_pool2d(torch.as_tensor(mask, dtype=torch.float32)[None], features.shape[-2:])[0].to(features)
+    mask = torch.as_tensor(mask).to(features)
+    share = F.adaptive_avg_pool2d(mask[None], features.shape[-2:])[0]  # [H, W] → [h, w]
     inside = torch.einsum("chw,hw->c", features, share) / share.sum().clamp(min=1e-12)
     outside = torch.einsum("chw,hw->c", features, 1 - share) / (1 - share).sum().clamp(min=1e-12)
     return inside.cpu().numpy(), outside.cpu().numpy(), float(share.mean())

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llafs_lib.errors import LlafsError
-from llafs_lib.vision.backbone import Backbone
+from llafs_lib.vision.backbone import Backbone, resize
 from llafs_lib.vision.checkpoints import (
     CLASSIFIER,
     CheckpointError,
@@ -26,7 +26,7 @@ from llafs_lib.vision.checkpoints import (
     read_official,
     save_model,
 )
-from llafs_lib.vision.hsnet_fast import EPS, Pairs, check_support_grids, resize, squeeze
+from llafs_lib.vision.hsnet_fast import EPS, Pairs, check_support_grids, squeeze
 
 KIND = "HSNet"  # as checkpoints name it
 NOTHING = (100.0, -100.0)  # the logits of a pixel that is background for sure

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from llafs_lib.errors import LlafsError
+from llafs_lib.vision.backbone import resize
 
 EPS = 1e-5
 CELLS_AT_ONCE = 512  # support cells in one matrix product: fewer leave the processor waiting, more leave its cache
@@ -340,8 +341,3 @@ def check_support_grids(coarse: Sequence[int], fine: Sequence[int]) -> None:
             f"the support grids of two levels end at {tuple(coarse)} and {tuple(fine)} cells and cannot be added: use "
             "supports whose sides are multiples of 32 px."
         )
-
-
-def resize(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Bilinear, corners aligned."""
-    return F.interpolate(x, tuple(size), mode="bilinear", align_corners=True)

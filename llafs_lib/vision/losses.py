@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from llafs_lib.vision.backbone import resize
 from llafs_lib.vision.hsnet_fast import Pairs
 from llafs_lib.vision.recipes import Recipe
 
@@ -112,4 +113,4 @@ def hsnet_loss(levels: tuple[int, int, int], recipe: Recipe) -> Callable[[nn.Mod
 def _at_size_of(labels: Tensor, logits: Tensor) -> Tensor:
     if logits.shape[-2:] == labels.shape[-2:]:
         return logits
-    return F.interpolate(logits, labels.shape[-2:], mode="bilinear", align_corners=True)
+    return resize(logits, labels.shape[-2:])

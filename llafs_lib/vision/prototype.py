@@ -1,8 +1,8 @@
 """The training-free baseline: is a pixel more like the supports' foreground, or more like their background?
 
 Every position of a frozen backbone's map is a unit vector. The *foreground prototype* is the direction of the mean over
-the supports' foreground. The *background prototype* is the mean over all the rest and keeps its length: where the
-background is of many kinds the mean is short, and rightly takes little off. Nothing is learned but a threshold.
+the supports' foreground. The *background prototype* is the mean over everything else, and it keeps its length: where
+the background is of many kinds the mean is short, and rightly takes little off. Only a threshold is learned.
 """
 
 from __future__ import annotations
@@ -11,16 +11,15 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from llafs_lib.errors import LlafsError
 from llafs_lib.records import Prediction, Support
-from llafs_lib.vision.backbone import Backbone, to_mask
-from llafs_lib.vision.features import STRIDES, unit_features
-from llafs_lib.vision.segmenter import check_supports, squashed_taps, weights_of
+from llafs_lib.vision.backbone import Backbone, resize, to_mask
+from llafs_lib.vision.features import COMPARED, masked_means, squashed_taps, unit_features
+from llafs_lib.vision.segmenter import check_supports, weights_of
 
-FLAT = 1e-6  # similarities that differ by less differ by rounding
+FLAT = 1e-6  # similarities that differ by less differ only by rounding
 
 
 def prototypes(
@@ -30,12 +29,12 @@ def prototypes(
 
     Args:
         features: unit vectors, [K, C, h, w].
-        masks: [K, H, W] in {0, 1}. A position at the border of a mask counts by the share of it that is covered, so
-            that a small object is never lost.
+        masks: [K, H, W] in {0, 1}.
         weights: [K] ≥ 0, how much each support counts; None: all the same.
         plain: leave the foreground its length, too.
 
-    Returns: foreground [C] of length 1 (≤ 1 if plain), background [C] of length ≤ 1; zeros where no mask has any.
+    Returns: foreground [C] of length 1 (≤ 1 if plain), background [C] of length ≤ 1; zeros where no mask has any. Both
+        have the features' type and lie on their device.
 
     Raises:
         LlafsError: K = 0, shapes that do not belong together, or features that are not finite.
@@ -45,22 +44,24 @@ def prototypes(
             f"features {list(features.shape)} and masks {list(masks.shape)} must be [K, C, h, w] and [K, H, W], K ≥ 1."
         )
     _check_finite(features)
-    shares = F.adaptive_avg_pool2d(masks[:, None].to(features), features.shape[-2:])[:, 0]  # [K, H, W] → [K, h, w]
-    weights = torch.ones(len(features)) if weights is None else weights
-    weights = weights.to(features)[:, None, None]
-    foreground = torch.einsum("kchw,khw->c", features, weights * shares) / (weights * shares).sum().clamp(min=1e-12)
-    rest = weights * (1 - shares)
-    background = torch.einsum("kchw,khw->c", features, rest) / rest.sum().clamp(min=1e-12)
-    return foreground if plain else F.normalize(foreground, dim=0), background
+    means = [masked_means(f, m) for f, m in zip(features, masks, strict=True)]
+    inside, outside, area = (np.stack(part) for part in zip(*means, strict=True))  # [K, C], [K, C], [K]
+    counts = np.ones(len(means)) if weights is None else weights.cpu().numpy()
+    foreground, background = (torch.from_numpy(p) for p in combine(inside, outside, area, counts, plain))
+    return foreground.to(features), background.to(features)
 
 
 def combine(
     inside: np.ndarray, outside: np.ndarray, area: np.ndarray, weights: np.ndarray, plain: bool = False
 ) -> tuple[np.ndarray, np.ndarray]:
-    """`prototypes` of supports that are known by their `masked_means` alone: those of a whole bank, if need be.
+    """The prototypes of supports whose `masked_means` are known: of a whole bank, if need be.
+
+    The foreground is Σ wₖ areaₖ insideₖ / Σ wₖ areaₖ, brought to length 1. The background is
+    Σ wₖ (1 − areaₖ) outsideₖ / Σ wₖ (1 − areaₖ).
 
     Args:
-        inside, outside: [K, C]; area, weights: [K] ≥ 0.
+        inside, outside: [K, C].
+        area: [K] in [0, 1]; weights: [K] ≥ 0.
         plain: leave the foreground its length, too.
 
     Returns: foreground [C] of length 1 (≤ 1 if plain), background [C] of length ≤ 1; zeros where no mask has any.
@@ -72,12 +73,14 @@ def combine(
 
 
 def diffuse(features: Tensor, scores: Tensor, sharpness: float) -> Tensor:
-    """Give every place the mean score of the places that look like it: noise goes, borders between unlike things stay.
+    """Give every position the mean score of the positions that look like it.
+
+    This removes noise, and borders between things that look different stay.
 
     Args:
         features: unit features [C, h, w] of the query itself.
         scores: [h, w].
-        sharpness: a place counts by exp(sharpness · (cosine − 1)); the higher, the more alike it must be.
+        sharpness: a position counts by exp(sharpness · (cosine − 1)); the higher, the more alike it must be.
 
     Returns: [h, w].
     """
@@ -97,8 +100,10 @@ def score_map(
     """Similarity to the foreground minus similarity to the background, stretched to [0, 1] over the image.
 
     Args:
-        features: of the query, unit vectors [C, h, w]; foreground, background: prototypes [C]; size: (H, W) to give.
-        sharpness: `diffuse` the scores over the query's own likeness first; None does not.
+        features: of the query, unit vectors [C, h, w].
+        foreground, background: prototypes [C].
+        size: (H, W) of the map to return.
+        sharpness: how to `diffuse` the scores first; None leaves them as they are.
 
     Returns: [H, W]: 0 is the image's least likely pixel, 1 its most likely; all 0 if no pixel differs.
 
@@ -108,34 +113,44 @@ def score_map(
     _check_finite(features)
     scores = torch.einsum("chw,c->hw", features, foreground - background)
     scores = scores if sharpness is None else diffuse(features, scores, sharpness)
-    scores = F.interpolate(scores[None, None], tuple(size), mode="bilinear", align_corners=True)[0, 0]
+    scores = resize(scores[None, None], size)[0, 0]  # [h, w] → [H, W]
     low, high = scores.aminmax()
     if high - low < FLAT:
         return torch.zeros_like(scores)
     return (scores - low) / (high - low)
 
 
-def best_threshold(scores: Sequence[np.ndarray], truths: Sequence[np.ndarray], steps: int = 100) -> float:
-    """The threshold whose masks `scores >= threshold` have the highest mean IoU; to be chosen on base classes.
+def best_threshold(
+    scores: Sequence[np.ndarray],
+    truths: Sequence[np.ndarray],
+    voids: Sequence[np.ndarray] | None = None,
+    steps: int = 100,
+) -> float:
+    """The threshold whose masks `scores >= threshold` have the highest mean IoU over the queries.
+
+    A threshold is a setting, so choose it on queries that no result is reported of: base classes, say.
 
     Args:
-        scores: of each query [H, W] in [0, 1]; truths: [H, W] bool, not all empty; steps: 1/steps is the resolution.
+        scores: of each query [H, W] in [0, 1].
+        truths: of each query [H, W] bool, not all empty.
+        voids: of each query [H, W] bool, the pixels not to look at (spec §3.8); None: there are none.
+        steps: the thresholds 0, 1/steps, …, 1 are tried.
 
-    Returns: in [0, 1].
+    Returns: in [0, 1]; the lowest of several that are equally good.
 
     Raises:
-        LlafsError: no queries, not as many truths, sizes that differ, or no truth with foreground.
+        LlafsError: no queries, not as many truths or void masks, sizes that differ, or no truth with foreground.
     """
-    shapes = [s.shape for s in scores], [t.shape for t in truths]
-    if not scores or shapes[0] != shapes[1] or not any(t.any() for t in truths):
+    voids = [np.zeros(t.shape, bool) for t in truths] if voids is None else voids
+    shapes = [[m.shape for m in maps] for maps in (scores, truths, voids)]
+    if not scores or not shapes[0] == shapes[1] == shapes[2] or not any(t.any() for t in truths):
         raise LlafsError("a threshold needs score maps with truths of the same sizes, some of them not empty.")
     edges = np.arange(steps + 1) / steps
     total = np.zeros(steps + 1)
-    for score, truth in zip(scores, truths, strict=True):
+    for score, truth, void in zip(scores, truths, voids, strict=True):
+        score, truth = score[~void], truth[~void]  # [H, W] → [pixels]
         passed = np.searchsorted(edges.astype(score.dtype), score, "right") - 1  # the highest edge a pixel reaches
-        marked, hit = (
-            np.bincount(p.ravel(), minlength=steps + 1)[::-1].cumsum()[::-1] for p in (passed, passed[truth])
-        )
+        marked, hit = (np.bincount(p, minlength=steps + 1)[::-1].cumsum()[::-1] for p in (passed, passed[truth]))
         total += hit / np.maximum(marked + truth.sum() - hit, 1)
     return float(edges[total.argmax()])
 
@@ -144,13 +159,13 @@ class PrototypeSegmenter:
     """The baseline as a `Segmenter`.
 
     Args:
-        backbone: frozen.
-        size: side of the square that images are squashed to, px.
-        threshold: on the score in [0, 1]; `best_threshold` chooses it on base classes.
-        strides: of the maps that are compared.
-        plain: leave the foreground prototype its length, as the background has: the mean of what they share is then
-            taken off in full.
-        sharpness: of `diffuse`; None leaves the scores as they are.
+        backbone: a frozen one.
+        size: side of the square that images are squashed to, in pixels.
+        threshold: a pixel whose score in [0, 1] reaches it is marked; `best_threshold` chooses it on base classes.
+        strides: those of the maps that are compared.
+        plain: leave the foreground prototype its length, as the background keeps its own. What both have in common is
+            then taken off in full.
+        sharpness: how scores are diffused (`diffuse`); None leaves them as they are.
     """
 
     def __init__(
@@ -158,7 +173,7 @@ class PrototypeSegmenter:
         backbone: Backbone,
         size: int,
         threshold: float,
-        strides: Sequence[int] = STRIDES,
+        strides: Sequence[int] = COMPARED,
         plain: bool = False,
         sharpness: float | None = None,
     ):
@@ -170,8 +185,8 @@ class PrototypeSegmenter:
     def segment(self, query: np.ndarray, supports: Sequence[Support], class_name: str = "") -> Prediction:
         """Segment `query` [H, W, 3] uint8.
 
-        `probability` is the score, which orders one image's pixels and promises no more than that. Empty support
-        masks give an empty prediction, with a note.
+        `probability` is the score. It orders the pixels of one image and is no more than that. Empty support masks give
+        an empty prediction, with a note.
 
         Raises:
             LlafsError: no supports, or some that do not fit (`check_supports`).
@@ -189,17 +204,17 @@ class PrototypeSegmenter:
     def segment_each(
         self, query: np.ndarray, shown: Sequence[Sequence[Support]], class_name: str = ""
     ) -> list[Prediction]:
-        """`segment` with several sets of supports; features of the images seen last are kept anyway."""
+        """`segment` with several sets of supports. They share the features, which the cache keeps."""
         return [self.segment(query, supports, class_name) for supports in shown]
 
     @torch.inference_mode()
     def mark(self, query: np.ndarray, foreground: np.ndarray, background: np.ndarray, name: str = "") -> Prediction:
-        """Segment `query` [H, W, 3] uint8 with prototypes [C] made elsewhere: of a whole support bank, say."""
+        """Segment `query` [H, W, 3] uint8 with prototypes [C] made elsewhere, such as those of a whole bank."""
         found = self._marked(query, *(torch.from_numpy(np.asarray(p, np.float32)) for p in (foreground, background)))
         return Prediction(name, found >= self.threshold, found)
 
     def describe(self, image: np.ndarray) -> Tensor:
-        """The image as the prototypes see it: unit features [C, h, w]."""
+        """The unit features [C, h, w] of an image, which prototypes are compared with."""
         return unit_features(self.features(image), self.backbone.levels, self.strides)
 
     def _marked(self, query: np.ndarray, foreground: Tensor, background: Tensor) -> np.ndarray:

@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llafs_lib.vision.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone, BackboneError, last_taps
+from llafs_lib.vision.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone, BackboneError, last_taps, resize
 from llafs_lib.vision.checkpoints import fill, read_model, save_model
 from llafs_lib.vision.losses import IGNORE
 
@@ -50,7 +50,7 @@ class PyramidHead(nn.Module):
 
     def features(self, x: Tensor) -> Tensor:
         """x [B, channels, h, w] → [B, width, h, w]."""
-        pooled = [_resize(pool(x), x.shape[-2:]) for pool in self.pools]
+        pooled = [resize(pool(x), x.shape[-2:]) for pool in self.pools]
         return self.bottleneck(torch.cat([x, *pooled], dim=1))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -60,10 +60,6 @@ class PyramidHead(nn.Module):
 
 def _convolution(c_in: int, c_out: int, kernel: int) -> tuple[nn.Module, ...]:
     return nn.Conv2d(c_in, c_out, kernel, padding=kernel // 2, bias=False), nn.BatchNorm2d(c_out), nn.ReLU()
-
-
-def _resize(x: Tensor, size: Sequence[int]) -> Tensor:
-    return F.interpolate(x, tuple(size), mode="bilinear", align_corners=True)
 
 
 class PSPNet(nn.Module):
@@ -103,7 +99,7 @@ class PSPNet(nn.Module):
         last = last_taps(self.backbone(x), self.backbone.levels, self.config["strides"])
         if self.backbone.name != "mobilenet_v2":  # whose units end without a non-linearity
             last = [F.relu(tap) for tap in last]
-        return torch.cat([_resize(tap, last[0].shape[-2:]) for tap in last], dim=1)
+        return torch.cat([resize(tap, last[0].shape[-2:]) for tap in last], dim=1)
 
     def features(self, x: Tensor) -> Tensor:
         """x [B, 3, H, W] → the bottleneck's output [B, width, h, w], in evaluation mode RePRI's feature."""

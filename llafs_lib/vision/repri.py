@@ -24,9 +24,10 @@ from torch import Tensor
 
 from llafs_lib.errors import LlafsError
 from llafs_lib.records import Prediction, Support
+from llafs_lib.vision.features import FeatureCache
 from llafs_lib.vision.losses import IGNORE
 from llafs_lib.vision.pspnet import PSPNet, padded_input, padded_labels, unpadded
-from llafs_lib.vision.segmenter import FeatureCache, check_supports, pair_of, weights_of
+from llafs_lib.vision.segmenter import by_key, check_supports, weights_of
 
 EPS = 1e-10
 
@@ -267,19 +268,27 @@ def _check(
 
 
 def _pooled(tasks: Sequence[Sequence[Support]]) -> tuple[list[Support], Tensor]:
-    """The supports of all n tasks, each once, and what each task weighs them, [n, K]: 0 those that it is not shown."""
-    keys = []  # of each task; a support that one task is shown twice is two of its supports
+    """The supports of n tasks, each once, and the weights [n, K] that the tasks give them: 0 where one is not shown.
+
+    A support that a task is shown twice counts as two of its supports, so it is twice in the pool.
+
+    Raises:
+        LlafsError: two supports have the same key but not the same image and mask.
+    """
+    by_key(s for task in tasks for s in task)
+    pool: dict[tuple, Support] = {}  # (key, how often the task was shown this support before) → support
+    chosen = []  # of each task, its keys in the pool
     for task in tasks:
-        met: Counter[tuple[int, int]] = Counter()
-        keys.append([])
+        before = Counter()
+        chosen.append([])
         for s in task:
-            keys[-1].append((pair_of(s), met[pair_of(s)]))
-            met[pair_of(s)] += 1
-    pool = {key: s for task, own in zip(tasks, keys, strict=True) for key, s in zip(own, task, strict=True)}
+            chosen[-1].append((s.key, before[s.key]))
+            pool.setdefault(chosen[-1][-1], s)
+            before[s.key] += 1
     place = {key: i for i, key in enumerate(pool)}
     weights = torch.zeros(len(tasks), len(pool))
-    for n, (task, own) in enumerate(zip(tasks, keys, strict=True)):
-        weights[n, [place[key] for key in own]] = weights_of(task)
+    for row, task, keys in zip(weights, tasks, chosen, strict=True):
+        row[[place[key] for key in keys]] = weights_of(task)
     return list(pool.values()), weights
 
 

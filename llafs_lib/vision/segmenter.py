@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -14,8 +12,8 @@ from torch import Tensor
 
 from llafs_lib.errors import LlafsError
 from llafs_lib.records import Prediction, Support
-from llafs_lib.vision.backbone import Backbone, check_image, encode, to_input, to_mask
-from llafs_lib.vision.features import unit_features
+from llafs_lib.vision.backbone import to_mask
+from llafs_lib.vision.features import squashed_taps, unit_features
 from llafs_lib.vision.hsnet import HSNet, vote
 
 
@@ -38,7 +36,8 @@ def check_supports(supports: Sequence[Support], class_name: str, model: str) -> 
     """What every segmenter asks of its supports.
 
     Raises:
-        LlafsError: there are none, a mask is not of its image's size, or the weights say that none counts.
+        LlafsError: there are none, a mask does not have its image's size, no weight is above 0, or two supports have
+            the same key but not the same image and mask.
     """
     if not supports:
         raise LlafsError(f"no support for {class_name or 'this class'}: {model} needs at least one annotated image.")
@@ -49,58 +48,34 @@ def check_supports(supports: Sequence[Support], class_name: str, model: str) -> 
             raise LlafsError(f"the weight of support {s.image_id} is {s.weight}: it must be a number from 0 up.")
     if not any(s.weight for s in supports):
         raise LlafsError(f"all supports for {class_name or 'this class'} have weight 0: none would count.")
+    by_key(supports)
+
+
+def by_key(supports: Iterable[Support]) -> dict[tuple[int, str], Support]:
+    """Each image with its mask once, by `Support.key`. Scores and weights may differ; the first support is kept.
+
+    Raises:
+        LlafsError: two supports have the same key but not the same image and mask.
+    """
+    found: dict[tuple[int, str], Support] = {}
+    for s in supports:
+        first = found.setdefault(s.key, s)
+        if not (_same(first.image, s.image) and _same(first.mask, s.mask)):
+            raise LlafsError(
+                f"two different supports are both image {s.image_id} of class {s.class_name!r}: "
+                "give each image its own image_id."
+            )
+    return found
+
+
+def _same(a: np.ndarray, b: np.ndarray) -> bool:
+    return a is b or np.array_equal(a, b)  # a support that was read twice is two equal arrays
 
 
 def weights_of(supports: Sequence[Support]) -> Tensor:
-    """[K] float32 in [0, 1], the largest 1: what counts is their ratio."""
+    """[K] float32 in [0, 1], the largest 1: only the ratio of the weights counts."""
     weights = torch.tensor([s.weight for s in supports], dtype=torch.float32)
     return weights / weights.max()
-
-
-def pair_of(support: Support) -> tuple[int, int]:
-    """Tells supports apart by image and mask, whatever ids they were given; for as long as they live."""
-    return id(support.image), id(support.mask)
-
-
-class FeatureCache:
-    """The features of the images seen last, found again by their pixels.
-
-    Args:
-        encode: image [H, W, 3] uint8 → tensors.
-        limit_mb: memory for them; the image that was not asked for longest goes first.
-    """
-
-    def __init__(self, encode: Callable[[np.ndarray], list[Tensor]], limit_mb: int = 1024):
-        self.encode, self.limit = encode, limit_mb * 2**20
-        self._kept: OrderedDict[bytes, list[Tensor]] = OrderedDict()
-        self._bytes = 0
-
-    def __call__(self, image: np.ndarray) -> list[Tensor]:
-        """image [H, W, 3] uint8 → its features.
-
-        Raises:
-            LlafsError: another shape or type.
-        """
-        check_image(image)
-        key = hashlib.blake2b(np.ascontiguousarray(image), digest_size=16, person=repr(image.shape).encode()).digest()
-        if key in self._kept:
-            self._kept.move_to_end(key)
-            return self._kept[key]
-        found = self.encode(image)
-        self._kept[key] = found
-        self._bytes += _size(found)
-        while self._bytes > self.limit and len(self._kept) > 1:
-            self._bytes -= _size(self._kept.popitem(last=False)[1])
-        return found
-
-
-def _size(tensors: Sequence[Tensor]) -> int:
-    return sum(t.nbytes for t in tensors)
-
-
-def squashed_taps(backbone: Backbone, size: int) -> FeatureCache:
-    """The taps, each [C, h, w], of images squashed to `size` px."""
-    return FeatureCache(lambda image: encode(backbone, to_input(image, size)))
 
 
 class HSNetSegmenter:
@@ -144,10 +119,9 @@ class HSNetSegmenter:
         """`segment` with several sets of supports: a support that stands in many is compared with the query once."""
         for supports in shown:
             check_supports(supports, class_name, "HSNet")
-        taps = self._taps(query)
-        votes = {pair_of(s): s for supports in shown for s in supports}
-        votes = {pair: self._match(taps, s, query.shape[:2]) for pair, s in votes.items()}
-        return [self._elected(class_name, supports, [votes[pair_of(s)] for s in supports]) for supports in shown]
+        taps, distinct = self._taps(query), by_key(s for supports in shown for s in supports)
+        votes = {key: self._match(taps, s, query.shape[:2]) for key, s in distinct.items()}
+        return [self._elected(class_name, supports, [votes[s.key] for s in supports]) for supports in shown]
 
     def _match(self, query: Sequence[Tensor], support: Support, size: tuple[int, int]) -> tuple[Tensor, bool]:
         """Logits [1, 2, H, W], and whether the support shows the class at all."""

@@ -1,3 +1,4 @@
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from llafs_lib.errors import LlafsError
 from llafs_lib.records import Support
 from llafs_lib.vision.backbone import Backbone
-from llafs_lib.vision.features import masked_means, query_embedding, unit_features
+from llafs_lib.vision.features import masked_means, query_embedding
 from llafs_lib.vision.prototype import PrototypeSegmenter, best_threshold, combine, diffuse, prototypes, score_map
 
 
@@ -82,19 +83,6 @@ def test_a_query_without_finite_features():
         score_map(torch.full((5, 4, 4), torch.nan), torch.ones(5), torch.zeros(5), (8, 8))
 
 
-@torch.no_grad()
-def test_joined_strides_average_their_cosines():
-    backbone = Backbone("small").freeze()
-    taps = [t[0] for t in backbone(torch.rand(1, 3, 96, 128))]
-    joined = unit_features(taps, backbone.levels, (16, 32))
-    assert joined.shape == (64 + 96, 6, 8)
-    torch.testing.assert_close(joined.norm(dim=0), torch.ones(6, 8))
-    one, two = joined[:, 2, 3], joined[:, 4, 5]
-    deep = F.interpolate(taps[-1][None], (6, 8), mode="bilinear", align_corners=True)[0]
-    cosines = [F.cosine_similarity(t[:, 2, 3], t[:, 4, 5], dim=0) for t in (taps[3], deep)]
-    torch.testing.assert_close(one @ two, sum(cosines) / 2)
-
-
 @settings(deadline=None, max_examples=50)
 @given(st.integers(0, 10**6), st.integers(1, 4))
 def test_the_best_threshold_is_the_best(seed, queries):
@@ -113,14 +101,21 @@ def test_the_best_threshold_is_the_best(seed, queries):
 
 def test_thresholds_that_cannot_be_chosen():
     one = np.ones((2, 2))
-    for scores, truths in (([], []), ([one], [one > 1]), ([one], [np.ones((3, 3), bool)]), ([one], [])):
+    for bad in (([], []), ([one], [one > 1]), ([one], [np.ones((3, 3), bool)]), ([one], []), ([one], [one > 0], [])):
         with pytest.raises(LlafsError, match="a threshold needs"):
-            best_threshold(scores, truths)
+            best_threshold(*bad)
+
+
+def test_a_threshold_is_not_chosen_on_void_pixels():
+    score = np.linspace(0, 1, 11, dtype=np.float32)[None]  # [1, 11]
+    truth, void = score > 0.75, (score > 0.35) & (score < 0.75)
+    assert best_threshold([score], [truth]) == pytest.approx(0.71)
+    assert best_threshold([score], [truth & ~void], [void]) == pytest.approx(0.31)
 
 
 # --- the segmenter ---------------------------------------------------------------------------------------------------
 
-rng = np.random.default_rng(0)
+rng, ids = np.random.default_rng(0), itertools.count(1)
 
 
 def random_image(height=60, width=80):
@@ -130,7 +125,7 @@ def random_image(height=60, width=80):
 def support(score=1.0):
     mask = np.zeros((60, 80), bool)
     mask[10:40, 20:60] = True
-    return Support(1, "zebra", score, random_image(), mask)
+    return Support(next(ids), "zebra", score, random_image(), mask)
 
 
 @pytest.fixture(scope="module")
@@ -192,8 +187,23 @@ def test_masked_means_are_one_supports_part_of_the_prototypes():
     parts = combine(inside[None], outside[None], np.array([area]), np.ones(1), plain=True)
     for found, wanted in zip(parts, prototypes(features, masks, plain=True), strict=True):
         np.testing.assert_allclose(found, wanted, atol=1e-12)
+    assert area == pytest.approx(float(masks.float().mean()))
     nothing = masked_means(features[0], np.zeros((4, 6), bool))
     assert not nothing[0].any() and nothing[2] == 0
+
+
+def test_prototypes_equal_one_average_over_all_positions():
+    features, weights = random_maps(3).float(), torch.tensor([1.0, 0.3, 0.0])
+    masks = torch.rand(3, 29, 41) < 0.3  # a position covers parts of both kinds
+    shares = F.adaptive_avg_pool2d(masks.float(), (4, 6))  # [3, 4, 6]
+    for plain in (False, True):
+        means = []
+        for counted in (weights[:, None, None] * shares, weights[:, None, None] * (1 - shares)):
+            means.append(torch.einsum("kchw,khw->c", features, counted) / counted.sum())
+        foreground = means[0] if plain else F.normalize(means[0], dim=0)
+        found = prototypes(features, masks, weights, plain)
+        torch.testing.assert_close(found[0], foreground, atol=1e-6, rtol=0)
+        torch.testing.assert_close(found[1], means[1], atol=1e-6, rtol=0)
 
 
 def test_diffusion_by_hand():

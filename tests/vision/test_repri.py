@@ -410,7 +410,7 @@ def segmenter():
 
 @pytest.mark.parametrize("shots", [1, 3])
 def test_a_prediction_has_the_images_size(segmenter, shots):
-    found = segmenter.segment(random_image(50, 70), [support(60 + 7 * i, 80) for i in range(shots)], "giraffe")
+    found = segmenter.segment(random_image(50, 70), [support(60 + 7 * i, 80, i) for i in range(shots)], "giraffe")
     assert found.mask.shape == found.probability.shape == (50, 70)
     assert found.mask.dtype == bool and found.probability.dtype == np.float32
     assert 0 <= found.probability.min() <= found.probability.max() <= 1 and not found.notes

@@ -9,7 +9,7 @@ from llafs_lib.vision.backbone import Backbone, encode, to_input, to_mask
 from llafs_lib.vision.losses import IGNORE
 from llafs_lib.vision.pspnet import PSPNet, padded_input, padded_labels
 from llafs_lib.vision.recipes import Recipe
-from llafs_lib.vision.samples import BaseImages, EpisodeImages, FeatureStore, tap_store
+from llafs_lib.vision.samples import BaseImages, EpisodeImages, tap_store
 
 RECIPE = Recipe(size=97, epochs=2, batch=2, whole=True, upside_down=True, label_stride=4)
 IDS = list(range(8))
@@ -62,15 +62,6 @@ def test_a_frozen_trunk_is_read_once_per_version(network):
             with torch.no_grad():
                 torch.testing.assert_close(x, network.trunk(padded_input(flipped, 97)[None])[0])
     assert len(reads) == 2 * len(IDS)
-
-
-def test_the_store_keeps_what_there_is_room_for():
-    asked = []
-    store = FeatureStore(lambda key: asked.append(key) or [torch.zeros(2**18)], limit_mb=2)  # 1 MB each
-    for _ in range(2):
-        for key in "abc":
-            assert store[key][0].shape == (2**18,)
-    assert asked == ["a", "b", "c", "c"]
 
 
 def test_episodes_come_as_taps_and_masks():

@@ -1,3 +1,4 @@
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -8,9 +9,9 @@ from llafs_lib.errors import LlafsError
 from llafs_lib.records import Support
 from llafs_lib.vision.backbone import Backbone
 from llafs_lib.vision.hsnet import HSNet
-from llafs_lib.vision.segmenter import HSNetSegmenter, squashed_taps
+from llafs_lib.vision.segmenter import HSNetSegmenter, check_supports
 
-rng = np.random.default_rng(0)
+rng, ids = np.random.default_rng(0), itertools.count(1)
 
 
 def random_image(height=60, width=80):
@@ -21,7 +22,7 @@ def support(name="zebra"):
     image = random_image()
     mask = np.zeros(image.shape[:2], bool)
     mask[10:40, 20:60] = True
-    return Support(1, name, 1.0, image, mask)
+    return Support(next(ids), name, 1.0, image, mask)
 
 
 @pytest.fixture(scope="module")
@@ -67,9 +68,9 @@ def test_supports_that_cannot_be_used(segmenter):
     with pytest.raises(LlafsError, match="no support for giraffe"):
         segmenter.segment(random_image(), [], "giraffe")
     for wrong, complaint in (
-        ({"mask": np.zeros((3, 3), bool)}, "the mask of support 1"),
-        ({"weight": -1.0}, "the weight of support 1"),
-        ({"weight": float("nan")}, "the weight of support 1"),
+        ({"mask": np.zeros((3, 3), bool)}, "the mask of support "),
+        ({"weight": -1.0}, "the weight of support "),
+        ({"weight": float("nan")}, "the weight of support "),
         ({"weight": 0.0}, "none would count"),
     ):
         with pytest.raises(LlafsError, match=complaint):
@@ -86,7 +87,7 @@ def test_images_that_are_not_rgb_bytes(segmenter, shape):
 
 def test_an_empty_mask_gives_an_empty_prediction(segmenter):
     query, full = random_image(), support()
-    empty = replace(full, mask=np.zeros_like(full.mask))
+    empty = replace(full, image_id=0, mask=np.zeros_like(full.mask))
     found = segmenter.segment(query, [empty, empty])
     assert not found.mask.any() and not found.probability.any()
     assert found.notes == ("2 of 2 supports do not show the class at 97 px",)
@@ -95,14 +96,13 @@ def test_an_empty_mask_gives_an_empty_prediction(segmenter):
     np.testing.assert_allclose(2 * beside.probability, alone.probability, atol=1e-6)
 
 
-def test_the_cache_finds_images_by_their_pixels_and_stays_small():
-    cache = squashed_taps(Backbone("small").freeze(), 97)
-    cache.limit = 2**20
-    image = random_image()
-    assert cache(image) is cache(image.copy())
-    changed = image.copy()
-    changed[0, 0, 0] ^= 1
-    assert cache(changed) is not cache(image)
-    for _ in range(40):
-        cache(random_image())
-    assert cache._bytes <= 2**20 and len(cache._kept) < 40
+def test_supports_with_one_key_are_one_image_and_one_mask():
+    shown = support()
+    read_again = replace(shown, image=shown.image.copy(), mask=shown.mask.copy(), weight=0.5, score=0.1)
+    check_supports([shown, read_again, shown], "giraffe", "HSNet")
+    other_class = replace(shown, class_name="horse", mask=~shown.mask)
+    check_supports([shown, other_class], "giraffe", "HSNet")
+    smaller = {"image": random_image(9, 9), "mask": np.ones((9, 9), bool)}
+    for change in ({"image": random_image()}, {"mask": ~shown.mask}, smaller):
+        with pytest.raises(LlafsError, match=f"both image {shown.image_id} of class 'zebra': give each image its own"):
+            check_supports([shown, replace(shown, **change)], "giraffe", "HSNet")
