@@ -1,4 +1,4 @@
-"""The memory that a piece of work takes at its peak."""
+"""How much memory a piece of work takes at its peak."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ T = TypeVar("T")
 
 
 def peak_of(work: Callable[[], T]) -> tuple[T, int, int]:
-    """Do some work; returns its result, the MB held before it and the most MB held during it.
+    """Do some work and measure it: → its result, the MB held before it, and the most MB held during it.
 
-    Sampled every other millisecond: what the system calls the peak of a fresh process may be its parent's. Memory freed
-    before goes back to the system first, or the work would take it again unseen.
+    The memory held is sampled every other millisecond, because the system's own figure for the peak of a fresh process
+    may be that of its parent. Memory that was freed earlier is first given back to the system; otherwise the work could
+    use it again and nothing would show.
     """
     gc.collect()
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None  # glibc's

@@ -2,11 +2,12 @@
 
     python benchmarks/vision.py --rounds 9
 
-The plain form is written below from the specification, as the published code does it: whole 4-D tensors, one complete
-pass per support, the query's and the supports' features computed every time. Both forms share weights and inputs, take
-turns in one process, and their medians are compared, with one thread and with two; where there is a GPU, there too, in
-float32 and under bfloat16 autocast. Peak memory is measured in processes of their own. The mask is an ellipse; what
-lies outside its bounding box need not be computed, so rows with the whole image as mask follow.
+The plain form is that of `llafs_lib/vision/hsnet.py`, used as the published code uses it: whole 4-D tensors, one
+complete pass per support, and the features of the query and of the supports computed every time. Both forms share
+weights and inputs. They take turns in one process, and their medians are compared, with one thread and with two. Where
+there is a GPU, they are also compared there, in float32 and under bfloat16 autocast. Peak memory is measured in a
+process for each form. The mask is a disc. The fast form computes nothing outside of its bounding box, so there are also
+rows with the whole image as the mask.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from memory import peak_of
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, mm_flop
 
-from llafs_lib.vision.backbone import Backbone
-from llafs_lib.vision.hsnet import HSNet, vote
+from llafs_lib.vision.backbone import Backbone, resize
+from llafs_lib.vision.hsnet import HSNet, hypercorrelation, vote
 from llafs_lib.vision.hsnet_fast import Pairs
 from llafs_lib.vision.losses import cross_entropy
 
@@ -35,61 +36,11 @@ SHOTS, BATCH = 5, 2
 GFLOP = 1e9
 
 
-# The plain form -------------------------------------------------------------------------------------------------------
-
-
-def plain_pyramid(query: list[Tensor], support: list[Tensor], mask: Tensor, levels: tuple[int, ...]) -> list[Tensor]:
-    """Spec §1.2, §1.3: three [B, taps, hq, wq, hs, ws], deepest first."""
-    maps = []
-    for q, s in zip(query, support, strict=True):
-        small = F.interpolate(mask[:, None].float(), s.shape[-2:], mode="bilinear", align_corners=True)
-        s_flat, q_flat = (s * small).flatten(2), q.flatten(2)  # [B, C, h, w] → [B, C, h·w]
-        s_flat = s_flat / (s_flat.norm(dim=1, keepdim=True) + 1e-5)
-        q_flat = q_flat / (q_flat.norm(dim=1, keepdim=True) + 1e-5)
-        cosine = torch.bmm(q_flat.transpose(1, 2), s_flat)  # [B, hq·wq, hs·ws]
-        maps.append(cosine.view(len(q), *q.shape[-2:], *s.shape[-2:]).clamp(min=0))
-    ends = [sum(levels[:i]) for i in range(4)]
-    return [torch.stack(maps[ends[i] : ends[i + 1]], dim=1) for i in (2, 1, 0)]
-
-
-def plain_center_pivot(layer: nn.Module, x: Tensor) -> Tensor:
-    """Spec §1.4: x [B, C, hq, wq, hs, ws] → [B, C', hq, wq, hs', ws']."""
-    b, c, hq, wq, hs, ws = x.shape
-    kept = x[..., :: layer.stride, :: layer.stride]
-    hk, wk = kept.shape[-2:]
-    a = kept.permute(0, 4, 5, 1, 2, 3).contiguous().view(b * hk * wk, c, hq, wq)
-    a = layer.conv1(a).view(b, hk, wk, -1, hq, wq).permute(0, 3, 4, 5, 1, 2).contiguous()
-    o = x.permute(0, 2, 3, 1, 4, 5).contiguous().view(b * hq * wq, c, hs, ws)
-    o = layer.conv2(o)
-    return a + o.view(b, hq, wq, *o.shape[1:]).permute(0, 3, 1, 2, 4, 5).contiguous()
-
-
-def plain_block(block: nn.Sequential, x: Tensor) -> Tensor:
-    for i in range(0, len(block), 3):
-        x = F.relu(block[i + 1](plain_center_pivot(block[i], x)))
-    return x
-
-
-def plain_mix(coarse: Tensor, fine: Tensor) -> Tensor:
-    """Spec §1.6: bring the coarse level to the fine level's query grid and add."""
-    b, c, hq, wq, hs, ws = coarse.shape
-    flat = coarse.permute(0, 4, 5, 1, 2, 3).contiguous().view(b * hs * ws, c, hq, wq)
-    flat = F.interpolate(flat, fine.shape[2:4], mode="bilinear", align_corners=True)
-    return flat.view(b, hs, ws, c, *fine.shape[2:4]).permute(0, 3, 4, 5, 1, 2).contiguous() + fine
-
-
 def plain_logits(model: HSNet, query: Tensor, support: Tensor, mask: Tensor) -> Tensor:
-    """One support per query: query, support [B, 3, H, W], mask [B, H, W] → logits [B, 2, H, W]."""
-    learner = model.learner
+    """One support per query, with whole tensors: query, support [B, 3, H, W], mask [B, H, W] → logits [B, 2, H, W]."""
     with torch.no_grad():
-        taps = model.backbone(query), model.backbone(support)
-        deep, middle, shallow = plain_pyramid(*taps, mask, model.backbone.levels)
-    deep, middle = plain_block(learner.encoder_layer4, deep), plain_block(learner.encoder_layer3, middle)
-    x = plain_block(learner.encoder_layer4to3, plain_mix(deep, middle))
-    x = plain_block(learner.encoder_layer3to2, plain_mix(x, plain_block(learner.encoder_layer2, shallow)))
-    x = learner.decoder1(x.mean(dim=(-2, -1)))
-    x = learner.decoder2(F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=True))
-    return F.interpolate(x, query.shape[-2:], mode="bilinear", align_corners=True)
+        pyramid = hypercorrelation(model.backbone(query), model.backbone(support), mask, model.backbone.levels)
+    return resize(model.learner(pyramid), query.shape[-2:])
 
 
 # What is compared -----------------------------------------------------------------------------------------------------
@@ -97,7 +48,7 @@ def plain_logits(model: HSNet, query: Tensor, support: Tensor, mask: Tensor) -> 
 
 @dataclass
 class Scene:
-    """A model with random weights, a query and its supports, all random: arithmetic does not care."""
+    """A model with random weights, a random query and random supports: the time does not depend on their values."""
 
     model: HSNet
     query: Tensor  # [B, 3, S, S]
@@ -106,7 +57,7 @@ class Scene:
 
     @classmethod
     def draw(cls, backbone: str, size: int, batch: int, shots: int, box: float, device: str = "cpu") -> Scene:
-        """`box`: side of the mask's bounding box in sides of the image; 1 makes the whole image the mask."""
+        """`box` is the side of the mask's bounding box in sides of the image; 1 makes the whole image the mask."""
         torch.manual_seed(0)
         y, x = torch.meshgrid(*[(torch.arange(size) + 0.5) / size - 0.5] * 2, indexing="ij")
         mask = (x**2 + y**2 <= (box / 2) ** 2) | (box >= 1)
@@ -143,7 +94,7 @@ def fast_segment(scene: Scene) -> Callable[[], Tensor]:
 
 
 def cached_segment(scene: Scene) -> Callable[[], Tensor]:
-    """As `fast_segment`, the supports' features known from earlier queries."""
+    """`fast_segment`, with the supports' features known from earlier queries."""
     model, size = scene.fast(), scene.query.shape[-2:]
     with torch.inference_mode():
         known = [model.backbone(scene.supports[:, k]) for k in range(scene.supports.shape[1])]
@@ -205,7 +156,7 @@ def seconds(run: Callable) -> float:
 
 
 def medians(variants: dict[str, Callable], rounds: int) -> dict[str, float]:
-    """Median seconds of each variant; they take turns, after one round that does not count."""
+    """Median seconds of each variant. The variants take turns; the first round does not count."""
     times: dict[str, list[float]] = {name: [] for name in variants}
     for _ in range(rounds + 1):
         for name, run in variants.items():
@@ -214,9 +165,9 @@ def medians(variants: dict[str, Callable], rounds: int) -> dict[str, float]:
 
 
 def flops(run: Callable) -> int:
-    """Floating-point operations of the convolutions and matrix products in `run`, counted as they are called."""
+    """Floating-point operations of the convolutions and matrix products that `run` calls."""
     others = {torch.ops.aten.addmm_: lambda _, a, b, **__: mm_flop(a, b)}
-    if hasattr(torch.ops.mkldnn, "_convolution_pointwise"):  # an optimised backbone's
+    if hasattr(torch.ops.mkldnn, "_convolution_pointwise"):  # the convolutions of an optimised backbone
         others[torch.ops.mkldnn._convolution_pointwise] = lambda x, w, *_, out_shape, **__: conv_flop_count(
             x, w, out_shape
         )
@@ -227,8 +178,8 @@ def flops(run: Callable) -> int:
 
 
 def attainable_rate(device: str, n: int = 512, rounds: int = 30) -> float:
-    """Floating-point operations per second at the best of many tries: a matrix product and a 3×3 convolution."""
-    n = n if device == "cpu" else 8 * n  # a GPU wants more to do
+    """Floating-point operations per second in the best of many tries with a matrix product and a 3×3 convolution."""
+    n = n if device == "cpu" else 8 * n  # a GPU reaches its rate with large tensors only
     a, x, w = (torch.rand(s, device=device) for s in ((n, n), (n // 128, 128, 50, 50), (128, 128, 3, 3)))
     runs = (lambda: a @ a, lambda: F.conv2d(x, w, padding=1))
     return max(flops(run) / min(seconds(run) for _ in range(rounds)) for run in runs)
@@ -257,10 +208,10 @@ def tables(options: argparse.Namespace, where: str, device: str = "cpu", half: b
 
 
 def extra_memory(variant: str, size: int, shots: int, box: float, backbone: str) -> int:
-    """MB that a segmentation adds, at its peak, to a process in which model and images lie ready."""
+    """MB that a segmentation adds, at its peak, to a process that already holds the model and the images."""
     torch.set_num_threads(1)
     small = Scene.draw(backbone, 65, 1, 1, box)
-    inference_variants(small)[variant]()  # libraries loaded, buffers of theirs allocated
+    inference_variants(small)[variant]()  # loads the libraries and has them allocate their buffers
     scene = Scene.draw(backbone, size, 1, shots, box)
     run = inference_variants(scene)[variant]
     _, before, peak = peak_of(run)
@@ -280,12 +231,12 @@ def cpu_model() -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--backbone", default="resnet50", help="its weights are random (default: %(default)s)")
+    parser.add_argument("--backbone", default="resnet50", help="with random weights (default: %(default)s)")
     parser.add_argument("--size", type=int, default=400, help="side of the images in px (default: %(default)s)")
     parser.add_argument("--training-size", type=int, default=257, help="the same for training (default: %(default)s)")
     # Of coco-mini's 694 masks of ≥ 2048 px the median box has 17% of its image, the mean mask 13%.
-    parser.add_argument("--box", type=float, default=0.42, help="side of the mask's box in sides of the image")
-    parser.add_argument("--rounds", type=int, default=7, help="that count (default: %(default)s)")
+    parser.add_argument("--box", type=float, default=0.42, help="side of the mask's box, in sides of the image")
+    parser.add_argument("--rounds", type=int, default=7, help="how many rounds to measure (default: %(default)s)")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="(default: 1 2)")
     parser.add_argument("--quick", action="store_true", help="a small backbone, small images, one round: does it run?")
     options = parser.parse_args()

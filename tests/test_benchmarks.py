@@ -42,15 +42,6 @@ def test_vision(capsys, monkeypatch):
     assert "5-shot" in found and "training step" in found and "GFLOP" in found
 
 
-@torch.no_grad()
-def test_the_plain_hsnet_of_the_benchmark_is_the_library_s():
-    vision = load("vision")
-    scene = vision.Scene.draw("small", 97, 1, 2, 0.5)
-    query, supports, masks = scene.query, scene.supports, scene.masks
-    plain = torch.stack([vision.plain_logits(scene.model, query, supports[:, k], masks[:, k]) for k in range(2)], dim=1)
-    torch.testing.assert_close(scene.fast()(query, supports, masks), plain, atol=1e-5, rtol=1e-4)
-
-
 def test_policies(photographs, cache, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("LLAFS_DATA", str(photographs))
     monkeypatch.chdir(tmp_path)

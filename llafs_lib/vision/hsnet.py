@@ -2,17 +2,18 @@
 
 Every tap of the query is compared with the same tap of the support at every pair of positions. The learner squeezes the
 resulting 4-D correlations to a 2-D map, with 4-D convolutions that look at the query plane and the support plane
-separately. Only the learner is trained; 2.6 M parameters.
+separately. Only the learner is trained; it has 2.6 M parameters.
+
+This is the plain form, on whole tensors. A GPU runs it as it stands. On a CPU the learner hands the correlation and the
+squeezing to `hsnet_fast.py`, which gives the same result sooner.
 """
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from llafs_lib.errors import LlafsError
@@ -28,44 +29,30 @@ from llafs_lib.vision.checkpoints import (
 )
 from llafs_lib.vision.hsnet_fast import EPS, Pairs, check_support_grids, squeeze
 
-KIND = "HSNet"  # as checkpoints name it
-NOTHING = (100.0, -100.0)  # the logits of a pixel that is background for sure
+KIND = "HSNet"  # the name in checkpoints
+NOTHING = (100.0, -100.0)  # the logits of a pixel that is certainly background
 
 
 def hypercorrelation(
-    query: Sequence[Tensor], support: Sequence[Tensor], mask: Tensor, levels: tuple[int, int, int] | None = None
+    query: Sequence[Tensor], support: Sequence[Tensor], mask: Tensor, levels: tuple[int, int, int]
 ) -> list[Tensor]:
     """Clamped cosine similarity of every query position with every masked support position (spec §1.2, §1.3).
 
     Args:
         query, support: taps, shallow to deep, each [B, C, h, w].
         mask: the support's foreground, [B, H, W], 0 or 1.
-        levels: how many taps belong to strides 8, 16 and 32; None: those whose query maps are of one size belong
-            together.
+        levels: how many taps belong to strides 8, 16 and 32.
 
     Returns: three tensors [B, taps, hq, wq, hs, ws] in [0, 1], deepest first. Where the mask is empty they are 0.
-
-    Raises:
-        LlafsError: no `levels`, and the taps are not of three sizes.
     """
-    levels = _levels_of(query) if levels is None else levels
     maps = [_correlate(q, s * _shrink(mask, s)) for q, s in zip(query, support, strict=True)]
     shallow, middle, _ = levels
     groups = maps[:shallow], maps[shallow : shallow + middle], maps[shallow + middle :]
     return [torch.stack(group, dim=1) for group in reversed(groups)]
 
 
-def _levels_of(taps: Sequence[Tensor]) -> tuple[int, ...]:
-    sizes = [len(list(group)) for _, group in itertools.groupby(taps, key=lambda tap: tap.shape[-2:])]
-    if len(sizes) != 3:
-        raise LlafsError(
-            f"taps of {len(sizes)} sizes where three were expected: say which belong together, `levels=…`."
-        )
-    return tuple(sizes)
-
-
 def _shrink(mask: Tensor, like: Tensor) -> Tensor:
-    """A mask [B, H, W] on the grid of a tap → [B, 1, h, w] in [0, 1], soft at the border: it is not thresholded."""
+    """A mask [B, H, W] on the grid of a tap → [B, 1, h, w] in [0, 1]. It is not thresholded, so its border is soft."""
     return resize(mask[:, None].to(like.dtype), like.shape[-2:])
 
 
@@ -101,20 +88,8 @@ class CenterPivotConv4d(nn.Module):
 
     def _over_support(self, x: Tensor) -> Tensor:
         b, c, hq, wq, hs, ws = x.shape
-        weight, padding = _trim(self.conv2.weight, (hs, ws))
-        flat = x.permute(0, 2, 3, 1, 4, 5).reshape(b * hq * wq, c, hs, ws)
-        y = F.conv2d(flat, weight, self.conv2.bias, self.stride, padding)
+        y = self.conv2(x.permute(0, 2, 3, 1, 4, 5).reshape(b * hq * wq, c, hs, ws))
         return y.view(b, hq, wq, *y.shape[1:]).permute(0, 3, 1, 2, 4, 5)  # → [B, C', hq, wq, hs', ws']
-
-
-def _trim(weight: Tensor, plane: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
-    """Drop the rows and columns of a kernel that only ever meet padding, as on small images' 1×1 support planes.
-
-    The result is the same; the 3×3 kernels there become 1×1 and cost a ninth.
-    """
-    padding = tuple(min(k // 2, n - 1) for k, n in zip(weight.shape[-2:], plane, strict=True))
-    cut = [k // 2 - p for k, p in zip(weight.shape[-2:], padding, strict=True)]
-    return weight[..., cut[0] : weight.shape[-2] - cut[0], cut[1] : weight.shape[-1] - cut[1]], padding
 
 
 class HSNetLearner(nn.Module):
@@ -146,18 +121,20 @@ class HSNetLearner(nn.Module):
         Args:
             pyramid: three [B, taps, hq, wq, hs, ws], deepest first, as `hypercorrelation` makes them; or the `Pairs` to
                 make them from, which is faster on a CPU.
-            with_embeddings: also return what the logits are read from, [B, 64, hq, wq].
+            with_embeddings: also return the map that the logits are made from, [B, 64, hq, wq].
         """
-        embeddings = self.decoder1(self._squeeze(pyramid))  # [B, 128, hq, wq] → [B, 64, hq, wq]
+        if isinstance(pyramid, Pairs) and pyramid.mask.device.type == "cpu":
+            squeezed = squeeze(self, pyramid)
+        else:
+            squeezed = self._squeeze(pyramid)
+        embeddings = self.decoder1(squeezed)  # [B, 128, hq, wq] → [B, 64, hq, wq]
         height, width = embeddings.shape[-2:]
         logits = self.decoder2(resize(embeddings, (2 * height, 2 * width)))
         return (logits, embeddings) if with_embeddings else logits
 
     def _squeeze(self, pyramid: Sequence[Tensor] | Pairs) -> Tensor:
-        """→ [B, 128, hq, wq]."""
+        """Correlation, encoders and mixing → [B, 128, hq, wq]."""
         if isinstance(pyramid, Pairs):
-            if pyramid.mask.device.type == "cpu":
-                return squeeze(self, pyramid)
             with torch.no_grad():
                 pyramid = hypercorrelation(*pyramid)
         deep, middle, shallow = pyramid
@@ -170,9 +147,9 @@ class HSNetLearner(nn.Module):
         """Bring the coarse level to the fine level's *query* grid, add, squeeze."""
         check_support_grids(coarse.shape[-2:], fine.shape[-2:])
         b, c, hq, wq, hs, ws = coarse.shape
-        flat = coarse.permute(0, 4, 5, 1, 2, 3).reshape(b * hs * ws, c, hq, wq)
+        flat = coarse.permute(0, 4, 5, 1, 2, 3).reshape(b * hs * ws, c, hq, wq)  # one map per support cell
         flat = resize(flat, fine.shape[2:4])
-        wide = flat.view(b, hs, ws, c, *fine.shape[2:4]).permute(0, 3, 4, 5, 1, 2)
+        wide = flat.view(b, hs, ws, c, *fine.shape[2:4]).permute(0, 3, 4, 5, 1, 2)  # → [B, C, hq', wq', hs, ws]
         return block(wide + fine)
 
 
@@ -189,16 +166,13 @@ class HSNet(nn.Module):
     """Backbone and learner together.
 
     Args:
-        backbone: frozen; decides the number of correlation maps.
-        weights: a file written by `save`.
+        backbone: a frozen one; the number of its taps decides the number of correlation maps.
     """
 
-    def __init__(self, backbone: Backbone, weights: str | Path | None = None):
+    def __init__(self, backbone: Backbone):
         super().__init__()
         self.backbone = backbone
         self.learner = HSNetLearner(tuple(reversed(backbone.levels)))
-        if weights is not None:
-            fill(self, read_model(weights, KIND)[0], weights)
 
     def forward(self, query: Tensor, supports: Tensor, masks: Tensor) -> Tensor:
         """Segment each query once per support.
@@ -206,7 +180,7 @@ class HSNet(nn.Module):
         Args:
             query: [B, 3, H, W]; supports: [B, K, 3, H, W]; masks: [B, K, H, W], 0 or 1.
 
-        Returns: logits [B, K, 2, H, W], channel 1 is foreground; background for sure where a mask is empty (`match`).
+        Returns: logits [B, K, 2, H, W], channel 1 is foreground. An empty mask gives background everywhere (`match`).
 
         Raises:
             LlafsError: K = 0, images without 3 channels, or NaN or infinity in images or weights.
@@ -217,7 +191,7 @@ class HSNet(nn.Module):
             raise LlafsError(
                 f"images have 3 channels, not {query.shape[1]} (query) and {supports.shape[2]} (supports)."
             )
-        query_taps = self.backbone(query)  # once, whatever K is
+        query_taps = self.backbone(query)  # once, however many supports there are
         shots = [
             self.match(query_taps, self.backbone(supports[:, k]), masks[:, k], query.shape[-2:])
             for k in range(supports.shape[1])
@@ -225,13 +199,20 @@ class HSNet(nn.Module):
         return torch.stack(shots, dim=1)
 
     def match(self, query: Sequence[Tensor], support: Sequence[Tensor], mask: Tensor, size: tuple[int, int]) -> Tensor:
-        """As `forward` for one support whose taps are known: → logits [B, 2, *size].
+        """`forward` for one support whose taps are known.
 
-        An empty mask, or one that no position of the taps sees, is no error: the answer is background for sure. (The
-        published code gives what its learner makes of zeros.)
+        An empty mask, or one that is too small for any position of the taps, is no error: every pixel is then certainly
+        background. (The published code returns what its learner makes of zeros.)
+
+        Args:
+            query, support: taps, shallow to deep, each [B, C, h, w].
+            mask: [B, H, W], 0 or 1.
+            size: (H, W) of the logits.
+
+        Returns: logits [B, 2, *size].
 
         Raises:
-            LlafsError: taps of another backbone, or NaN or infinite features.
+            LlafsError: taps of another backbone, or features that are NaN or infinite.
         """
         channels = [[t.shape[1] for t in taps] for taps in (query, support)]
         if channels[0] != channels[1] or len(query) != sum(self.backbone.levels):
@@ -246,7 +227,7 @@ class HSNet(nn.Module):
         return torch.where(shown[:, None, None, None], resize(logits, size), logits.new_tensor(NOTHING)[:, None, None])
 
     def save(self, path: str | Path, **facts: str | int | float) -> None:
-        """Write learner *and* backbone to one safetensors file; `facts` travel in its header.
+        """Write learner *and* backbone to one safetensors file, with `facts` in its header.
 
         Raises:
             LlafsError: the backbone is an `optimised` copy, whose parameters `load` would not recognise.
@@ -257,10 +238,12 @@ class HSNet(nn.Module):
 
     @classmethod
     def load(cls, path: str | Path) -> tuple[HSNet, dict]:
-        """Read a file written by `save`: the model, ready for inference, and its header.
+        """Read a file written by `save`.
+
+        Returns: the model, ready for inference, and the file's header.
 
         Raises:
-            CheckpointError: not such a file.
+            CheckpointError: another kind of file.
         """
         state, header = read_model(path, KIND)
         model = cls(Backbone(header["backbone"]))
@@ -272,13 +255,14 @@ class HSNet(nn.Module):
         """Fill the model from a checkpoint of the published code (spec §1.8), ready for inference.
 
         Args:
-            checkpoint: the file or its state dict, names with or without DataParallel's `module.`. Learner names may
-                start with `hpn_learner.`; if there are `backbone.` names, the backbone is filled as well.
+            checkpoint: the file or its state dict. The names of parameters may start with DataParallel's `module.`,
+                those of the learner also with `hpn_learner.`. If there are names that start with `backbone.`, the
+                backbone is filled as well.
 
         Returns: the model itself.
 
         Raises:
-            CheckpointError: truncated, foreign or for another backbone; the model is then unchanged.
+            CheckpointError: the file is cut off, of another kind or for another backbone. The model is then unchanged.
         """
         state = checkpoint if isinstance(checkpoint, Mapping) else read_official(checkpoint)
         state = {str(name).removeprefix("module."): value for name, value in state.items()}
@@ -297,13 +281,15 @@ class HSNet(nn.Module):
 
 
 def vote(logits: Tensor, weights: Tensor | None = None) -> Tensor:
-    """K-shot voting (spec §1.10): each support votes per pixel; foreground from half of the *image's* highest count.
+    """K-shot voting (spec §1.10): each support votes per pixel.
+
+    A pixel is foreground if it has at least half as many votes as the pixel of its *image* that has most.
 
     Args:
         logits: [B, K, 2, H, W].
-        weights: [B, K] ≥ 0, what a support's vote counts; None: all the same, as published.
+        weights: [B, K] ≥ 0, how much a support's vote counts; None: all the same, as published.
 
-    Returns: [B, H, W] bool. With K = 1 this is the plain argmax; without a single vote everything is background.
+    Returns: [B, H, W] bool. With K = 1 this is the plain argmax. Without a single vote everything is background.
     """
     ballots = logits[:, :, 1] > logits[:, :, 0]  # [B, K, H, W]
     votes = ballots.sum(dim=1) if weights is None else (ballots * weights[..., None, None]).sum(dim=1)  # [B, H, W]
