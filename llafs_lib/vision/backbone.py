@@ -1,8 +1,8 @@
 """Frozen feature extractors, and the taps that few-shot segmentation reads from them.
 
 A tap is the output of one residual unit *before* its last non-linearity (HSNet, spec §1.1). Taps come in three groups,
-at strides 8, 16 and 32. Batch normalisation always runs in evaluation mode and no gradient enters a backbone once it
-is frozen.
+at strides 8, 16 and 32. In a frozen backbone, batch normalisation runs in evaluation mode and no parameter has a
+gradient.
 """
 
 from __future__ import annotations
@@ -98,7 +98,7 @@ def _residual_sum(block: nn.Module, x: Tensor) -> Tensor:
 
 
 def _mobilenet_taps(net: nn.Module, x: Tensor) -> list[Tensor]:
-    # Inverted residuals end in a linear projection: their outputs have no non-linearity to be taken before.
+    # Inverted residuals end in a linear projection, so their outputs are taps as they are.
     taps = []
     for index, layer in enumerate(net.features[:18]):
         x = layer(x)
@@ -110,7 +110,7 @@ def _mobilenet_taps(net: nn.Module, x: Tensor) -> list[Tensor]:
 def _vgg_taps(net: nn.Module, x: Tensor) -> list[Tensor]:
     taps = []
     for index, layer in enumerate(net.features):
-        # torchvision's ReLUs work in place and would overwrite a tap
+        # Torchvision's ReLUs work in place and would overwrite a tap.
         x = F.relu(x) if isinstance(layer, nn.ReLU) else layer(x)
         if index in (17, 19, 21, 24, 26, 28, 30):
             taps.append(x)
@@ -137,7 +137,7 @@ _RECIPES: dict[str, _Recipe] = {
 }
 BACKBONES: tuple[str, ...] = tuple(_RECIPES)
 
-# How a weights file in the weights folder may be called: torchvision's own names, or ours.
+# The names of files in the weights folder: torchvision's own names match.
 _WEIGHT_FILES = "{name}-*.pth"
 _TOY_WEIGHTS = Path(__file__).with_name("toy_fold0.safetensors")
 
@@ -169,14 +169,14 @@ class Backbone(nn.Module):
         return _RECIPES[self.name].taps(self.net, x)
 
     def freeze(self) -> Backbone:
-        """No gradients, batch normalisation in evaluation mode, for good."""
+        """Turn gradients off and leave batch normalisation in evaluation mode for good; returns the backbone itself."""
         return self.requires_grad_(False).eval()
 
     def optimised(self) -> Backbone:
         """A frozen copy for inference: batch normalisation folded into the convolutions, weights channels last.
 
-        Its taps are equal to within rounding, but its parameters have other names: save and train the original. Once
-        it has seen an image on a CPU its weights lie in a form that stays there: make the copy on the GPU it is for.
+        Its taps are equal up to rounding. Its parameters have other names, so save and train the original. Once the
+        copy has seen an image on a CPU, its weights cannot move to a GPU any more: make it on the device it is for.
         """
         fast = copy.deepcopy(self).freeze()
         for module in list(fast.modules()):
@@ -193,15 +193,15 @@ class Backbone(nn.Module):
 
 
 class _PackedConv2d(nn.Conv2d):
-    """A frozen convolution whose weights lie as oneDNN wants them for inputs of the shape it saw last.
+    """A frozen convolution whose weights are stored in the layout that oneDNN wants for the input shape seen last.
 
-    `F.conv2d` has them laid out anew in every pass. The functions of oneDNN are those that `torch.compile` calls.
+    `F.conv2d` brings them into that layout anew in every pass. `torch.compile` calls the same functions of oneDNN.
     """
 
     seen: torch.Size | None = None
 
     def forward(self, x: Tensor, onto: Tensor | None = None) -> Tensor:
-        """As a Conv2d; with `onto` the sum of both, which may be written over it."""
+        """The output of a Conv2d. With `onto`, the sum of both, which may be written over `onto`."""
         if x.device.type != "cpu" or x.dtype != torch.float32 or x.requires_grad:
             y = self._conv_forward(x, self._unpacked(), self.bias)
             return y if onto is None else y.add_(onto)
@@ -218,13 +218,13 @@ class _PackedConv2d(nn.Conv2d):
         return self.weight.to_dense() if self.weight.is_mkldnn else self.weight
 
     def __getstate__(self) -> dict:
-        # packed weights can neither be copied nor pickled
+        # Packed weights can neither be copied nor pickled.
         weight = nn.Parameter(self._unpacked(), requires_grad=False)
         return self.__dict__ | {"_parameters": self._parameters | {"weight": weight}, "seen": None}
 
 
 def _fold_batch_norms(module: nn.Module) -> None:
-    """Merge each batch normalisation into the convolution before it; in every recipe they are registered in a row."""
+    """Merge each batch normalisation into the convolution before it. Every recipe registers the two in a row."""
     children = list(module.named_children())
     for (name, conv), (norm_name, norm) in zip(children, children[1:], strict=False):
         if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
@@ -233,10 +233,10 @@ def _fold_batch_norms(module: nn.Module) -> None:
 
 
 def load_backbone(name: str, weights_folder: str | Path = "data/weights") -> Backbone:
-    """A frozen ImageNet backbone: from a file `<name>-*.pth` in `weights_folder`, else from torchvision's download.
+    """A frozen ImageNet backbone, from a file `<name>-*.pth` in `weights_folder`, else from torchvision's download.
 
     Raises:
-        BackboneError: unknown name, a file that does not fit, or no file and no network.
+        BackboneError: an unknown name, a file that does not fit, or neither a file nor a network.
     """
     backbone = Backbone(name)
     files = sorted(Path(weights_folder).glob(_WEIGHT_FILES.format(name=name)))
@@ -245,12 +245,12 @@ def load_backbone(name: str, weights_folder: str | Path = "data/weights") -> Bac
 
 
 def toy_backbone() -> Backbone:
-    """The frozen small backbone that comes with the library: notebook 02 trained it on `toy`, base classes of fold 0.
+    """The frozen small backbone that comes with the library. Notebook 02 trained it on `toy`, base classes of fold 0.
 
-    For a first look (notebook 00) only: it has seen the novel classes of the other folds.
+    It is for a first look (notebook 00) only, because it has seen the novel classes of the other folds.
     """
     backbone = Backbone("small")
-    backbone.load_state_dict({k: v.float() for k, v in load_file(_TOY_WEIGHTS).items()})  # kept in half precision
+    backbone.load_state_dict({k: v.float() for k, v in load_file(_TOY_WEIGHTS).items()})  # stored as float16
     return backbone.freeze()
 
 
@@ -291,16 +291,16 @@ def last_taps(taps: Sequence[Tensor], levels: tuple[int, int, int], strides: Seq
 
 @torch.inference_mode()
 def encode(backbone: Backbone, inputs: Tensor) -> list[Tensor]:
-    """The taps of one standardised image: inputs [3, H, W] → a list of [C, h, w] on the CPU or the GPU."""
+    """The taps of one standardised image: inputs [3, H, W] → a list of [C, h, w] on the backbone's device."""
     device = next(backbone.parameters()).device
     return [tap[0] for tap in backbone(inputs[None].to(device))]
 
 
 def check_image(image: np.ndarray) -> None:
-    """What is to be segmented, or shown as a support.
+    """An image to segment, or to show as a support, must be [H, W, 3] uint8.
 
     Raises:
-        LlafsError: it is not [H, W, 3] uint8.
+        LlafsError: it is not.
     """
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or not image.size:
         raise LlafsError(f"an image must be [H, W, 3] uint8 RGB, not {list(image.shape)} {image.dtype}.")
@@ -335,5 +335,5 @@ def to_mask(mask: np.ndarray, size: int) -> Tensor:
 
 
 def parameter_count(modules: Sequence[nn.Module]) -> int:
-    """How many numbers the modules learn or hold."""
+    """How many parameters the modules have, frozen ones included."""
     return sum(p.numel() for m in modules for p in m.parameters())

@@ -1,4 +1,4 @@
-"""Models and unfinished trainings in safetensors files, with what they are in the header. Official files, too."""
+"""Models and unfinished trainings in safetensors files, whose headers say what they are; and reading official files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from llafs_lib.artifacts import replacing
 from llafs_lib.errors import LlafsError
 
-CLASSIFIER = ("fc.", "classifier.")  # the backbones' own: in official checkpoints, but HSNet never uses it
+CLASSIFIER = ("fc.", "classifier.")  # a backbone's own classifier: official checkpoints hold it, HSNet never uses it
 
 
 class CheckpointError(LlafsError):
@@ -32,7 +32,7 @@ def read_model(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str
     """The weights and the header that `save_model` wrote.
 
     Raises:
-        CheckpointError: missing, cut off, foreign, or of another kind.
+        CheckpointError: the file is missing, cut off, not of this library, or of another kind.
     """
     try:
         with safe_open(path, framework="pt") as file:
@@ -49,7 +49,7 @@ def _found(facts: Mapping[str, str]) -> str:
 
 
 def fill(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
-    """Load weights that must fit to the last name and shape.
+    """Load weights into a model; all names and shapes must agree.
 
     Raises:
         CheckpointError: they do not.
@@ -64,7 +64,7 @@ def read_official(path: str | Path) -> Mapping[str, Tensor]:
     """The state dict in a file of the published code.
 
     Raises:
-        CheckpointError: cut off, or no state dict.
+        CheckpointError: the file is cut off, or holds no state dict.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
@@ -77,10 +77,10 @@ def read_official(path: str | Path) -> Mapping[str, Tensor]:
 
 
 def check_official(module: nn.Module, state: Mapping[str, Tensor], complaint: str) -> None:
-    """Names and shapes must agree, but for a backbone's classifier and its counters of batches.
+    """Names and shapes must agree, except for a backbone's classifier and its counters of batches.
 
     Raises:
-        CheckpointError: they do not; begins with `complaint` and names the first that differs.
+        CheckpointError: they do not. The message begins with `complaint` and names the first parameter that differs.
     """
     expected = {n: v.shape for n, v in module.state_dict().items() if not n.startswith(CLASSIFIER)}
     found = {n: getattr(v, "shape", None) for n, v in state.items() if not n.startswith(CLASSIFIER)}
@@ -103,7 +103,13 @@ def save_training(
     history: Mapping[str, Any],
     best: Mapping[str, Tensor],
 ) -> None:
-    """Write an unfinished training, whole or not at all; `key` says which one it is, `best` are weights to keep."""
+    """Write an unfinished training, whole or not at all.
+
+    Args:
+        key: says which training it is.
+        history: JSON values.
+        best: the weights of the best epoch so far.
+    """
     tensors = {f"model.{name}": value.contiguous() for name, value in model.state_dict().items()}
     tensors |= {f"best.{name}": value.contiguous() for name, value in best.items()}
     for index, state in optimizer.state_dict()["state"].items():
@@ -115,9 +121,10 @@ def save_training(
 def read_training(
     path: Path, key: str, model: nn.Module, optimizer: torch.optim.Optimizer
 ) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
-    """Bring model and optimizer to where `save_training` left them; return history and best weights.
+    """Bring the model and the optimizer to where `save_training` left them.
 
-    None, and nothing is changed, where there is no file or it is of another training.
+    Returns: the history and the best weights. Where there is no file, or the file is of another training, None, and
+        nothing is changed.
 
     Raises:
         CheckpointError: the file is damaged.

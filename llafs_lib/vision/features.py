@@ -18,7 +18,7 @@ from torch import Tensor
 from llafs_lib.progress import track
 from llafs_lib.vision.backbone import Backbone, check_image, encode, last_taps, resize, to_input
 
-COMPARED = (16, 32)  # the strides whose last taps are compared
+COMPARED = (16, 32)  # the strides whose last taps make the unit features
 
 
 class FeatureCache:
@@ -86,17 +86,16 @@ def squashed_taps(backbone: Backbone, size: int) -> FeatureCache:
     return FeatureCache(lambda image: encode(backbone, to_input(image, size)))
 
 
-def unit_features(taps: Sequence[Tensor], levels: tuple[int, int, int], strides: Sequence[int] = COMPARED) -> Tensor:
-    """The last taps of some strides as one map of unit vectors: dot products of it average the strides' cosines.
+def unit_features(taps: Sequence[Tensor], levels: tuple[int, int, int]) -> Tensor:
+    """The last taps of strides 16 and 32 as one map of unit vectors, whose dot products average the strides' cosines.
 
     Args:
         taps: of one image, shallow to deep, each [C, h, w].
         levels: how many taps the backbone has at strides 8, 16 and 32.
-        strides: some of 8, 16 and 32.
 
     Returns: [ΣC, h, w] on the finest grid.
     """
-    last = last_taps(taps, levels, strides)
+    last = last_taps(taps, levels, COMPARED)
     grid = last[0].shape[-2:]
     maps = [resize(tap[None], grid)[0] for tap in last]
     return torch.cat([F.normalize(m, dim=0) for m in maps]) / len(maps) ** 0.5

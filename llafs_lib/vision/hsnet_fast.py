@@ -1,14 +1,14 @@
 """HSNet's correlation and learner on the CPU, equal to the plain form in `hsnet.py` and faster.
 
-The plain form keeps the query plane outside and the support plane inside, so that half of its 4-D convolutions copy the
-whole tensor twice. Here one pair of images is worked on at a time, support-major: x [hs, ws, C, hq, wq].
+In the plain form the query plane is outside and the support plane inside, so half of its 4-D convolutions copy the
+whole tensor twice. The fast form works on one pair of images at a time, support plane outside: x [hs, ws, C, hq, wq].
 
-- The convolution over the query plane is an ordinary 2-D convolution of hs·ws maps; a stride is a slice.
+- The convolution over the query plane is an ordinary 2-D convolution of hs·ws maps, and a stride is a slice.
 - The convolution over the support plane is a sum of matrix products. In one support row the cells under the kernel are
-  adjacent, k·C rows of hq·wq numbers: the products read them where they lie, and what is padding is not computed.
-- Both convolutions multiply the cell in the middle, the pivot: the first does it with the sum of both weights.
-- Where the support's mask is zero so is the correlation: only the mask's cells are computed, only its bounding box is
-  stored, and the first layer, which makes the rest one number per channel, does not compute that either.
+  adjacent: k·C rows of hq·wq numbers. The products read them without a copy, and padding is not computed.
+- Both convolutions multiply the cell in the middle, the pivot. The first does it for both, with the sum of the weights.
+- Where the support's mask is zero, so is the correlation. Only the mask's cells are computed, and only its bounding box
+  is stored. After the first layer each channel is one number outside of the box, and is computed once.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from llafs_lib.errors import LlafsError
 from llafs_lib.vision.backbone import resize
 
 EPS = 1e-5
-CELLS_AT_ONCE = 512  # support cells in one matrix product: fewer leave the processor waiting, more leave its cache
+CELLS_AT_ONCE = 512  # support cells in one matrix product: with fewer the processor waits, more do not fit its cache
 
 
 class Pairs(NamedTuple):
-    """Images to compare, as an `HSNetLearner` takes them; no gradient flows into the taps.
+    """Images for an `HSNetLearner` to compare. No gradient flows into the taps.
 
     query, support: taps, shallow to deep, each [B, C, h, w]; mask: the supports' foreground, [B, H, W], 0 or 1;
     levels: how many taps belong to strides 8, 16 and 32.
@@ -61,7 +61,7 @@ def _squeeze_one(learner: nn.Module, pairs: Pairs, b: int) -> Tensor:
 
 
 class Planes(NamedTuple):
-    """Query maps at the cells of a support plane; outside of a box each channel is one number.
+    """Query maps at the cells of a support plane. Outside of a box each channel is one number.
 
     cells: [h, w, C, hq, wq], those in the box; corner: the box's first row and column; grid: the plane's (hs, ws);
     outside: [C].
@@ -76,7 +76,7 @@ class Planes(NamedTuple):
         return tuple(self.cells.shape[:2]) == tuple(self.grid)
 
     def spread(self) -> Planes:
-        """The same with the plane as its box."""
+        """The same maps, with the whole plane as the box."""
         if self.whole():
             return self
         (top, left), (h, w) = self.corner, self.cells.shape[:2]
@@ -122,19 +122,19 @@ def _extent(used: Tensor) -> slice:
 def _mix(coarse: Planes, fine: Planes) -> Planes:
     """Bring the coarse level to the fine level's query grid and add."""
     check_support_grids(coarse.grid, fine.grid)
-    # a bilinear resize is a matrix product for the rows and one for the columns, twice as fast with its gradient
+    # A bilinear resize is a matrix product for the rows and one for the columns: twice as fast, with its gradient.
     (h, w), (tall, wide) = coarse.cells.shape[-2:], fine.cells.shape[-2:]
     rows, columns = _interpolation(h, tall, coarse.cells), _interpolation(w, wide, coarse.cells)
     return fine._replace(cells=fine.cells + rows @ (coarse.cells @ columns.T))
 
 
 def _interpolation(n: int, m: int, like: Tensor) -> Tensor:
-    """[m, n]: from n numbers to m by linear interpolation, corners aligned."""
+    """The matrix [m, n] that takes n numbers to m by linear interpolation, with the ends aligned."""
     return F.interpolate(torch.eye(n).to(like)[None], m, mode="linear", align_corners=True)[0].T
 
 
 def _layers(block: nn.Sequential, x: Planes) -> Planes:
-    """Centre-pivot convolution, group normalisation, ReLU; and again."""
+    """The layers of a block: centre-pivot convolution, group normalisation and ReLU, several times."""
     for i in range(0, len(block), 3):
         layer, norm = block[i], block[i + 1]
         x = _normalise(norm, _center_pivot(layer, x))
@@ -145,13 +145,13 @@ def _center_pivot(layer: nn.Module, x: Planes) -> Planes:
     """A `CenterPivotConv4d` (spec §1.4): x on a plane (hs, ws) → C' channels on a plane (⌈hs/stride⌉, ⌈ws/stride⌉)."""
     stride, grid = layer.stride, tuple(-(-n // layer.stride) for n in x.grid)
     bias, cells = layer.conv1.bias + layer.conv2.bias, x.cells
-    # The convolution is linear: of what lies outside, everywhere, plus of the box's difference from it.
+    # The convolution is linear: convolve the outside's value, everywhere, and add that of the box's difference from it.
     if not x.whole() and x.outside.any():
         cells = cells - x.outside[:, None, None]
     kept = cells[tuple(slice(-first % stride, None, stride) for first in x.corner)]
     maps = F.conv2d(kept.flatten(0, 1), _with_pivot(layer), bias if x.whole() else None, padding="same")
     if x.whole():
-        y, start, box, maps = maps, (0, 0), grid, None  # nothing is left to be added
+        y, start, box, maps = maps, (0, 0), grid, None  # so the maps need not be added any more
     else:
         y, start = _of_outside(layer, x, grid, bias)
         box, maps = y.shape[:2], maps.unflatten(0, kept.shape[:2]).flatten(3)
@@ -162,39 +162,40 @@ def _center_pivot(layer: nn.Module, x: Planes) -> Planes:
 
 
 def _with_pivot(layer: nn.Module) -> Tensor:
-    """The kernel over the query plane, and in its middle the other kernel's: the pivot, which both have in common."""
+    """The kernel over the query plane, plus the other kernel's middle: the pivot, which both have in common."""
     middle = layer.conv2.kernel_size[0] // 2
     pivot = layer.conv2.weight[..., middle, middle, None, None]  # [C', C, 1, 1]
     return layer.conv1.weight + F.pad(pivot, [k // 2 for k in layer.conv1.kernel_size for _ in range(2)])
 
 
 def _of_outside(layer: nn.Module, x: Planes, grid: tuple[int, int], bias: Tensor) -> tuple[Tensor, tuple[int, int]]:
-    """`_center_pivot` if x were everywhere as outside its box: all cells, or at least those that the box can change.
+    """`_center_pivot` as if every cell of x had the value outside of its box.
 
-    Returns: [h', w', C', hq, wq], and where on the plane they begin.
+    Returns: [h', w', C', hq, wq] and where on the plane these cells begin: all cells, or only those that the box can
+        change, where all others are known to hold nothing but the bias.
     """
     outside, query_grid, pad = x.outside[None, :, None, None], x.cells.shape[-2:], layer.conv1.padding
-    if outside.any():  # the borders of both planes are felt
+    if outside.any():  # padding shows at the borders of both planes
         a = F.conv2d(outside.expand(-1, -1, *query_grid), layer.conv1.weight, bias, padding=pad)  # [1, C', hq, wq]
         o = F.conv2d(outside.expand(-1, -1, *x.grid), layer.conv2.weight, None, layer.stride, pad)  # [1, C', hs', ws']
         return o[0].permute(1, 2, 0).contiguous()[..., None, None] + a[0], (0, 0)  # [hs', ws', C', hq, wq]
-    # elsewhere only the bias is left, the same in every cell
+    # Only the bias is left, and it is the same in every cell.
     rows, columns = (_reached(x.corner[i], x.cells.shape[i], pad[i], layer.stride, grid[i]) for i in (0, 1))
     shape = rows.stop - rows.start, columns.stop - columns.start, len(bias), *query_grid
     return bias[:, None, None].expand(shape).clone(), (rows.start, columns.start)
 
 
 def _reached(first: int, size: int, padding: int, stride: int, end: int) -> slice:
-    """On one axis, the cells of the output whose kernel meets the `size` cells of the input from `first` on."""
+    """On one axis: the cells of the output whose kernel meets the `size` cells of the input that begin at `first`."""
     start, last = -(-(first - padding) // stride), (first + size - 1 + padding) // stride
     return slice(max(start, 0), min(last + 1, end))
 
 
 class _AddConvolutions(torch.autograd.Function):
-    """y + the maps of the query plane, at some of its cells + the convolution of x over the support plane.
+    """y, plus the maps of the query plane at some of its cells, plus the convolution of x over the support plane.
 
-    All are added into y, the last as a matrix product per cell and kernel row. Differentiated one by one, the additions
-    would each give a gradient as large as y or x; here they share one.
+    All are added into y; the convolution is a matrix product per cell and kernel row. If autograd differentiated the
+    additions one by one, each would make a gradient as large as y or x. Here they share one.
     """
 
     @staticmethod
@@ -209,9 +210,15 @@ class _AddConvolutions(torch.autograd.Function):
         stride: int,
         corner: tuple[int, int],
     ) -> Tensor:
-        """y: the cells of `box` (hs', ws') in a row or as a plane, each [C', hq, wq], and no view, since autograd would
-        copy its gradient; maps [h', w', C', hq·wq] at the cell `at` of y; x [h, w, C, hq·wq] at `corner` of the plane
-        that the convolution with weight [C', C, k, k] sees, its pivot aside → y."""
+        """Add to y and return it.
+
+        Args:
+            y: the cells of `box` (hs', ws') in a row or as a plane, each [C', hq, wq]. It must not be a view, because
+                autograd would copy its gradient.
+            maps: [h', w', C', hq·wq], added to y from its cell `at` on.
+            x: [h, w, C, hq·wq], at `corner` of the plane that the convolution sees.
+            weight: [C', C, k, k] of the convolution; its pivot is left out.
+        """
         ctx.save_for_backward(x, weight)
         ctx.at = maps is not None and tuple(slice(first, first + n) for first, n in zip(at, maps.shape, strict=False))
         ctx.box, ctx.stride, ctx.corner = box, stride, corner
@@ -239,17 +246,20 @@ class _AddConvolutions(torch.autograd.Function):
 
 
 def _by_rows(weight: Tensor) -> Tensor:
-    """A kernel [C', C, k, k] → [k, C', k, C]: in its rows the taps and channels lie as in the rows of x."""
+    """A kernel [C', C, k, k] → [k, C', k, C]: its rows have the order of taps and channels that the rows of x have."""
     return weight.permute(2, 0, 3, 1).contiguous()
 
 
 def _products(
     box: tuple[int, int], x: Sequence[int], kernel: int, stride: int, corner: tuple[int, int]
 ) -> Iterator[tuple[tuple[int, int], int, slice, int, slice]]:
-    """What the convolution is made of: (cell of y, row of x, columns of x, row of the kernel, columns of the kernel).
+    """The matrix products that make the convolution.
 
     Args:
-        box: y's (hs', ws'); x: its shape. Cells outside x are zero and left out, and so is the kernel's pivot.
+        box: y's (hs', ws').
+        x: the shape of x. Cells outside of it are zero and left out, and so is the kernel's pivot.
+
+    Yields: (cell of y, row of x, columns of x, row of the kernel, columns of the kernel).
     """
     middle = kernel // 2
     for i, j, k in itertools.product(range(box[0]), range(box[1]), range(kernel)):
@@ -262,7 +272,7 @@ def _products(
 
 
 def _normalise(norm: nn.GroupNorm, x: Planes) -> Planes:
-    """Group normalisation and ReLU of the whole plane; without gradients, in place."""
+    """Group normalisation and ReLU of the whole plane, in place where no gradients are needed."""
     y, cells_outside = x.cells.flatten(3).flatten(0, 1), x.grid[0] * x.grid[1] - x.cells.shape[0] * x.cells.shape[1]
     parameters = norm.weight, norm.bias, norm.num_groups, norm.eps
     y, outside = _NormaliseAndRectify.apply(y, x.outside, cells_outside, *parameters, torch.is_grad_enabled())
@@ -270,9 +280,9 @@ def _normalise(norm: nn.GroupNorm, x: Planes) -> Planes:
 
 
 class _NormaliseAndRectify(torch.autograd.Function):
-    """Group normalisation and ReLU of [cells, C, hq·wq], of which some cells are one number per channel.
+    """Group normalisation and ReLU of [cells, C, hq·wq], where some cells are one number per channel.
 
-    PyTorch's own would want the cells transposed, and all of them.
+    PyTorch's own function needs all cells, and transposed.
     """
 
     @staticmethod
@@ -287,10 +297,10 @@ class _NormaliseAndRectify(torch.autograd.Function):
         eps: float,
         training: bool,
     ) -> tuple[Tensor, Tensor]:
-        """y [cells, C, hq·wq], outside [C]: what all of the `cells_outside` hold → the same."""
+        """y [cells, C, hq·wq] and the value [C] of all `cells_outside` → the same, normalised and rectified."""
         away = cells_outside * y.shape[-1]
         n = (len(y) + cells_outside) * y.shape[-1] * (len(weight) // groups)
-        # float64: the variance is a difference
+        # In float64, because the variance is a small difference of large numbers.
         total = y.sum(-1).double().sum(0) + away * outside.double()  # [C]
         square = torch.linalg.vector_norm(y, dim=-1).double().square().sum(0) + away * outside.double().square()
         mean, mean_square = _over_groups(total, groups) / n, _over_groups(square, groups) / n  # [C]
@@ -312,11 +322,11 @@ class _NormaliseAndRectify(torch.autograd.Function):
     def backward(ctx, grad: Tensor, grad_outside: Tensor) -> tuple[Tensor | None, ...]:
         y, outside, z, rectified, weight, mean, slope = ctx.saved_tensors
         grad = torch.ops.aten.threshold_backward(grad, z, 0)  # the ReLU's
-        grad_outside = (grad_outside * (rectified > 0)).double()  # of all cells outside together
-        total = grad.sum(-1).double().sum(0) + grad_outside  # [C], which is also the bias's
+        grad_outside = (grad_outside * (rectified > 0)).double()  # summed over all cells outside
+        total = grad.sum(-1).double().sum(0) + grad_outside  # [C], which is also the gradient of the bias
         along = torch.linalg.vecdot(grad, y).double().sum(0) + grad_outside * outside
         grad_weight = slope * (along - mean * total)
-        # Mean and variance of a group depend on all that is in it.
+        # The mean and the variance of a group depend on all of its values.
         a = weight * slope
         b = -slope.square() * _over_groups(weight * grad_weight, ctx.groups) / ctx.n
         c = -slope * _over_groups(weight * total, ctx.groups) / ctx.n - b * mean
@@ -326,15 +336,15 @@ class _NormaliseAndRectify(torch.autograd.Function):
 
 
 def _over_groups(values: Tensor, groups: int) -> Tensor:
-    """To each of [C] the sum of its group."""
+    """The sum of its group for each of the values [C]."""
     return values.view(groups, -1).sum(1, keepdim=True).expand(-1, len(values) // groups).flatten()
 
 
 def check_support_grids(coarse: Sequence[int], fine: Sequence[int]) -> None:
-    """The levels' support planes are added cell by cell once they are squeezed.
+    """Squeezed levels are added cell by cell, so their support planes must have one size.
 
     Raises:
-        LlafsError: they differ.
+        LlafsError: their sizes differ.
     """
     if tuple(coarse) != tuple(fine):
         raise LlafsError(

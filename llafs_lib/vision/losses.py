@@ -31,7 +31,7 @@ def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
 def smoothed_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.1) -> Tensor:
     """Cross-entropy with smoothed labels, the loss of RePRI's base training (spec §2.2).
 
-    The true class is to get 1 − `smoothing`, every other class `smoothing` / (C − 1).
+    The target is 1 − `smoothing` for the true class and `smoothing` / (C − 1) for every other class.
 
     Args:
         logits: [B, C, h, w], C ≥ 2, resized to the labels' size first (bilinear, corners aligned).
@@ -40,7 +40,7 @@ def smoothed_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.
     Returns: the mean over the pixels that are not `IGNORE`; 0 if there are none.
     """
     classes = logits.shape[1]
-    spread = smoothing * classes / (classes - 1)  # PyTorch also gives the true class a share of what it spreads
+    spread = smoothing * classes / (classes - 1)  # PyTorch spreads over all classes, the true one among them
     logits = _at_size_of(labels, logits)
     total = F.cross_entropy(logits, labels, ignore_index=IGNORE, label_smoothing=spread, reduction="sum")
     return total / (labels != IGNORE).sum().clamp(min=1)
@@ -49,8 +49,8 @@ def smoothed_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.
 def dice(logits: Tensor, labels: Tensor) -> Tensor:
     """1 − the mean over the batch of the soft Dice coefficient of the foreground, in [0, 1].
 
-    Dice looks at the overlap alone, so a model cannot please it by calling everything background, which on small
-    objects is what cross-entropy rewards first. It is the source document's addition; HSNet was published without.
+    On small objects, cross-entropy first rewards a model that calls everything background. Dice does not, because it
+    looks only at the overlap. The source document adds it; HSNet was published without.
 
     Args:
         logits: [B, 2, h, w], channel 1 foreground; labels: [B, H, W] in {0, 1, IGNORE}.
@@ -59,18 +59,19 @@ def dice(logits: Tensor, labels: Tensor) -> Tensor:
     seen = labels != IGNORE
     truth, probability = (labels == 1).float(), probability * seen
     overlap, total = (probability * truth).sum((1, 2)), probability.sum((1, 2)) + truth.sum((1, 2))
-    return (1 - (2 * overlap + 1) / (total + 1)).mean()  # + 1: an empty mask found empty is a full match
+    return (1 - (2 * overlap + 1) / (total + 1)).mean()  # + 1: an empty answer to an empty mask is a full match
 
 
 def contrastive(embeddings: Tensor, labels: Tensor, temperature: float = 0.1) -> Tensor:
     """InfoNCE of pixels against their image's two prototypes, the mean embedding of its foreground and of the rest.
 
-    Each pixel is to be nearer, by cosine, to the prototype of its own kind than to the other. The source document names
-    a contrastive loss "for feature alignment" and says no more; this form is ours.
+    It teaches that each pixel is nearer, by cosine, to the prototype of its own kind than to the other. The source
+    document names a contrastive loss "for feature alignment" and says no more; this form is ours.
 
     Args:
-        embeddings: [B, C, h, w]; labels: [B, H, W] in {0, 1, IGNORE}, read at the embeddings' positions; temperature:
-            of the softmax over the two cosines.
+        embeddings: [B, C, h, w].
+        labels: [B, H, W] in {0, 1, IGNORE}, read at the embeddings' positions.
+        temperature: of the softmax over the two cosines.
 
     Returns: the mean over pixels that are not `IGNORE`, in images that have both kinds; 0 if there are none.
     """
@@ -89,13 +90,16 @@ Batch = Sequence[Tensor]
 
 
 def base_loss(network: nn.Module, batch: Batch) -> Tensor:
-    """Of a base network, or of its head, on (inputs, labels): smoothed cross-entropy, as published (spec §2.2)."""
+    """The loss of a base network, or of its head, on (inputs, labels): smoothed cross-entropy (spec §2.2)."""
     inputs, labels = batch
     return smoothed_cross_entropy(network(inputs), labels)
 
 
 def hsnet_loss(levels: tuple[int, int, int], recipe: Recipe) -> Callable[[nn.Module, Batch], Tensor]:
-    """Of an `HSNetLearner` on (query taps, support taps, support mask, query mask): CE + the recipe's other terms."""
+    """The loss of an `HSNetLearner` on (query taps, support taps, support mask, query mask).
+
+    It is cross-entropy, plus Dice and contrastive terms with the recipe's weights.
+    """
 
     def loss(learner: nn.Module, batch: Batch) -> Tensor:
         query, support, support_mask, query_mask = batch

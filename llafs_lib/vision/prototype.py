@@ -16,7 +16,7 @@ from torch import Tensor
 from llafs_lib.errors import LlafsError
 from llafs_lib.records import Prediction, Support
 from llafs_lib.vision.backbone import Backbone, resize, to_mask
-from llafs_lib.vision.features import COMPARED, masked_means, squashed_taps, unit_features
+from llafs_lib.vision.features import masked_means, squashed_taps, unit_features
 from llafs_lib.vision.segmenter import check_supports, weights_of
 
 FLAT = 1e-6  # similarities that differ by less differ only by rounding
@@ -162,7 +162,6 @@ class PrototypeSegmenter:
         backbone: a frozen one.
         size: side of the square that images are squashed to, in pixels.
         threshold: a pixel whose score in [0, 1] reaches it is marked; `best_threshold` chooses it on base classes.
-        strides: those of the maps that are compared.
         plain: leave the foreground prototype its length, as the background keeps its own. What both have in common is
             then taken off in full.
         sharpness: how scores are diffused (`diffuse`); None leaves them as they are.
@@ -173,11 +172,10 @@ class PrototypeSegmenter:
         backbone: Backbone,
         size: int,
         threshold: float,
-        strides: Sequence[int] = COMPARED,
         plain: bool = False,
         sharpness: float | None = None,
     ):
-        self.backbone, self.size, self.threshold, self.strides = backbone, size, threshold, strides
+        self.backbone, self.size, self.threshold = backbone, size, threshold
         self.plain, self.sharpness = plain, sharpness
         self.features = squashed_taps(backbone.optimised(), size)
 
@@ -215,7 +213,7 @@ class PrototypeSegmenter:
 
     def describe(self, image: np.ndarray) -> Tensor:
         """The unit features [C, h, w] of an image, which prototypes are compared with."""
-        return unit_features(self.features(image), self.backbone.levels, self.strides)
+        return unit_features(self.features(image), self.backbone.levels)
 
     def _marked(self, query: np.ndarray, foreground: Tensor, background: Tensor) -> np.ndarray:
         features = self.describe(query)

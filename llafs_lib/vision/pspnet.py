@@ -1,7 +1,8 @@
 """The base network of RePRI: PSPNet (Zhao et al., CVPR 2017; spec §2.1), trained on the base classes (spec §2.2).
 
-A backbone, pyramid pooling, a 3×3 bottleneck, a classifier. The classifier serves the training only: a few-shot task
-reads the bottleneck's output. The form of the images is here too: the aspect ratio is kept, the rest is padding.
+The network is a backbone, pyramid pooling, a 3×3 bottleneck and a classifier. Only the training needs the classifier: a
+few-shot task reads the bottleneck's output. This file also says how images are fed to the network: they keep their
+aspect ratio, and the rest of the square is padding.
 """
 
 from __future__ import annotations
@@ -20,23 +21,23 @@ from llafs_lib.vision.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone, Bac
 from llafs_lib.vision.checkpoints import fill, read_model, save_model
 from llafs_lib.vision.losses import IGNORE
 
-KIND = "RePRI"  # as checkpoints name it
+KIND = "RePRI"  # the name in checkpoints
 BINS = (1, 2, 3, 6)
-# Beside `backbone` and `n_classes`, the network as published (spec §2.1), but for its stem: RePRI starts from weights
-# with three 3×3 convolutions there (semseg's `initmodel`), this library from torchvision's, with one of 7×7.
+# The published network (spec §2.1), except for its stem. RePRI starts from weights that have three 3×3 convolutions
+# there (semseg's `initmodel`), and this library from torchvision's weights, which have one 7×7 convolution.
 PUBLISHED = {"strides": (32,), "width": 512, "dilated": True}
-
-
 SMALL = {"strides": (16, 32), "width": 128}
-# Of a backbone trained from scratch all that is to be read has to be trained.
+# A backbone that is trained from scratch needs a loss at every stride that is read later.
 SCRATCH = {"strides": (8, 16, 32), "width": 64}
 
 
 class PyramidHead(nn.Module):
-    """Pyramid pooling, bottleneck and classifier: what is trained on top of a frozen trunk.
+    """Pyramid pooling, bottleneck and classifier: the part that is trained on top of a frozen trunk.
 
     Args:
-        channels: of the trunk; width: of the bottleneck; n_classes: background and base classes.
+        channels: how many the trunk has.
+        width: how many channels the bottleneck has.
+        n_classes: background and base classes.
     """
 
     def __init__(self, channels: int, width: int, n_classes: int):
@@ -65,14 +66,15 @@ def _convolution(c_in: int, c_out: int, kernel: int) -> tuple[nn.Module, ...]:
 class PSPNet(nn.Module):
     """A segmentation network for the base classes whose features RePRI reads.
 
-    Published: `PSPNet(load_backbone("resnet50").requires_grad_(True), 61, **PUBLISHED)`, everything trained. For small
-    budgets any frozen backbone serves as it is, and only `head` is trained, on `trunk` features computed once.
+    The published network is `PSPNet(load_backbone("resnet50").requires_grad_(True), 61, **PUBLISHED)`, and all of it is
+    trained. For small budgets any frozen backbone serves as it is, and only `head` is trained, on `trunk` features that
+    are computed once.
 
     Args:
-        backbone: frozen or not; copied if it is to be dilated.
+        backbone: frozen or not. It is copied where it is dilated.
         n_classes: background and the base classes.
-        strides: whose last taps are read, of 8, 16 and 32; joined on the finest of their grids.
-        width: channels of the feature.
+        strides: some of 8, 16 and 32. Their last taps are read and joined on the finest of their grids.
+        width: how many channels the feature has.
         dilated: a ResNet's strides 16 and 32 become 8, and its 3×3 convolutions are dilated in return.
 
     Raises:
@@ -97,12 +99,12 @@ class PSPNet(nn.Module):
     def trunk(self, x: Tensor) -> Tensor:
         """x [B, 3, H, W] standardised → the backbone's joined taps [B, channels, h, w]."""
         last = last_taps(self.backbone(x), self.backbone.levels, self.config["strides"])
-        if self.backbone.name != "mobilenet_v2":  # whose units end without a non-linearity
+        if self.backbone.name != "mobilenet_v2":  # the units of a MobileNetV2 end without a non-linearity
             last = [F.relu(tap) for tap in last]
         return torch.cat([resize(tap, last[0].shape[-2:]) for tap in last], dim=1)
 
     def features(self, x: Tensor) -> Tensor:
-        """x [B, 3, H, W] → the bottleneck's output [B, width, h, w], in evaluation mode RePRI's feature."""
+        """x [B, 3, H, W] → the bottleneck's output [B, width, h, w]; in evaluation mode this is RePRI's feature."""
         return self.head.features(self.trunk(x))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -112,21 +114,23 @@ class PSPNet(nn.Module):
     @torch.no_grad()
     def _channels(self) -> int:
         training = self.backbone.training
-        self.backbone.eval()  # or the trial image would enter the batch statistics
+        self.backbone.eval()  # so that the trial image does not enter the batch statistics
         channels = self.trunk(torch.zeros(1, 3, 64, 64, device=next(self.backbone.parameters()).device)).shape[1]
         self.backbone.train(training)
         return channels
 
     def save(self, path: str | Path, size: int, **facts: str | int | float) -> None:
-        """Write everything to one safetensors file; the `size` trained at and `facts` travel in its header."""
+        """Write everything to one safetensors file, with the `size` trained at and `facts` in its header."""
         save_model(path, self, KIND, {"backbone": self.backbone.name, **self.config, "size": size, **facts})
 
     @classmethod
     def load(cls, path: str | Path) -> tuple[PSPNet, dict]:
-        """Read a file written by `save`: the network, frozen and ready for inference, and its header.
+        """Read a file written by `save`.
+
+        Returns: the network, frozen and ready for inference, and the file's header.
 
         Raises:
-            CheckpointError: not such a file, or cut off.
+            CheckpointError: the file is cut off or of another kind.
         """
         state, header = read_model(path, KIND)
         network = {key: header[key] for key in ("n_classes", "strides", "width", "dilated")}
@@ -137,11 +141,12 @@ class PSPNet(nn.Module):
 
 
 def base_network(backbone: Backbone, n_classes: int, whole: bool) -> PSPNet:
-    """The network that a budget trains: as published where a ResNet is trained whole, else a small one.
+    """The network that a budget trains: the published one where a whole ResNet is trained, else a small one.
 
     Args:
-        backbone: with ImageNet's weights it is copied before it is trained, so that other models find it as it was;
-            `small` has none and is trained itself.
+        backbone: one with ImageNet's weights is copied before it is trained, so that other models find it unchanged.
+            `small` has no such weights and is trained itself.
+        n_classes: background and the base classes.
         whole: train the backbone as well.
     """
     if backbone.name == "small":
@@ -155,7 +160,7 @@ def base_network(backbone: Backbone, n_classes: int, whole: bool) -> PSPNet:
 def _dilate(backbone: Backbone) -> Backbone:
     """A copy of a ResNet at output stride 8: every 3×3 of layer3 has dilation 2, of layer4 dilation 4 (spec §2.1).
 
-    Not torchvision's own option, which gives the first block of a stage the dilation of the stage before.
+    Torchvision's own option is different: it gives the first block of a stage the dilation of the stage before.
     """
     if not backbone.name.startswith("resnet"):
         raise BackboneError(f"{backbone.name} cannot be dilated: take a ResNet, or `dilated=False`.")
@@ -176,9 +181,9 @@ def fitted_size(shape: Sequence[int], size: int) -> tuple[int, int]:
 
 
 def padded_input(image: np.ndarray, size: int) -> Tensor:
-    """An image [H, W, 3] uint8 RGB → [3, size, size] float32, standardised: it lies in the upper left corner.
+    """An image [H, W, 3] uint8 RGB in the upper left corner of a square: → [3, size, size] float32, standardised.
 
-    The padding is black *before* ImageNet's mean is taken off, as published.
+    The padding is black *before* ImageNet's mean is subtracted, as published.
     """
     height, width = fitted_size(image.shape[:2], size)
     canvas = np.zeros((size, size, 3), np.float32)
@@ -196,7 +201,8 @@ def padded_labels(labels: np.ndarray, size: int) -> Tensor:
 
 
 def unpadded(values: Tensor, shape: Sequence[int]) -> Tensor:
-    """Back to an image's own size: values [size, size] on its padded form → [H, W], bilinear."""
+    """Bring values [size, size] on an image's padded form back to the image's own size: → [H, W], bilinear."""
     height, width = fitted_size(shape, values.shape[-1])
     inside = values[None, None, :height, :width]  # [size, size] → [1, 1, h, w]
-    return F.interpolate(inside, tuple(shape), mode="bilinear", align_corners=False)[0, 0]  # as cv2 aligns pixels
+    # OpenCV's resize does not align corners, and it made the padded form.
+    return F.interpolate(inside, tuple(shape), mode="bilinear", align_corners=False)[0, 0]

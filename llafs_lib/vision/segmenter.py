@@ -28,7 +28,7 @@ class Segmenter(Protocol):
         ...
 
     def segment_each(self, query: np.ndarray, shown: Sequence[Sequence[Support]], class_name: str) -> list[Prediction]:
-        """The same with several sets of supports, one prediction each; what the sets share is computed once."""
+        """The same with several sets of supports: → one prediction each. What the sets share is computed once."""
         ...
 
 
@@ -79,11 +79,11 @@ def weights_of(supports: Sequence[Support]) -> Tensor:
 
 
 class HSNetSegmenter:
-    """HSNet as a `Segmenter`: one vote per support (spec §1.10), which counts by the support's weight.
+    """HSNet as a `Segmenter`: each support has a vote (spec §1.10), which counts by the support's weight.
 
     Args:
         model: a trained `HSNet`.
-        size: side of the square that images are squashed to, in pixels: the size it was trained at.
+        size: side of the square that images are squashed to, in pixels: the size the model was trained at.
     """
 
     def __init__(self, model: HSNet, size: int):
@@ -98,7 +98,7 @@ class HSNetSegmenter:
         return cls(model.to(device), int(header["size"]))
 
     def describe(self, image: np.ndarray) -> Tensor:
-        """Unit features [C, h, w] of an image, by which it is compared with the supports of a bank."""
+        """The unit features [C, h, w] of an image, by which it is compared with the supports of a bank."""
         return unit_features(self.features(image), self.model.backbone.levels)
 
     @torch.inference_mode()
@@ -108,7 +108,7 @@ class HSNetSegmenter:
         A support with an empty mask votes for background; `notes` says so.
 
         Raises:
-            LlafsError: no supports, some that do not fit (`check_supports`), or images that are not RGB bytes.
+            LlafsError: no supports, supports that do not fit (`check_supports`), or images that are not RGB bytes.
         """
         return self.segment_each(query, [supports], class_name)[0]
 
@@ -116,7 +116,7 @@ class HSNetSegmenter:
     def segment_each(
         self, query: np.ndarray, shown: Sequence[Sequence[Support]], class_name: str = ""
     ) -> list[Prediction]:
-        """`segment` with several sets of supports: a support that stands in many is compared with the query once."""
+        """`segment` with several sets of supports. A support that is in many sets is compared with the query once."""
         for supports in shown:
             check_supports(supports, class_name, "HSNet")
         taps, distinct = self._taps(query), by_key(s for supports in shown for s in supports)
@@ -124,7 +124,7 @@ class HSNetSegmenter:
         return [self._elected(class_name, supports, [votes[s.key] for s in supports]) for supports in shown]
 
     def _match(self, query: Sequence[Tensor], support: Support, size: tuple[int, int]) -> tuple[Tensor, bool]:
-        """Logits [1, 2, H, W], and whether the support shows the class at all."""
+        """→ logits [1, 2, H, W], and whether the support shows the class at all."""
         taps, mask = self._taps(support.image), to_mask(support.mask, self.size)
         return self.model.match(query, taps, mask[None].to(taps[0].device), size), bool(mask.any())
 
@@ -138,11 +138,11 @@ class HSNetSegmenter:
         return Prediction(
             class_name=class_name,
             mask=vote(logits[None], weights[None])[0].cpu().numpy(),
-            probability=probability.clamp(max=1).cpu().numpy(),  # a sum of weights that rounds above 1
+            probability=probability.clamp(max=1).cpu().numpy(),  # the weights may add up to a little more than 1
             supports=tuple(supports),
             notes=(f"{empty} of {len(votes)} supports do not show the class at {self.size} px",) if empty else (),
         )
 
     def _taps(self, image: np.ndarray) -> list[Tensor]:
-        device = next(self.model.learner.parameters()).device  # while it is trained, the backbone may lie elsewhere
+        device = next(self.model.learner.parameters()).device  # while it is trained, the backbone may be elsewhere
         return [t[None].to(device) for t in self.features(image)]  # [C, h, w] → [1, C, h, w]

@@ -64,7 +64,7 @@ def test_epochs_over_more_images_than_fit_compute_those_that_do_not_fit():
 def test_joined_strides_average_their_cosines():
     backbone = Backbone("small").freeze()
     taps = [t[0] for t in backbone(torch.rand(1, 3, 96, 128))]
-    joined = unit_features(taps, backbone.levels, (16, 32))
+    joined = unit_features(taps, backbone.levels)
     assert joined.shape == (64 + 96, 6, 8)
     torch.testing.assert_close(joined.norm(dim=0), torch.ones(6, 8))
     one, two = joined[:, 2, 3], joined[:, 4, 5]
