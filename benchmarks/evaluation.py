@@ -26,10 +26,8 @@ from llafs_lib.data.episodes import test_episodes
 from llafs_lib.data.folds import data_root, make_fold, open_dataset
 from llafs_lib.data.splits import SupportReader
 from llafs_lib.errors import LlafsError
-from llafs_lib.evaluation.arms import document_arms, predict_everything
-from llafs_lib.evaluation.models import BankPrototypes, Model, ShownImages
-from llafs_lib.evaluation.runner import Asking, evaluate
-from llafs_lib.evaluation.study import relations_of
+from llafs_lib.evaluation.arms import EVERYTHING, Arm, predict_everything
+from llafs_lib.evaluation.runner import BankPrototypes, Model, Panel, Question, ShownImages, arms_of, evaluate
 from llafs_lib.language.asking import Asker
 from llafs_lib.language.relations import shuffled
 from llafs_lib.records import Episode, Support
@@ -42,9 +40,13 @@ from llafs_lib.vision.pspnet import PSPNet
 from llafs_lib.vision.repri import RePRISegmenter
 from llafs_lib.vision.segmenter import HSNetSegmenter
 
-ONE = ("llm 5",)
-NESTED = ("true 1", "true 5", "llm 1", "llm 5", "true 1 + llm 5", "true 5 + llm 5")  # and two floors
-CONTROLS = ("true 5", "random 5", "llm 5", "shuffled 5", "true 5 + random 5", "true 5 + llm 5")  # and two floors
+TRUE, LLM = ([Arm("", policy, k) for k in (1, 5)] for policy in ("true", "llm"))
+ONE = (Arm("", "llm", 5),)
+NESTED = (*TRUE, *LLM, *(Arm("", "true", k, added="llm") for k in (1, 5)))  # and two floors
+CONTROLS = (
+    *(Arm("", policy, 5) for policy in ("true", "random", "llm", "shuffled")),
+    *(Arm("", "true", 5, added=policy) for policy in ("random", "llm")),
+)  # and two floors
 COCO_EPISODES = 4 * 1000  # HSNet's test: four folds of 1,000 episodes
 
 
@@ -84,7 +86,7 @@ class Bench:
         self.bank, self.own = (self._bank(n, c) for n, c in (("base", self.fold.base), ("own", self.fold.novel)))
         asker = Asker(mode="replay")
         self.related = {c: asker.related(c, self.data.classes, self.fold.base) for c in self.fold.novel}
-        self.relations = relations_of(self.fold.novel, self.related, self.fold.base, shuffled(self.related))
+        self.dealt = shuffled(self.related)
 
     def _bank(self, name: str, classes: tuple[str, ...]) -> SupportBank:
         read, describe = SupportReader(self.data.train), HSNetSegmenter(self.learner, self.size).describe
@@ -105,25 +107,30 @@ class Bench:
             "HSNet": ShownImages(hsnet, read),
         }, hsnet.describe
 
-    def seconds(self, model: str, arms: tuple[str, ...], queries: int) -> tuple[float, float]:
+    def seconds(self, model: str, arms: tuple[Arm, ...], queries: int) -> tuple[float, float]:
         """(seconds, distinct supports a query) of asking one model about some queries with some arms."""
         episodes = test_episodes(self.fold, self.fold.novel, 5, queries, seed=0)
-        known, (models, describe) = document_arms(), self.models()
+        models, describe = self.models()
 
         def embed(image: np.ndarray) -> np.ndarray:
             with torch.inference_mode():
                 return query_embedding(describe(image))
 
-        chosen = {name: known[name] for name in arms}
-        together = Asking({model: models[model]}, chosen, self.bank, self.related, self.relations, embed)
-        floors = {} if len(arms) == 1 else {"everything": predict_everything, "none": _nothing}
+        floors = {} if len(arms) == 1 else {EVERYTHING: predict_everything, Arm("", "none"): _nothing}
+        own = {model: models[model]}
+        panel = Panel(own, arms_of(own, arms), floors, embed)
+        questions = [self._question(e) for e in episodes]
         log = self.folder / "log.jsonl"
         log.unlink(missing_ok=True)
         started = time.perf_counter()
-        asked = evaluate(episodes, floors, self._read_query, log, "k", together)
+        asked = evaluate(questions, panel, self._read_query, log)
         seconds = time.perf_counter() - started
         pairs = [{(i, c) for shown in a.supports.values() for i, c, _ in shown} for a in asked]
         return seconds, statistics.mean(map(len, pairs))
+
+    def _question(self, episode: Episode) -> Question:
+        name = episode.class_name
+        return Question(episode, self.bank, self.related[name], {"shuffled": self.dealt[name]})
 
     def _read_query(self, episode: Episode) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         image, val = episode.query_id, self.data.val

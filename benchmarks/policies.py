@@ -17,26 +17,35 @@ import json
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from policy_ideas import augmented_arms, idea_arms
+from policy_ideas import IDEAS, KEPT, Drawn, Idea, augmented_arms
 
 from llafs_lib.classes import DATASETS, N_FOLDS, base_classes, novel_classes
 from llafs_lib.data.folds import DataSet, data_root, open_dataset
 from llafs_lib.data.splits import MIN_PIXELS, Split, SupportReader
 from llafs_lib.errors import LlafsError
-from llafs_lib.evaluation.metrics import miou
-from llafs_lib.evaluation.study import Arm, Curve, Question, Result, answer, relations_of, report, with_oracle
+from llafs_lib.evaluation.arms import Arm
+from llafs_lib.evaluation.metrics import ConfusionCounts, Curve, miou
+from llafs_lib.evaluation.runner import BankPrototypes, Panel, Question, counts_of, cut_scores, evaluate
+from llafs_lib.evaluation.statistics import Bootstrap
+from llafs_lib.evaluation.tables import interval
 from llafs_lib.language.asking import Asker
 from llafs_lib.language.relations import shuffled
+from llafs_lib.progress import track
+from llafs_lib.records import Episode, RelatedClass, RelatedClasses
 from llafs_lib.retrieval.bank import SupportBank, build_bank
 from llafs_lib.retrieval.policies import POLICIES, RELATIONS
 from llafs_lib.vision.backbone import load_backbone
+from llafs_lib.vision.features import query_embedding
 from llafs_lib.vision.prototype import PrototypeSegmenter
 
 SHOTS = (1, 5, 20)
+MODEL = "prototype"
+Counts = Mapping[Arm, Sequence[ConfusionCounts]]
 
 
 def main() -> None:
@@ -58,17 +67,18 @@ def main() -> None:
         curves = study.ask(options.queries, options.limit)
     except LlafsError as error:
         sys.exit(f"policies: {error}")
-    results, bootstrap = report(curves)
-    unlabelled = study.unlabelled_share()
-    everything = miou([c.at(0) for c in next(iter(curves.values())) if c.image_id % 2])
-    print(f"\n{study.described}\n{len(next(iter(results.values())).counts)} queries reported; ", end="")
+    counts, thresholds = cut_scores(curves)
+    first = next(iter(counts))
+    bootstrap, unlabelled = Bootstrap(counts[first]), study.unlabelled_share()
+    everything = miou([c.at(0) for c in curves[first] if c.image_id % 2])
+    print(f"\n{study.described}\n{len(counts[first])} queries reported; ", end="")
     print(f"marking the whole image: {everything:.1f}; ", end="")
     print(f"{unlabelled:.0%} of the chosen five supports show the class asked for unlabelled\n")
-    print_policies(results, bootstrap)
-    print_ideas(results, bootstrap)
-    print_augmented(results, bootstrap)
+    print_policies(counts, bootstrap)
+    print_ideas(counts, bootstrap)
+    print_augmented(counts, bootstrap)
     if options.out:
-        write_counts(options.out, results)
+        write_counts(options.out, counts, thresholds)
 
 
 class Study:
@@ -77,7 +87,7 @@ class Study:
     def __init__(self, dataset: DataSet, backbone: str, size: int):
         self.dataset = dataset
         net = load_backbone(backbone, data_root() / "weights")
-        self.segmenter = PrototypeSegmenter(net, size, threshold=0.5)
+        self.segmenter = PrototypeSegmenter(net, size, threshold=0.5, plain=True, sharpness=8.0)
         self.asked: list[Question] = []
         self.described = f"{dataset.name}, {backbone}, {size} px"
         self._split_of = {i: split for split in (dataset.train, dataset.val) for i in split.image_ids}
@@ -86,15 +96,18 @@ class Study:
                 f"the images of {dataset.name} share ids between its splits: a query could not be told apart."
             )
 
-    def ask(self, which: str, limit: int) -> dict[str, list[Curve]]:
+    def ask(self, which: str, limit: int) -> dict[Arm, list[Curve]]:
         """Ask every arm every question."""
         with tempfile.TemporaryDirectory() as folder:
             bank = self.bank(Path(folder) / "support_bank")
             bank = bank.only(bank.classes)  # into memory
-        questions = sorted(self.questions(bank, which), key=lambda q: q.image_id)
+        questions = sorted(self.questions(bank, which), key=lambda q: q.episode.query_id)  # each image described once
         questions = questions[:: max(len(questions) // limit, 1)][:limit] if limit else questions
-        self.asked = questions = with_oracle(questions, self.describe, self.share)
-        return answer({**policy_arms(), **idea_arms(), **augmented_arms()}, questions, self.describe, self.truth)
+        self.asked = self.with_oracle(questions)
+        models = {MODEL: BankPrototypes(self.segmenter, [bank], as_scores=True)}
+        models |= {name: Idea(self.segmenter, bank, change) for name, change in IDEAS.items()}
+        arms = [*policy_arms(), *(Drawn(name, "llm", "all") for name in IDEAS), *augmented_arms(MODEL)]
+        return counts_of(evaluate(self.asked, Panel(models, arms, embed=self.embed), self.read_query))
 
     def bank(self, path: Path) -> SupportBank:
         """Every training pair of every class: each fold takes what is base in it."""
@@ -103,7 +116,7 @@ class Study:
         read = SupportReader(train)
         made_from = {"dataset": self.dataset.name, "fingerprint": self.dataset.fingerprint}
         return build_bank(
-            path, images, train.classes, lambda i: read.with_masks(i, images[i]), self.describe_image, made_from
+            path, images, train.classes, lambda i: read.with_masks(i, images[i]), self.describe, made_from
         )
 
     def questions(self, bank: SupportBank, which: str) -> list[Question]:
@@ -117,41 +130,73 @@ class Study:
         for fold in range(N_FOLDS):
             novel, base = novel_classes(name, fold), base_classes(name, fold)
             known = {c: llm[c].restrict_to(base) for c in novel}
-            relations = relations_of(novel, known, base, shuffled(known))
-            base_bank = bank.only(base)
+            dealt, base_bank = shuffled(known), bank.only(base)
             for c in novel:
-                own, unlabelled = bank.only((c,)), frozenset(_showing(self.dataset.train, c))
+                own, unlabelled = bank.image_ids[bank.rows_of(c)], frozenset(_showing(self.dataset.train, c))
                 for split in splits:
-                    ids = split.images_by_class()[c]
-                    found += [Question(c, i, base_bank, relations[c], own, unlabelled) for i in ids]
+                    episodes = [Episode(c, i, tuple(own.tolist())) for i in split.images_by_class()[c]]
+                    found += [Question(e, base_bank, known[c], {"shuffled": dealt[c]}, unlabelled) for e in episodes]
+        return found
+
+    def with_oracle(self, questions: Sequence[Question]) -> list[Question]:
+        """Add the relation "oracle": the one base class whose supports do best on the class's *other* queries.
+
+        How well supports do is judged on the coarse feature grid at one threshold: it only has to rank classes. A class
+        with a single query has no oracle, so its relation is empty.
+        """
+        ious = []  # of each question, [base classes]
+        for q in track(questions, "oracle", "query"):
+            image, truth, _ = self.read_query(q.episode)
+            features = self.describe(image).cpu()  # [C, h, w]
+            share = torch.nn.functional.adaptive_avg_pool2d(torch.from_numpy(truth).float()[None], features.shape[1:])
+            covered = share.flatten().numpy() > 0.5  # [1, h, w] → [hw]
+            directions = [_difference(q.bank, q.bank.rows_of(c), q.episode.query_id) for c in q.bank.classes]
+            marked = np.stack([_unit(d @ features.flatten(1).numpy()) for d in directions]) > 0.65  # [classes, hw]
+            ious.append((marked & covered).sum(1) / np.maximum((marked | covered).sum(1), 1))
+        of_class: dict[str, list[int]] = {}
+        for n, q in enumerate(questions):
+            of_class.setdefault(q.episode.class_name, []).append(n)
+        found = []
+        for n, q in enumerate(questions):
+            name = q.episode.class_name
+            others = [ious[m] for m in of_class[name] if m != n]
+            ranked = (RelatedClass(q.bank.classes[int(np.mean(others, axis=0).argmax())], 1.0),) if others else ()
+            oracle = RelatedClasses(name, ranked, "oracle", "the best base class on the class's other queries")
+            found.append(replace(q, others={**q.others, "oracle": oracle}))
         return found
 
     def unlabelled_share(self) -> float:
         """The share of the five supports chosen by `llm` whose image shows the class asked for without a mask."""
-        tainted = []
+        arm, tainted = Drawn(MODEL, "llm", 5), []
         for q in self.asked:
-            bank, chosen = Arm("llm", 5).choose(q, np.zeros(q.base.foreground.shape[1], np.float32))
-            tainted += [int(i) in q.unlabelled for i in bank.image_ids[chosen.rows]]
+            chosen = arm.choose(q.bank, q.request(np.zeros(q.bank.foreground.shape[1], np.float32)))
+            tainted += [c.image_id in q.exclude for c in chosen]
         return float(np.mean(tainted))
 
-    def describe(self, image_id: int) -> torch.Tensor:
+    def describe(self, image: np.ndarray) -> torch.Tensor:
         """Unit features [C, h, w] of an image."""
-        return self.describe_image(self._split_of[image_id].image(image_id))
-
-    def describe_image(self, image: np.ndarray) -> torch.Tensor:
         with torch.inference_mode():
             return self.segmenter.describe(image).float()
 
-    def truth(self, image_id: int, class_name: str) -> tuple[np.ndarray, np.ndarray]:
-        """(mask, void), each [H, W] bool."""
-        split = self._split_of[image_id]
-        return split.mask(image_id, class_name), split.void(image_id)
+    def embed(self, image: np.ndarray) -> np.ndarray:
+        """The direction of an image's mean feature, [C]."""
+        return query_embedding(self.describe(image))
 
-    def share(self, image_id: int, class_name: str) -> np.ndarray:
-        """[h, w]: which share of each place the truth covers."""
-        grid = self.describe(image_id).shape[-2:]
-        mask = torch.from_numpy(self.truth(image_id, class_name)[0]).float()
-        return torch.nn.functional.adaptive_avg_pool2d(mask[None], grid)[0].numpy()
+    def read_query(self, episode: Episode) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """(image [H, W, 3], truth [H, W] bool, void [H, W] bool)."""
+        image = episode.query_id
+        split = self._split_of[image]
+        return split.image(image), split.mask(image, episode.class_name), split.void(image)
+
+
+def _difference(bank: SupportBank, rows: np.ndarray, query_id: int) -> np.ndarray:
+    rows = rows[bank.image_ids[rows] != query_id]
+    inside, outside = bank.prototypes(rows, np.ones(len(rows)), plain=True)
+    return inside - outside
+
+
+def _unit(scores: np.ndarray) -> np.ndarray:
+    return (scores - scores.min()) / max(np.ptp(scores), 1e-9)
 
 
 def _classes_of(split: Split) -> dict[int, tuple[str, ...]]:
@@ -168,69 +213,69 @@ def _showing(split: Split, class_name: str) -> list[int]:
 # --- arms ------------------------------------------------------------------------------------------------------------
 
 
-def policy_arms() -> dict[str, Arm]:
-    """Every policy with every number of supports; `clean` and the null test for some."""
-    arms = {f"{p} {k}": Arm(p, k) for p in POLICIES if p != "all" for k in SHOTS}
-    arms |= {f"{p} all": Arm(p, "all") for p in ("all", "true", *RELATIONS, "visual", "hybrid")}
-    arms |= {f"random {k}, other draw": Arm("random", k, seed=1) for k in SHOTS}
-    return arms | {f"{p} {k}, clean": Arm(p, k, clean=True) for p in ("llm", "random") for k in (5,)} | {
-        "llm all, clean": Arm("llm", "all", clean=True), "all all, clean": Arm("all", "all", clean=True)
-    }  # fmt: skip
+def policy_arms() -> list[Arm]:
+    """Every policy with every number of supports; the null test and `clean` for some."""
+    arms = [Drawn(MODEL, policy, k) for policy in POLICIES if policy != "all" for k in SHOTS]
+    arms += [Drawn(MODEL, policy, "all") for policy in ("all", "true", *RELATIONS, "visual", "hybrid")]
+    arms += [Drawn(MODEL, "random", k, draw=1) for k in SHOTS]
+    clean = (("llm", 5), ("random", 5), ("llm", "all"), ("all", "all"))
+    return arms + [Drawn(MODEL, policy, k, clean=True) for policy, k in clean]
 
 
 # --- tables ----------------------------------------------------------------------------------------------------------
 
 
-def _interval(low_high: Sequence[float], sign: bool = False) -> str:
-    form = "+.1f" if sign else ".1f"
-    return "[" + ", ".join(format(x, form) for x in low_high) + "]"
+def _cell(counts: Counts, arm: Arm, bootstrap: Bootstrap) -> str:
+    return f"{miou(counts[arm]):.1f} {interval(bootstrap.interval(counts[arm]))}" if arm in counts else ""
 
 
-def _difference(results: Mapping[str, Result], a: str, b: str, bootstrap) -> str:
-    paired = bootstrap.paired_interval(results[a].counts, results[b].counts)
-    return f"{results[a].miou - results[b].miou:+.1f} {_interval(paired, True)}"
+def _difference_of(counts: Counts, a: Arm, b: Arm, bootstrap: Bootstrap) -> str:
+    paired = bootstrap.paired_interval(counts[a], counts[b])
+    return f"{miou(counts[a]) - miou(counts[b]):+.1f} {interval(paired, '+.1f')}"
 
 
-def print_policies(results: Mapping[str, Result], bootstrap) -> None:
+def print_policies(counts: Counts, bootstrap: Bootstrap) -> None:
     """mIoU by policy and number of supports, then the differences that matter."""
-    columns = [*map(str, SHOTS), "all"]
-    print("| policy | " + " | ".join(f"K = {k}" for k in columns) + " |\n|---|" + "---|" * len(columns))
+    numbers = (*SHOTS, "all")
+    print("| policy | " + " | ".join(f"K = {k}" for k in numbers) + " |\n|---|" + "---|" * len(numbers))
     for policy in POLICIES:
-        cells = [results.get(f"{policy} {k}") for k in columns]
-        print(f"| {policy} | " + " | ".join(f"{r.miou:.1f} {_interval(r.interval)}" if r else "" for r in cells) + " |")
-    pairs = [(f"{p} {k}", f"random {k}") for p in POLICIES if p not in ("random", "all") for k in SHOTS]
-    pairs += [(f"{p} all", "all all") for p in ("true", *RELATIONS, "visual", "hybrid")]
-    pairs += [(f"random {k}, other draw", f"random {k}") for k in SHOTS]
-    pairs += [("llm all", "llm 5"), ("llm 5", "text 5"), ("llm all", "text all"), ("llm 5, clean", "random 5, clean")]
-    pairs += [("llm all, clean", "all all, clean"), ("llm 5, clean", "llm 5"), ("llm all, clean", "llm all")]
+        cells = [_cell(counts, Drawn(MODEL, policy, k), bootstrap) for k in numbers]
+        print(f"| {policy} | " + " | ".join(cells) + " |")
+    llm, random = ({k: Drawn(MODEL, policy, k) for k in numbers} for policy in ("llm", "random"))
+    text, every = {k: Drawn(MODEL, "text", k) for k in numbers}, Drawn(MODEL, "all", "all")
+    clean_llm, clean_random = ({k: replace(arm, clean=True) for k, arm in arms.items()} for arms in (llm, random))
+    pairs = [(Drawn(MODEL, p, k), random[k]) for p in POLICIES if p not in ("random", "all") for k in SHOTS]
+    pairs += [(Drawn(MODEL, p, "all"), every) for p in ("true", *RELATIONS, "visual", "hybrid")]
+    pairs += [(replace(random[k], draw=1), random[k]) for k in SHOTS]
+    pairs += [(llm["all"], llm[5]), (llm[5], text[5]), (llm["all"], text["all"]), (clean_llm[5], clean_random[5])]
+    pairs += [(clean_llm["all"], replace(every, clean=True)), *((clean_llm[k], llm[k]) for k in (5, "all"))]
     print("\n| paired difference | mIoU |\n|---|---|")
     for a, b in pairs:
-        print(f"| {a} − {b} | {_difference(results, a, b, bootstrap)} |")
+        print(f"| {a.supports} − {b.supports} | {_difference_of(counts, a, b, bootstrap)} |")
 
 
-def print_ideas(results: Mapping[str, Result], bootstrap) -> None:
+def print_ideas(counts: Counts, bootstrap: Bootstrap) -> None:
     """One idea a row, with its difference to what is kept."""
-    kept = "plain foreground, diffusion 8 (kept)"
     print("\n| llm, all supports | mIoU | − kept |\n|---|---|---|")
-    for name in idea_arms():
-        r = results[name]
-        print(f"| {name} | {r.miou:.1f} {_interval(r.interval)} | {_difference(results, name, kept, bootstrap)} |")
+    for idea in IDEAS:
+        arm, kept = Drawn(idea, "llm", "all"), Drawn(KEPT, "llm", "all")
+        print(f"| {idea} | {_cell(counts, arm, bootstrap)} | {_difference_of(counts, arm, kept, bootstrap)} |")
 
 
-def print_augmented(results: Mapping[str, Result], bootstrap) -> None:
+def print_augmented(counts: Counts, bootstrap: Bootstrap) -> None:
     """True supports and base supports together, with the difference to the true ones alone."""
     print("\n| true supports and … | mIoU | − true alone |\n|---|---|---|")
-    for name, arm in augmented_arms().items():
-        r = results[name]
-        print(f"| {name} | {r.miou:.1f} | {_difference(results, name, f'true {arm.k}', bootstrap)} |")
+    for arm in augmented_arms(MODEL):
+        alone = Drawn(MODEL, "true", arm.k)
+        print(f"| {arm.supports} | {miou(counts[arm]):.1f} | {_difference_of(counts, arm, alone, bootstrap)} |")
 
 
-def write_counts(path: Path, results: Mapping[str, Result]) -> None:
+def write_counts(path: Path, counts: Counts, thresholds: Mapping[Arm, float]) -> None:
     """One JSON line per arm and query, so that anything can be analysed again."""
     with path.open("w", encoding="utf-8") as file:
-        for name, result in results.items():
-            for c in result.counts:
-                file.write(json.dumps({"arm": name, "threshold": result.threshold, **vars(c)}) + "\n")
+        for arm, found in counts.items():
+            for c in found:
+                file.write(json.dumps({"arm": arm.name, "threshold": thresholds[arm], **vars(c)}) + "\n")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ Each function returns a matplotlib figure. Its colours can be told apart by the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -13,9 +13,9 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from llafs_lib.evaluation.claims import models_of
+from llafs_lib.evaluation.arms import FLOORS, Arm, models_of
 from llafs_lib.evaluation.runner import Asked
-from llafs_lib.evaluation.tables import FEW, FLOORS, label, split_name
+from llafs_lib.evaluation.tables import FEW, arms_in, pairs_in
 from llafs_lib.records import Prediction, RelatedClasses, Support
 from llafs_lib.vision.training import History
 
@@ -23,7 +23,7 @@ plt.rcParams["figure.dpi"] = 80  # a notebook with its figures stays well below 
 
 # Okabe and Ito's palette
 TRUTH, SUPPORT, PREDICTION, NEUTRAL = "#009E73", "#E69F00", "#0072B2", "#999999"
-ARM_COLOURS = {"everything": NEUTRAL, "centre": NEUTRAL, "random": "#E69F00", "llm": "#0072B2", "true": "#009E73"}
+ARM_COLOURS = {"everything": NEUTRAL, "centre prior": NEUTRAL, "random": "#E69F00", "llm": "#0072B2", "true": "#009E73"}
 ARM_COLOURS |= {"shuffled": "#CC79A7", "all": "#56B4E9"}
 
 
@@ -194,50 +194,51 @@ def contact_sheet(images: Sequence[np.ndarray], predictions: Sequence[Prediction
 
 def arm_intervals(results: Mapping[str, Any]) -> Figure:
     """mIoU of every arm with its interval, one panel for each model; the floors that need no model as dashed lines."""
-    models = models_of(results)
-    names = {m: [n for n in results["arms"] if split_name(n)[0] == m] for m in models}
-    figure, axes = plt.subplots(
-        len(models), 1, figsize=(8, sum(0.3 * len(n) + 0.9 for n in names.values())), sharex=True, squeeze=False,
-        height_ratios=[len(n) + 2 for n in names.values()],
-    )  # fmt: skip
-    for ax, model in zip(axes.flat, models, strict=True):
-        arms = [results["arms"][n] for n in names[model]]
-        labels = [split_name(n)[1] for n in names[model]]
-        _forest(ax, [label(a) for a in labels], [a["miou"] for a in arms], [a["ci95"] for a in arms],
-                [_colour(a) for a in labels])  # fmt: skip
-        for floor in (n for n in results["arms"] if n in FLOORS):
-            ax.axvline(results["arms"][floor]["miou"], color=NEUTRAL, linestyle="--", linewidth=1)
+    arms = arms_in(results)
+    rows = {m: [a for a in arms if a.model == m] for m in models_of(arms)}
+    floors = [floor for floor in FLOORS if floor in arms]
+    figure, axes = _panels({m: len(own) for m, own in rows.items()})
+    for ax, (model, own) in zip(axes, rows.items(), strict=True):
+        found = [arms[a] for a in own]
+        _forest(ax, [a.label for a in own], [f["miou"] for f in found], [f["ci95"] for f in found], map(_colour, own))
+        for floor in floors:
+            ax.axvline(arms[floor]["miou"], color=NEUTRAL, linestyle="--", linewidth=1)
         ax.set(title=model, xlim=(0, None))
-    axes.flat[-1].set_xlabel("mIoU, novel classes (%); dashed: " + ", ".join(n for n in results["arms"] if n in FLOORS))
+    axes[-1].set_xlabel("mIoU, novel classes (%); dashed: " + ", ".join(floor.name for floor in floors))
     return finish(figure)
 
 
 def differences(results: Mapping[str, Any]) -> Figure:
     """Paired differences with their intervals, one panel for each model; grey: two random draws, the null test."""
-    models = models_of(results)
-    pairs = {m: [p for p in results["paired"].values() if split_name(p["a"])[0] == m] for m in models}
-    models = [m for m in models if pairs[m]]
-    figure, axes = plt.subplots(
-        len(models), 1, figsize=(8, sum(0.3 * len(pairs[m]) + 0.9 for m in models)), sharex=True, squeeze=False,
-        height_ratios=[len(pairs[m]) + 2 for m in models],
-    )  # fmt: skip
-    for ax, model in zip(axes.flat, models, strict=True):
-        shown = pairs[model]
-        labels = [f"{split_name(p['a'])[1]} − {split_name(p['b'])[1]}" for p in shown]
-        colours = [NEUTRAL if "other draw" in name else PREDICTION for name in labels]
-        _forest(ax, labels, [p["diff"] for p in shown], [p["ci95"] for p in shown], colours)
+    pairs = pairs_in(results)
+    rows = {m: [(a, b) for a, b in pairs if a.model == m] for m in models_of(a for a, _ in pairs)}
+    figure, axes = _panels({m: len(own) for m, own in rows.items()})
+    for ax, (model, own) in zip(axes, rows.items(), strict=True):
+        found = [pairs[pair] for pair in own]
+        labels = [f"{a.supports} − {b.supports}" for a, b in own]
+        colours = [NEUTRAL if a.draw else PREDICTION for a, _ in own]
+        _forest(ax, labels, [f["diff"] for f in found], [f["ci95"] for f in found], colours)
         ax.axvline(0, color="black", linewidth=0.8)
         ax.set(title=model)
-    axes.flat[-1].set_xlabel("paired difference of mIoU (points), 95% interval")
+    axes[-1].set_xlabel("paired difference of mIoU (points), 95% interval")
     return finish(figure)
 
 
-def _colour(arm: str) -> str:
-    return ARM_COLOURS.get("true" if "+" not in arm and arm.startswith("true") else arm.split(" ")[0], PREDICTION)
+def _panels(rows: Mapping[str, int]) -> tuple[Figure, Sequence[Axes]]:
+    """One panel above the other for each model, as high as its number of rows needs."""
+    figure, axes = plt.subplots(
+        len(rows), 1, figsize=(8, sum(0.3 * n + 0.9 for n in rows.values())), sharex=True, squeeze=False,
+        height_ratios=[n + 2 for n in rows.values()],
+    )  # fmt: skip
+    return figure, axes[:, 0]
+
+
+def _colour(arm: Arm) -> str:
+    return ARM_COLOURS.get(arm.policy, PREDICTION)
 
 
 def _forest(
-    ax: Axes, labels: Sequence[str], values: Sequence[float], spans: Sequence[Sequence[float]], colours: Sequence[str]
+    ax: Axes, labels: Sequence[str], values: Sequence[float], spans: Sequence[Sequence[float]], colours: Iterable[str]
 ) -> None:
     for y, (value, (low, high), colour) in enumerate(zip(values, spans, colours, strict=True)):
         ax.plot([low, high], [y, y], color=colour, linewidth=3, alpha=0.6)
@@ -247,45 +248,43 @@ def _forest(
     ax.spines[["top", "right"]].set_visible(False)
 
 
-def per_class(results: Mapping[str, Any], names: Sequence[str]) -> Figure:
+def per_class(results: Mapping[str, Any], arms: Sequence[Arm]) -> Figure:
     """IoU of each novel class under some arms, its number of queries behind its name; fewer than 8 are greyed."""
-    first = results["arms"][names[0]]
+    found = arms_in(results)
+    first = found[arms[0]]
     classes = sorted(first["per_class"], key=lambda c: -first["per_class"][c])
     asked = first["queries_of"]
-    figure, ax = plt.subplots(figsize=(7, 0.11 * (len(names) + 1) * len(classes) + 1.2))
-    height = 0.8 / len(names)
-    for i, name in enumerate(names):
+    figure, ax = plt.subplots(figsize=(7, 0.11 * (len(arms) + 1) * len(classes) + 1.2))
+    height = 0.8 / len(arms)
+    for i, arm in enumerate(arms):
         for y, c in enumerate(classes):
             faint = 0.25 if asked[c] < FEW else 1.0
-            where = y + (i - (len(names) - 1) / 2) * height
-            ax.barh(
-                where, results["arms"][name]["per_class"][c], height, color=_colour(split_name(name)[1]), alpha=faint
-            )
+            where = y + (i - (len(arms) - 1) / 2) * height
+            ax.barh(where, found[arm]["per_class"][c], height, color=_colour(arm), alpha=faint)
     ax.set_yticks(range(len(classes)), [f"{c} ({asked[c]})" for c in classes], fontsize=8)
     for tick, c in zip(ax.get_yticklabels(), classes, strict=True):
         tick.set_color(NEUTRAL if asked[c] < FEW else "black")
     ax.set_ylim(len(classes) - 0.5, -0.5)
     ax.set_xlabel(f"IoU (%); in brackets: queries, grey: fewer than {FEW}")
-    handles = [plt.Rectangle((0, 0), 1, 1, color=_colour(split_name(n)[1])) for n in names]
+    handles = [plt.Rectangle((0, 0), 1, 1, color=_colour(arm)) for arm in arms]
+    names = [arm.name for arm in arms]
     ax.legend(handles, names, frameon=False, fontsize=8, ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
     ax.spines[["top", "right"]].set_visible(False)
     return finish(figure)
 
 
-def iou_by_area(asked: Sequence[Asked], names: Sequence[str], bins: int = 5) -> Figure:
+def iou_by_area(asked: Sequence[Asked], arms: Sequence[Arm], bins: int = 5) -> Figure:
     """Mean IoU of single queries by the share of the image that the object covers, in equally filled bins."""
     areas = np.array([a.area for a in asked])
     parts = np.array_split(np.argsort(areas, kind="stable"), min(bins, len(areas)))
     figure, ax = plt.subplots(figsize=(6, 3))
-    for name in names:
-        ious = np.array([a.answers[name].iou for a in asked])
+    for arm in arms:
+        ious = np.array([a.answers[arm].iou for a in asked])
         means = [ious[p].mean() for p in parts]
         errors = [ious[p].std() / max(len(p), 1) ** 0.5 for p in parts]
         x = [100 * float(np.median(areas[p])) for p in parts]
-        style = "--" if name in FLOORS else "-"
-        ax.errorbar(
-            x, means, errors, marker="o", capsize=2, label=name, linestyle=style, color=_colour(split_name(name)[1])
-        )
+        style = "--" if arm in FLOORS else "-"
+        ax.errorbar(x, means, errors, marker="o", capsize=2, label=arm.name, linestyle=style, color=_colour(arm))
     ax.set_xscale("log")
     ax.set(xlabel="object, share of the image (%, median of the bin)", ylabel="IoU (%, mean ± s.e.)", ylim=(0, None))
     ax.legend(frameon=False, fontsize=8)

@@ -1,7 +1,8 @@
-"""Intersection over union, as the field counts it (spec §3.8). All figures are in percent points.
+"""Intersection over union, as the field counts it (spec §3.8). All figures are in percent.
 
-No metric here looks at borders, and none has a size of its own: `count` compares masks at the size they come in,
-`squashed` brings one to the square at which HSNet's figures are counted.
+No metric here looks at borders, and none has a size of its own: `count` compares masks at the size they come in, and
+`squashed` brings a mask to the square at which HSNet's figures are counted. `curve` counts a score map at every
+threshold at once, so that a threshold can be chosen afterwards.
 """
 
 from __future__ import annotations
@@ -11,12 +12,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from llafs_lib.errors import LlafsError
+
+STEPS = 100  # a curve has the thresholds 0, 1 / STEPS, … 1
+
 
 @dataclass(frozen=True)
 class ConfusionCounts:
-    """Pixels of one prediction against one truth: all that any metric here needs.
+    """The pixels that one prediction and one truth share: all that any metric here needs.
 
-    `inter` and `union` are those of the foreground; `inter_bg` and `union_bg` those of the background.
+    `inter` and `union` count the foreground, `inter_bg` and `union_bg` the background.
     """
 
     class_name: str
@@ -42,12 +47,9 @@ def count(
     """Compare two masks [H, W] bool; the pixels of `void` [H, W] bool are not looked at (spec §3.8).
 
     Raises:
-        ValueError: their sizes differ, or every pixel is void.
+        LlafsError: their sizes differ, or every pixel is void.
     """
-    if void is not None and void.all():
-        raise ValueError(f"every pixel of query {image_id} is void: there is nothing to score")
-    if prediction.shape != truth.shape:
-        raise ValueError(f"prediction {prediction.shape} and truth {truth.shape} must have the same size")
+    _check(prediction, truth, void, image_id)
     pixels = truth.size
     if void is not None and void.any():
         prediction, truth, pixels = prediction & ~void, truth & ~void, pixels - int(np.count_nonzero(void))
@@ -55,12 +57,60 @@ def count(
     return ConfusionCounts(class_name, image_id, inter, union, pixels - union, pixels - inter)
 
 
+def _check(answer: np.ndarray, truth: np.ndarray, void: np.ndarray | None, image_id: int) -> None:
+    if void is not None and void.all():
+        raise LlafsError(f"every pixel of query {image_id} is void, so there is nothing to score: leave the query out.")
+    if answer.shape != truth.shape:
+        raise LlafsError(
+            f"query {image_id}: the answer is {answer.shape}, the truth {truth.shape}. Bring them to the same size."
+        )
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One score map's counts at every threshold: `inter` and `union` [STEPS + 1], of `pixels` that are not void."""
+
+    class_name: str
+    image_id: int
+    inter: np.ndarray
+    union: np.ndarray
+    pixels: int
+
+    def at(self, threshold: float) -> ConfusionCounts:
+        """The counts of the mask `scores >= threshold`, for a threshold in [0, 1] that is a multiple of 1 / STEPS."""
+        step = round(threshold * STEPS)
+        inter, union = int(self.inter[step]), int(self.union[step])
+        return ConfusionCounts(self.class_name, self.image_id, inter, union, self.pixels - union, self.pixels - inter)
+
+
+def curve(
+    scores: np.ndarray, truth: np.ndarray, class_name: str = "", image_id: int = 0, void: np.ndarray | None = None
+) -> Curve:
+    """Compare a score map [H, W] in [0, 1] with a mask [H, W] bool at every threshold.
+
+    Raises:
+        LlafsError: their sizes differ, or every pixel is void.
+    """
+    _check(scores, truth, void, image_id)
+    if void is None:
+        void = np.zeros_like(truth)
+    level = (scores[~void] * STEPS).astype(np.int64)  # the highest threshold that each pixel reaches
+    hit = level[truth[~void]]
+    marked, inter = (np.bincount(x, minlength=STEPS + 1)[::-1].cumsum()[::-1] for x in (level, hit))  # [STEPS + 1]
+    return Curve(class_name, image_id, inter, marked + len(hit) - inter, len(level))
+
+
+def best_threshold(curves: Sequence[Curve]) -> float:
+    """The threshold in [0, 1] with the highest mIoU, the lowest of several that are equally good."""
+    return int(np.argmax([miou([c.at(step / STEPS) for c in curves]) for step in range(STEPS + 1)])) / STEPS
+
+
 def squashed(mask: np.ndarray, side: int = 400) -> np.ndarray:
-    """A mask [H, W] bool on a square of `side` px, [side, side], each place taking the nearest pixel.
+    """A mask [H, W] bool on a square of `side` px, [side, side]: each place takes the nearest pixel.
 
     HSNet squashes every image to 400 × 400 and scores there. Long objects count differently in a squashed image, so
-    figures of the two sizes do not compare. (HSNet resizes logits where this resizes the mask: borders may differ by a
-    pixel.)
+    the figures of the two sizes cannot be compared. (HSNet resizes logits where this resizes the mask, so borders may
+    differ by a pixel.)
     """
     height, width = mask.shape
     rows, columns = (((np.arange(side) + 0.5) * n / side).astype(int) for n in (height, width))
@@ -70,7 +120,8 @@ def squashed(mask: np.ndarray, side: int = 400) -> np.ndarray:
 def class_ious(counts: Sequence[ConfusionCounts]) -> dict[str, float]:
     """Per class: summed intersections over summed unions, 0 (disjoint) to 100 (equal).
 
-    Large objects weigh more than small ones. Counts of disjoint sets of queries add up: no mean of means is taken.
+    Large objects weigh more than small ones. The counts of disjoint sets of queries add up, and no mean of means is
+    taken.
     """
     sums: dict[str, list[int]] = {}
     for c in counts:
@@ -83,8 +134,8 @@ def class_ious(counts: Sequence[ConfusionCounts]) -> dict[str, float]:
 def miou(counts: Sequence[ConfusionCounts]) -> float:
     """Mean of `class_ious` over the classes that were asked about, 0 to 100.
 
-    Best 100, worst 0. Chance: marking every pixel scores each class's share of its images, marking a random half of
-    them a little less.
+    Best 100, worst 0. By chance: marking every pixel scores each class's share of its images, and marking a random
+    half of them scores a little less.
     """
     return float(np.mean(list(class_ious(counts).values())))
 
@@ -92,8 +143,8 @@ def miou(counts: Sequence[ConfusionCounts]) -> float:
 def fb_iou(counts: Sequence[ConfusionCounts]) -> float:
     """Mean of foreground and background IoU, pooled over all queries and classes, 0 to 100.
 
-    Best 100, worst 0. Chance: marking nothing scores half of the background's share, more than 40 as a rule, and no
-    class can pull it down: a flattering metric.
+    Best 100, worst 0. It flatters: marking nothing scores half of the background's share, which is more than 40 as a
+    rule, and no single class can pull it down.
     """
     foreground = sum(c.inter for c in counts) / max(sum(c.union for c in counts), 1)
     background = sum(c.inter_bg for c in counts) / max(sum(c.union_bg for c in counts), 1)
@@ -109,8 +160,8 @@ def marked_where_absent(counts: Sequence[ConfusionCounts]) -> float:
         counts: of queries about absent classes, against empty truths.
 
     Raises:
-        ValueError: one of them has foreground in common with its truth, so the class was there; or there are none.
+        LlafsError: there are none, or one has foreground in common with its truth, so that its class was there.
     """
     if not counts or any(c.inter for c in counts):
-        raise ValueError("a false-positive rate needs queries about classes that are absent")
+        raise LlafsError("a false-positive rate needs queries about classes that are absent: leave out those present.")
     return 100.0 * float(np.mean([c.union / max(c.union + c.inter_bg, 1) for c in counts]))

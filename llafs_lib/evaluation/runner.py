@@ -1,48 +1,193 @@
-"""Ask every arm the same questions: what arms share is computed once, and each query leaves one line in a log.
+"""Ask every arm the same questions. What arms share is computed once, and each query leaves one line in a log.
 
 The log makes long work survive a kill: what it holds is not computed again. It is also the raw result: every table can
 be made again from it, without a model.
 
-    {"key": …}                                                      what decides the answers
+    {"key": …, "arms": {"HSNet: llm 5": {"model": "HSNet", "policy": "llm", "k": 5, …}, …}}
     {"class_name": "giraffe", "image_id": 7, "pixels": …, "truth": …, "answers": {…}, "at_400": {…}, "supports": {…}}
 
-`answers` holds [inter, union, inter_bg, union_bg] by arm at the image's own size, `at_400` the same squashed to
-400 × 400, `supports` which [image id, class, weight] an arm showed (how many, if it showed more than 20).
+`key` is what decides the answers. `answers` holds [inter, union, inter_bg, union_bg] by arm at the image's own size and
+`at_400` the same squashed to 400 × 400. `supports` lists which [image id, class, weight] an arm showed, or how many if
+it showed more than 20.
 """
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
+from llafs_lib.artifacts import replacing
 from llafs_lib.errors import LlafsError
 from llafs_lib.evaluation.arms import Arm
-from llafs_lib.evaluation.metrics import ConfusionCounts, count, squashed
-from llafs_lib.evaluation.models import Model
+from llafs_lib.evaluation.metrics import ConfusionCounts, Curve, best_threshold, count, curve, squashed
 from llafs_lib.progress import track
 from llafs_lib.records import Episode, RelatedClasses
 from llafs_lib.retrieval.bank import SupportBank
-from llafs_lib.retrieval.policies import Choice, Request
+from llafs_lib.retrieval.policies import Choice, Request, load_supports
+from llafs_lib.vision.prototype import PrototypeSegmenter, combine
+from llafs_lib.vision.segmenter import Segmenter
 
-Answerer = Callable[[Episode, np.ndarray], np.ndarray]  # (episode, query image [H, W, 3]) → mask [H, W] bool
+Floor = Callable[[Episode, np.ndarray], np.ndarray]  # (episode, query image [H, W, 3]) → mask [H, W] bool
 LISTED = 20  # supports; of more, only the number is logged
+
+
+@dataclass(frozen=True)
+class Question:
+    """An episode, and what may be used to answer it: a bank to choose supports from, and related classes.
+
+    The fields are those of `Request`. Without a bank only `true` supports can be shown.
+    """
+
+    episode: Episode
+    bank: SupportBank | None = field(default=None, repr=False)
+    related: RelatedClasses | None = None
+    others: Mapping[str, RelatedClasses] = field(default_factory=dict)
+    exclude: frozenset[int] = frozenset()
+
+    def request(self, query: np.ndarray) -> Request:
+        """What a policy may look at, given the query image's embedding [C]."""
+        return Request(self.episode, self.related, query, self.others, self.exclude)
+
+
+# --- who is asked -----------------------------------------------------------------------------------------------------
+
+
+class Model(Protocol):
+    """What can be asked. `takes_all` says whether it can be shown every support of a bank at once."""
+
+    takes_all: bool
+
+    def answers(self, question: Question, image: np.ndarray, shown: Sequence[Sequence[Choice]]) -> list[np.ndarray]:
+        """image [H, W, 3] uint8 and sets of supports → an answer for each set.
+
+        An answer is a mask [H, W] bool, or a score map [H, W] in [0, 1] whose threshold is chosen afterwards.
+        """
+        ...
+
+
+class ShownImages:
+    """A segmenter that is shown images with masks: HSNet, RePRI.
+
+    Args:
+        read: (image id, class) → (image [H, W, 3] uint8, mask [H, W] bool).
+    """
+
+    takes_all = False
+
+    def __init__(self, segmenter: Segmenter, read: Callable[[int, str], tuple[np.ndarray, np.ndarray]]):
+        self.segmenter, self.read = segmenter, read
+
+    def answers(self, question: Question, image: np.ndarray, shown: Sequence[Sequence[Choice]]) -> list[np.ndarray]:
+        """The mask for each set. A support that stands in several sets is read once."""
+        seen = {key: self.read(*key) for key in {(c.image_id, c.class_name) for choices in shown for c in choices}}
+        sets = [load_supports(choices, lambda *key: seen[key]) for choices in shown]
+        return [found.mask for found in self.segmenter.segment_each(image, sets, question.episode.class_name)]
+
+
+class BankPrototypes:
+    """Prototypes made of rows of support banks: any number of supports, none of whose images is read again.
+
+    Args:
+        segmenter: says how prototypes are used.
+        banks: where the rows are looked for: the base classes', and the novel classes' own for true supports. They must
+            have been described by the segmenter's features.
+        as_scores: answer with score maps, not with masks cut at the segmenter's threshold.
+    """
+
+    takes_all = True
+
+    def __init__(self, segmenter: PrototypeSegmenter, banks: Sequence[SupportBank], as_scores: bool = False):
+        self.segmenter, self.banks, self.as_scores = segmenter, banks, as_scores
+        self._row = {  # (image id, class) → (bank, row)
+            (int(i), bank.class_of(row)): (bank, row) for bank in banks for row, i in enumerate(bank.image_ids)
+        }
+
+    def answers(self, question: Question, image: np.ndarray, shown: Sequence[Sequence[Choice]]) -> list[np.ndarray]:
+        """The mask or the score map for each set."""
+        name = question.episode.class_name
+        found = [self.segmenter.mark(image, *self.prototypes(choices), name) for choices in shown]
+        return [f.probability if self.as_scores else f.mask for f in found]
+
+    def prototypes(self, choices: Sequence[Choice]) -> tuple[np.ndarray, np.ndarray]:
+        """Foreground and background prototype, each [C], of some supports with their weights."""
+        found = [self._row[c.image_id, c.class_name] for c in choices]
+        weights, parts = [], []
+        for bank in self.banks:
+            rows = np.array([row for b, row in found if b is bank], int)
+            weights += [c.weight for c, (b, _) in zip(choices, found, strict=True) if b is bank]
+            parts.append([bank.foreground[rows], bank.background[rows], bank.area[rows]])
+        joined = map(np.concatenate, zip(*parts, strict=True))  # inside [K, C], outside [K, C], area [K]
+        return combine(*joined, np.array(weights), self.segmenter.plain)
+
+
+def arms_of(models: Mapping[str, Model], arms: Sequence[Arm]) -> list[Arm]:
+    """Each arm with each model; arms with all supports only with models that take any number."""
+    every = [(name, model, arm) for name, model in models.items() for arm in arms]
+    return [replace(arm, model=name) for name, model, arm in every if model.takes_all or arm.k != "all"]
+
+
+@dataclass(frozen=True)
+class Panel:
+    """Who is asked: `arms` of `models`, by the models' names, and `floors`.
+
+    A query is embedded once, supports are chosen once for all models, and what the arms of a model share is computed
+    once (`Segmenter.segment_each`). `embed` maps an image [H, W, 3] to a unit vector [C]; without it only `true`
+    supports can be chosen.
+
+    Raises:
+        LlafsError: an arm's model is not among `models`.
+    """
+
+    models: Mapping[str, Model] = field(default_factory=dict)
+    arms: Sequence[Arm] = ()
+    floors: Mapping[Arm, Floor] = field(default_factory=dict)
+    embed: Callable[[np.ndarray], np.ndarray] | None = None
+
+    def __post_init__(self) -> None:
+        unknown = [arm.name for arm in self.arms if arm.model not in self.models]
+        if unknown:
+            raise LlafsError(f"no model for arm {unknown[0]!r}: the panel's models are {', '.join(self.models)}.")
+
+    def ask(
+        self, question: Question, image: np.ndarray, arms: Sequence[Arm]
+    ) -> Iterator[tuple[Arm, np.ndarray, list[Choice]]]:
+        """(arm, answer [H, W], supports) for each of `arms`, which are some of the panel's."""
+        for arm in (a for a in arms if a in self.floors):
+            yield arm, self.floors[arm](question.episode, image), []
+        of_models = [a for a in arms if a not in self.floors]
+        if not of_models:
+            return
+        request = question.request(np.empty(0) if self.embed is None else self.embed(image))
+        without_model = dict.fromkeys(replace(arm, model="") for arm in of_models)  # chosen once for all models
+        chosen = {arm: arm.choose(question.bank, request) for arm in without_model}
+        for name, model in self.models.items():
+            own = [a for a in of_models if a.model == name]
+            shown = [chosen[replace(arm, model="")] for arm in own]
+            if own:
+                yield from zip(own, model.answers(question, image, shown), shown, strict=True)
+
+
+# --- asking -----------------------------------------------------------------------------------------------------------
 
 
 @dataclass
 class Asked:
-    """One query and all answers to it: arm → counts, at the image's own size and squashed to 400 × 400."""
+    """One query and all answers to it, by arm: at the image's own size, and masks also squashed to 400 × 400.
+
+    `supports` says what was shown, by the name of an arm's supports.
+    """
 
     class_name: str
     image_id: int
     pixels: int  # of the query that are not void
-    truth: int  # of them the class's
-    answers: dict[str, ConfusionCounts] = field(default_factory=dict)
-    at_400: dict[str, ConfusionCounts] = field(default_factory=dict)
+    truth: int  # of these pixels, the class's
+    answers: dict[Arm, ConfusionCounts | Curve] = field(default_factory=dict)
+    at_400: dict[Arm, ConfusionCounts] = field(default_factory=dict)
     supports: dict[str, list | int] = field(default_factory=dict)
 
     @property
@@ -50,146 +195,107 @@ class Asked:
         """The share of the image that the class covers, in [0, 1]."""
         return self.truth / max(self.pixels, 1)
 
+    def add(self, other: Asked) -> None:
+        """Take over the answers of other arms to the same query."""
+        for part in ("answers", "at_400", "supports"):
+            getattr(self, part).update(getattr(other, part))
+
     def line(self) -> str:
         """As the log has it."""
-        counts = {
-            name: {arm: [c.inter, c.union, c.inter_bg, c.union_bg] for arm, c in getattr(self, name).items()}
-            for name in ("answers", "at_400")
-        }
-        facts = {name: getattr(self, name) for name in ("class_name", "image_id", "pixels", "truth")}
-        return json.dumps(facts | counts | {"supports": self.supports}, ensure_ascii=False)
+        entry = {name: getattr(self, name) for name in ("class_name", "image_id", "pixels", "truth")}
+        for name in ("answers", "at_400"):
+            counts = getattr(self, name).items()
+            entry[name] = {arm.name: [c.inter, c.union, c.inter_bg, c.union_bg] for arm, c in counts}
+        return json.dumps(entry | {"supports": self.supports}, ensure_ascii=False)
 
     @classmethod
-    def of(cls, line: str) -> Asked:
-        """The query that a line of the log describes."""
+    def of(cls, line: str, arms: Mapping[str, Arm]) -> Asked:
+        """The query that a line of the log describes; `arms` maps the names in it to their arms."""
         entry = json.loads(line)
         query = entry["class_name"], entry["image_id"]
         for name in ("answers", "at_400"):
-            entry[name] = {arm: ConfusionCounts(*query, *counts) for arm, counts in entry[name].items()}
+            entry[name] = {arms[arm]: ConfusionCounts(*query, *counts) for arm, counts in entry[name].items()}
         return cls(**entry)
 
 
-class Asking:
-    """Several models, each with the supports of every arm: what is asked about one query is asked together.
-
-    The arms are called "HSNet: llm 5". A query is embedded once, supports are chosen once for all models, and what the
-    arms of a model share is computed once (`Segmenter.segment_each`).
-
-    Args:
-        models: by name.
-        arms: by name; those with all supports are only for models that take any number.
-        bank: of base classes, to choose from.
-        related: class → the language model's related classes.
-        others: class → policy → related classes of other kinds (`Request.others`).
-        embed_query: image [H, W, 3] → unit vector [C].
-    """
-
-    def __init__(
-        self,
-        models: Mapping[str, Model],
-        arms: Mapping[str, Arm],
-        bank: SupportBank,
-        related: Mapping[str, RelatedClasses],
-        others: Mapping[str, Mapping[str, RelatedClasses]],
-        embed_query: Callable[[np.ndarray], np.ndarray],
-    ):
-        self.models, self.arms, self.bank = models, arms, bank
-        self.related, self.others, self.embed_query = related, others, embed_query
-        self.names = [f"{model}: {arm}" for model in models for arm in self._of(model)]
-
-    def _of(self, model: str) -> list[str]:
-        return [name for name, arm in self.arms.items() if self.models[model].takes_all or arm.k != "all"]
-
-    def choose(self, episode: Episode, image: np.ndarray, arms: Sequence[str]) -> dict[str, list[Choice]]:
-        """arm → its supports for one query."""
-        name = episode.class_name
-        request = Request(episode, self.related[name], self.embed_query(image), self.others.get(name, {}))
-        return {arm: self.arms[arm].choose(self.bank, request) for arm in arms}
-
-    def __call__(
-        self, episode: Episode, image: np.ndarray, names: Sequence[str]
-    ) -> Iterator[tuple[str, np.ndarray, list[Choice]]]:
-        """(name, mask [H, W] bool, supports) for each of `names`."""
-        wanted = {m: [arm for arm in self._of(m) if f"{m}: {arm}" in names] for m in self.models}
-        chosen = self.choose(episode, image, [arm for arm in self.arms if any(arm in w for w in wanted.values())])
-        for model, arms in wanted.items():
-            masks = self.models[model].masks(image, [chosen[arm] for arm in arms], episode.class_name)
-            for arm, mask in zip(arms, masks, strict=True):
-                yield f"{model}: {arm}", mask, chosen[arm]
-
-
 def evaluate(
-    episodes: Sequence[Episode],
-    arms: Mapping[str, Answerer],
+    questions: Sequence[Question],
+    panel: Panel,
     read_query: Callable[[Episode], tuple[np.ndarray, np.ndarray, np.ndarray]],
-    log: Path,
-    key: str,
-    together: Asking | None = None,
+    log: Path | None = None,
+    key: str = "",
 ) -> list[Asked]:
-    """Ask every arm about every episode; predictions are scored at the query's own size and at 400 × 400.
+    """Ask every arm every question. Masks are scored at the query's own size and at 400 × 400, score maps as curves.
 
     Args:
-        arms: name → arm, each asked alone.
         read_query: episode → (image [H, W, 3] uint8, truth [H, W] bool, void [H, W] bool).
-        log: what it holds of an earlier, interrupted run with the same `key` is kept.
+        log: what it holds of an earlier, interrupted run with the same `key` is kept. None writes none, as is needed
+            where models answer with score maps.
         key: everything that decides the answers (library, models, supports, seeds), as one string.
-        together: models and arms that share work, asked about each query at once.
 
-    Returns: one entry per episode, in their order.
+    Returns: one entry per question, in their order.
 
     Raises:
         LlafsError: a query is asked about twice.
     """
-    if len({(e.class_name, e.query_id) for e in episodes}) < len(episodes):
-        raise LlafsError("a query stands twice among the episodes: ask about each (class, image) pair once.")
-    names = [*arms, *(together.names if together else ())]
-    done = _resume(log, key)
-    with log.open("a", encoding="utf-8") as file:
-        for episode in track(episodes, "evaluating", "query"):
-            query = episode.class_name, episode.query_id
-            missing = [n for n in names if query not in done or n not in done[query].answers]
-            if missing:
-                answered = _ask(episode, missing, arms, together, *read_query(episode))
-                file.write(answered.line() + "\n")
-                file.flush()
-                _merge(done, answered)
-    found = [done[e.class_name, e.query_id] for e in episodes]
+    queries = [(q.episode.class_name, q.episode.query_id) for q in questions]
+    if len(set(queries)) < len(queries):
+        raise LlafsError("a query stands twice among the questions: ask about each (class, image) pair once.")
+    arms = [*panel.floors, *panel.arms]
+    done = _resume(log, key, arms) if log else {}
+    for query, question in zip(queries, track(questions, "evaluating", "query"), strict=True):
+        missing = [arm for arm in arms if query not in done or arm not in done[query].answers]
+        if missing:
+            asked = _ask(question, panel, missing, *read_query(question.episode))
+            if log:
+                with log.open("a", encoding="utf-8") as file:
+                    file.write(asked.line() + "\n")
+            _add(done, asked)
+    found = [done[query] for query in queries]
     for asked in found:  # in the order of the arms, without those of an earlier list
-        asked.answers, asked.at_400 = ({n: counts[n] for n in names} for counts in (asked.answers, asked.at_400))
+        asked.answers = {arm: asked.answers[arm] for arm in arms}
+        asked.at_400 = {arm: asked.at_400[arm] for arm in arms if arm in asked.at_400}
     return found
 
 
 def _ask(
-    episode: Episode,
-    names: Sequence[str],
-    arms: Mapping[str, Answerer],
-    together: Asking | None,
-    image: np.ndarray,
-    truth: np.ndarray,
-    void: np.ndarray,
+    question: Question, panel: Panel, arms: Sequence[Arm], image: np.ndarray, truth: np.ndarray, void: np.ndarray
 ) -> Asked:
-    name, image_id = episode.class_name, episode.query_id
-    asked = Asked(name, image_id, int((~void).sum()), int((truth & ~void).sum()))
+    query = question.episode.class_name, question.episode.query_id
+    asked = Asked(*query, int((~void).sum()), int((truth & ~void).sum()))
     small_truth, small_void = squashed(truth), squashed(void)
-
-    def score(arm: str, mask: np.ndarray) -> None:
-        asked.answers[arm] = count(mask, truth, name, image_id, void)
-        asked.at_400[arm] = count(squashed(mask), small_truth, name, image_id, small_void)
-
-    for arm in (n for n in names if n in arms):
-        score(arm, arms[arm](episode, image))
-    of_models = [n for n in names if n not in arms]
-    for arm, mask, chosen in together(episode, image, of_models) if of_models else ():
-        score(arm, mask)
-        listed = [[c.image_id, c.class_name, round(c.weight, 4)] for c in chosen]
-        asked.supports[arm.split(": ")[1]] = listed if len(listed) <= LISTED else len(listed)
+    for arm, answer, shown in panel.ask(question, image, arms):
+        if answer.dtype == bool:
+            asked.answers[arm] = count(answer, truth, *query, void)
+            asked.at_400[arm] = count(squashed(answer), small_truth, *query, small_void)
+        else:
+            asked.answers[arm] = curve(answer, truth, *query, void)
+        if shown:
+            listed = [[c.image_id, c.class_name, round(c.weight, 4)] for c in shown]
+            asked.supports[arm.supports] = listed if len(listed) <= LISTED else len(listed)
     return asked
 
 
-def counts_of(asked: Sequence[Asked], at_400: bool = False) -> dict[str, list[ConfusionCounts]]:
-    """arm → its counts, in the order of the queries."""
+def counts_of(asked: Sequence[Asked], at_400: bool = False) -> dict[Arm, list]:
+    """Arm → its counts, or its curves where it answered with score maps, in the order of the queries."""
     answers = [a.at_400 if at_400 else a.answers for a in asked]
-    return {name: [counts[name] for counts in answers] for name in answers[0]} if answers else {}
+    return {arm: [counts[arm] for counts in answers] for arm in answers[0]} if answers else {}
+
+
+def cut_scores(curves: Mapping[Arm, Sequence[Curve]]) -> tuple[dict[Arm, list[ConfusionCounts]], dict[Arm, float]]:
+    """Choose each arm's threshold on the queries with an even image id, and count the masks of those with an odd one.
+
+    Returns: the counts of the odd half, and the thresholds in [0, 1].
+    """
+    even = {arm: [c for c in asked if c.image_id % 2 == 0] for arm, asked in curves.items()}
+    thresholds = {arm: best_threshold(tuning) for arm, tuning in even.items()}
+    counts = {arm: [c.at(thresholds[arm]) for c in asked if c.image_id % 2] for arm, asked in curves.items()}
+    return counts, thresholds
+
+
+# --- the log ----------------------------------------------------------------------------------------------------------
+
+Queries = dict[tuple[str, int], Asked]  # by (class, image id)
 
 
 def read_log(log: Path) -> list[Asked]:
@@ -199,36 +305,42 @@ def read_log(log: Path) -> list[Asked]:
         LlafsError: there is none, or it is not such a log.
     """
     try:
-        done: dict[tuple[str, int], Asked] = {}
-        for line in log.read_text(encoding="utf-8").splitlines()[1:]:
-            _merge(done, Asked.of(line))
-        return list(done.values())
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        header, lines = _parts(log)
+        return list(_queries(lines, _arms(header)).values())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise LlafsError(f"{log} is not the log of an evaluation ({error}): run notebook 05 again.") from error
 
 
-def _merge(done: dict[tuple[str, int], Asked], asked: Asked) -> None:
-    query = asked.class_name, asked.image_id
-    if query not in done:
-        done[query] = asked
-        return
-    for part in ("answers", "at_400", "supports"):
-        getattr(done[query], part).update(getattr(asked, part))
+def _resume(log: Path, key: str, arms: Sequence[Arm]) -> Queries:
+    """What an earlier run with the same key left. The log of another run is begun anew, and `arms` join its header."""
+    try:
+        header, lines = _parts(log)
+    except (OSError, ValueError):  # there is none yet, or something that is no log
+        header, lines = {}, []
+    known, lines = (_arms(header), lines) if header.get("key") == key else ({}, [])
+    known |= {arm.name: arm for arm in arms}
+    header = json.dumps({"key": key, "arms": {name: asdict(arm) for name, arm in known.items()}}, ensure_ascii=False)
+    with replacing(log) as partial:
+        partial.write_text("\n".join([header, *lines, ""]), encoding="utf-8")
+    return _queries(lines, known)
 
 
-def _resume(log: Path, key: str) -> dict[tuple[str, int], Asked]:
-    """What an earlier run with the same key left; a log of another run is started anew, a cut-off last line dropped."""
-    lines = log.read_text(encoding="utf-8").split("\n") if log.is_file() else []
-    header = json.dumps({"key": key})
-    whole = lines[1:-1]  # what follows the last line break is empty or cut off
-    if not lines or lines[0] != header:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        whole = []
-    if lines[:-1] != [header, *whole] or lines[-1]:
-        partial = log.with_name(f".{log.name}.partial")
-        partial.write_text("\n".join([header, *whole]) + "\n", encoding="utf-8")
-        os.replace(partial, log)
-    done: dict[tuple[str, int], Asked] = {}
-    for line in whole:
-        _merge(done, Asked.of(line))
+def _parts(log: Path) -> tuple[dict, list[str]]:
+    """The header and the whole lines of a log: what follows the last line break is empty or was cut off."""
+    header, *lines = log.read_text(encoding="utf-8").split("\n")
+    return json.loads(header), lines[:-1]
+
+
+def _arms(header: Mapping) -> dict[str, Arm]:
+    return {name: Arm(**fields) for name, fields in header["arms"].items()}
+
+
+def _queries(lines: Sequence[str], arms: Mapping[str, Arm]) -> Queries:
+    done: Queries = {}
+    for line in lines:
+        _add(done, Asked.of(line, arms))
     return done
+
+
+def _add(done: Queries, asked: Asked) -> None:
+    done.setdefault((asked.class_name, asked.image_id), asked).add(asked)

@@ -1,11 +1,12 @@
 """How sure we are: bootstrap intervals that respect how the queries were drawn, and where the spread comes from.
 
-Images are resampled, not queries: several questions about one image stay together. Each class has few queries here,
-and a bootstrap of n values shows only (n − 1)/n of their variance, so intervals are widened class by class to make up
-for it. On simulated data with 1 to 12 queries a class the 95% interval of a paired difference then covers the truth in
-93 to 97 of 100 cases (without: 92 to 95), that of one arm's mIoU in 91 to 96 (without: 84 to 91), for a ratio of few
-sums leans to one side. With five classes of very unequal objects both cover 92. `tests/evaluation/test_statistics.py`
-measures the former.
+Images are resampled, not queries, so that several questions about one image stay together. Each class has few queries
+here, and a bootstrap of n values shows only (n − 1)/n of their variance, so intervals are widened class by class.
+
+On simulated data with 1 to 12 queries a class, the 95% interval of a paired difference then covers the truth in 93 to
+97 of 100 cases (without widening: 92 to 95). The interval of one arm's mIoU covers it in 91 to 96 (without: 84 to 91),
+because a ratio of few sums leans to one side. With five classes of very unequal objects both cover it in 92.
+`tests/evaluation/test_statistics.py` measures the former.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
+from llafs_lib.errors import LlafsError
 from llafs_lib.evaluation.metrics import ConfusionCounts, miou
 
 Interval = tuple[float, float]
@@ -22,22 +24,21 @@ Interval = tuple[float, float]
 class Bootstrap:
     """Resamples query images, and on request classes as well.
 
-    The same resamples serve every arm: the difference of two arms is a paired one, free of the spread that the choice
-    of queries gives both.
+    The same resamples serve every arm. The difference of two arms is therefore a paired one: the spread that the choice
+    of queries gives to both of them cancels.
 
     Args:
         counts: those of any arm; all arms must list the same queries in the same order.
         resamples: how many.
         seed: of the resampling.
-        over_classes: draw classes too, independently of images (Owen's pigeonhole bootstrap, 2007): how would it be
-            with other images *and* other classes? (Cautious: covers 96 to 99 of 100.) Otherwise the classes are those
-            that were asked about.
+        over_classes: draw classes too, independently of images (Owen's pigeonhole bootstrap, 2007). The interval then
+            says how it would be with other images *and* other classes. It is cautious: it covers 96 to 99 of 100.
     """
 
     def __init__(
         self, counts: Sequence[ConfusionCounts], resamples: int = 2000, seed: int = 0, over_classes: bool = False
     ):
-        self.queries = [(c.class_name, c.image_id) for c in counts]
+        self.queries = queries_of(counts)
         images, image = np.unique([c.image_id for c in counts], return_inverse=True)
         self.classes, class_index = np.unique([c.class_name for c in counts], return_inverse=True)
         self._one_hot = np.eye(len(self.classes))[class_index]  # [queries, classes]
@@ -50,13 +51,13 @@ class Bootstrap:
     def class_ious(self, counts: Sequence[ConfusionCounts]) -> np.ndarray:
         """IoU of each class in every resample, [resamples, classes], percent.
 
-        A class none of whose queries was drawn keeps the IoU of all of them; nan where the class itself was not drawn.
+        A class none of whose queries was drawn keeps the IoU of all of them. A class that was not drawn itself is nan.
 
         Raises:
-            ValueError: other queries than the bootstrap's, or in another order.
+            LlafsError: other queries than the bootstrap's, or in another order.
         """
-        if [(c.class_name, c.image_id) for c in counts] != self.queries:
-            raise ValueError("a paired comparison needs the same queries in the same order in every arm")
+        if queries_of(counts) != self.queries:
+            raise LlafsError("a paired comparison needs the same queries in the same order in every arm.")
         inter = self._weights @ (self._one_hot * np.array([[c.inter] for c in counts]))  # [resamples, classes]
         union = self._weights @ (self._one_hot * np.array([[c.union] for c in counts]))
         all_inter, all_union = (self._one_hot.T @ np.array([getattr(c, x) for c in counts]) for x in ("inter", "union"))
@@ -78,7 +79,7 @@ class Bootstrap:
         return self._percentiles(self.class_ious(a) - self.class_ious(b))
 
     def spread(self, counts: Sequence[ConfusionCounts]) -> float:
-        """Standard deviation of one arm's mIoU that comes from the choice of queries, points."""
+        """The standard deviation of one arm's mIoU that comes from the choice of queries, in points."""
         ious = self.class_ious(counts)
         return float(self._mean(ious).std() * self._widening(ious))
 
@@ -92,11 +93,11 @@ class Bootstrap:
         return float(low), float(high)
 
     def _widening(self, ious: np.ndarray) -> float:
-        """By how much the resamples spread too little: each class's variance lacks the factor n / (n − 1).
+        """The factor by which the resamples spread too little: each class's variance lacks n / (n − 1).
 
-        A class with one query shows no spread at all; it is given that of the other classes' queries.
+        A class with one query shows no spread at all, so it is given that of the other classes' queries.
         """
-        if self._over_classes:  # drawing images and classes both counts the queries' spread twice: wide enough
+        if self._over_classes:  # drawing both images and classes counts the queries' spread twice: it is wide enough
             return 1.0
         n = self._one_hot.sum(axis=0)  # queries of each class
         shown = np.nan_to_num(_variance(ious))  # [classes]
@@ -113,30 +114,30 @@ def _draws(rng: np.random.Generator, n: int, resamples: int) -> np.ndarray:
 
 
 def _variance(ious: np.ndarray) -> np.ndarray:
-    """Along the first axis, without nan; nan where there is nothing else."""
+    """The variance along the first axis, leaving nan out; nan where there is nothing but nan."""
     there = ~np.isnan(ious)
     n = np.maximum(there.sum(axis=0), 1)
     mean = np.where(there, ious, 0).sum(axis=0) / n
     return np.where(there.any(axis=0), (np.where(there, ious - mean, 0) ** 2).sum(axis=0) / n, np.nan)
 
 
+def queries_of(counts: Sequence[ConfusionCounts]) -> list[tuple[str, int]]:
+    """The (class, image id) of each query, in order."""
+    return [(c.class_name, c.image_id) for c in counts]
+
+
 def pooled(runs: Sequence[Sequence[ConfusionCounts]]) -> list[ConfusionCounts]:
     """Several runs' answers to the same queries as one: the pixels of all runs are added up.
 
     Raises:
-        ValueError: the runs were not asked the same queries in the same order.
+        LlafsError: the runs were not asked the same queries in the same order.
     """
-    first = runs[0]
-    for run in runs[1:]:
-        if [(c.class_name, c.image_id) for c in run] != [(c.class_name, c.image_id) for c in first]:
-            raise ValueError("only answers to the same queries can be pooled")
+    if any(queries_of(run) != queries_of(runs[0]) for run in runs):
+        raise LlafsError("only answers to the same queries, in the same order, can be pooled.")
+    parts = ("inter", "union", "inter_bg", "union_bg")
     return [
-        ConfusionCounts(
-            c.class_name,
-            c.image_id,
-            *(sum(getattr(run[n], part) for run in runs) for part in ("inter", "union", "inter_bg", "union_bg")),
-        )
-        for n, c in enumerate(first)
+        ConfusionCounts(same[0].class_name, same[0].image_id, *(sum(getattr(c, part) for c in same) for part in parts))
+        for same in zip(*runs, strict=True)
     ]
 
 
@@ -146,8 +147,8 @@ def deviations(runs: Mapping[tuple[int, int], Sequence[ConfusionCounts]], bootst
     Args:
         runs: (training seed, draw of supports) → answers to the same queries.
 
-    Returns: "training": between seeds with the same draw; "draws": between draws with the same seed; "queries": by the
-        bootstrap, of all runs pooled. nan where there is one value only.
+    Returns: "training" is the spread between seeds with the same draw, "draws" that between draws with the same seed,
+        and "queries" that of all runs pooled, by the bootstrap. nan where there is one value only.
     """
     mious = {key: miou(counts) for key, counts in runs.items()}
 

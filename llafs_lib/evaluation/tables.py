@@ -1,12 +1,13 @@
 """From counts to tables: mIoU with intervals, paired differences with theirs, and where the spread comes from.
 
-A result is a dictionary, `results.json`: facts of the run, and
+A result is a dictionary, as `results.json` holds it: facts of the run, and
 
-    arms[name]      miou, ci95, fb_iou, miou_400, per_class, queries_of
-    paired["a-b"]   a, b, diff, ci95, ci95_classes
-    spread[name]    training, draws, queries: standard deviations in points
+    arms[name]      model, policy, k, added, draw (the fields of the `Arm`), miou, ci95, fb_iou, miou_400, per_class, …
+    paired["a-b"]   a, b (names among `arms`), diff, ci95, ci95_classes
+    spread[name]    the fields of the `Arm`; training, draws, queries: standard deviations in points
+    absent[name]    the share of an image that is marked where the class is absent, in percent
 
-with names such as "everything" or "HSNet: llm 5".
+`arms_in` and `pairs_in` read it back into values: no code takes a name apart.
 """
 
 from __future__ import annotations
@@ -14,50 +15,27 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 import pandas as pd
 
-from llafs_lib.evaluation.arms import ADDED
+from llafs_lib.evaluation.arms import FLOORS, Arm, null_pair
 from llafs_lib.evaluation.metrics import ConfusionCounts, class_ious, fb_iou, miou
 from llafs_lib.evaluation.statistics import Bootstrap, deviations
 
 FEW = 8  # queries; a class with fewer proves nothing by itself
-POLICY_LABELS = {
-    "true": "true supports (annotated)",
-    "random": "random base supports",
-    "llm": "LLM base supports",
-    "shuffled": "another class's LLM list (control)",
-    "all": "every base support (control)",
-}
-FLOORS = {"everything": "predict everything (floor)", "centre prior": "centre prior (floor)"}
-
-
-def split_name(name: str) -> tuple[str, str]:
-    """("HSNet", "llm 5") of "HSNet: llm 5"; ("", "everything") of a floor."""
-    model, _, arm = name.rpartition(": ")
-    return model, arm
-
-
-def label(arm: str) -> str:
-    """How an arm is called in a table: "llm 5" → "LLM base supports, 5"."""
-    if arm in FLOORS:
-        return FLOORS[arm]
-    shown, _, draw = arm.partition(", ")
-    policy, k, *added = shown.split(" ")
-    text = f"{POLICY_LABELS.get(policy, policy)}, {k}"
-    if added:
-        text = f"{k} true + {added[2]} {POLICY_LABELS.get(added[1], added[1])}"
-    return f"{text}, {draw}" if draw else text
+Results = Mapping[str, Any]
+Figures = dict[str, Any]
 
 
 def summarise(
-    counts: Mapping[str, Sequence[ConfusionCounts]],
-    pairs: Iterable[tuple[str, str]],
-    seed: int,
-    at_400: Mapping[str, Sequence[ConfusionCounts]] | None = None,
-) -> dict[str, Any]:
-    """`arms` and `paired` of a result, percent points.
+    counts: Mapping[Arm, Sequence[ConfusionCounts]],
+    pairs: Iterable[tuple[Arm, Arm]],
+    seed: int = 0,
+    at_400: Mapping[Arm, Sequence[ConfusionCounts]] | None = None,
+) -> Figures:
+    """`arms` and `paired` of a result, in percent and points.
 
     Args:
         counts: arm → counts, all of the same queries in the same order; `at_400` the same on squashed images.
@@ -68,8 +46,8 @@ def summarise(
     bootstrap, with_classes = Bootstrap(first, seed=seed), Bootstrap(first, seed=seed, over_classes=True)
     asked = dict(Counter(c.class_name for c in first))
     arms, paired = {}, {}
-    for name, c in counts.items():
-        arms[name] = {
+    for arm, c in counts.items():
+        arms[arm.name] = asdict(arm) | {
             "miou": round(miou(c), 2),
             "ci95": _rounded(bootstrap.interval(c)),
             "fb_iou": round(fb_iou(c), 2),
@@ -77,11 +55,11 @@ def summarise(
             "queries_of": asked,
         }
         if at_400:
-            arms[name]["miou_400"] = round(miou(at_400[name]), 2)
+            arms[arm.name]["miou_400"] = round(miou(at_400[arm]), 2)
     for a, b in pairs:
-        paired[f"{a}-{b}"] = {
-            "a": a,
-            "b": b,
+        paired[f"{a.name}-{b.name}"] = {
+            "a": a.name,
+            "b": b.name,
             "diff": round(miou(counts[a]) - miou(counts[b]), 2),
             "ci95": _rounded(bootstrap.paired_interval(counts[a], counts[b])),
             "ci95_classes": _rounded(with_classes.paired_interval(counts[a], counts[b])),
@@ -93,26 +71,8 @@ def _rounded(interval: tuple[float, float]) -> list[float]:
     return [round(x, 2) for x in interval]
 
 
-def document_pairs(names: Sequence[str], shots: Sequence[int]) -> list[tuple[str, str]]:
-    """The differences that decide the document's claims, with their controls, of every model among `names`."""
-    pairs: list[tuple[str, str]] = []
-    for k in shots:
-        pairs += [(f"{a} {k}", f"random {k}") for a in ("llm", "shuffled")]
-        pairs += [(f"random {k}, other draw", f"random {k}"), (f"llm {k}", f"true {k}"), (f"random {k}", f"true {k}")]
-        pairs += [(f"true {k} + {p} {ADDED}", f"true {k}") for p in ("random", "llm")]
-        pairs += [(f"true {k} + llm {ADDED}", f"true {k} + random {ADDED}")]
-        pairs += [(f"{a} {k}", floor) for a in ("llm", "true") for floor in FLOORS]
-    pairs += [("llm all", "all all"), ("shuffled all", "all all"), ("all all", f"random {max(shots)}")]
-    pairs += [(f"llm {k}", "true 1") for k in ("all", *shots) if k != 1]
-    models = list(dict.fromkeys(split_name(n)[0] for n in names if split_name(n)[0]))
-    full = [(f"{m}: {a}", b if b in FLOORS else f"{m}: {b}") for m in models for a, b in dict.fromkeys(pairs)]
-    return [pair for pair in full if set(pair) <= set(names)]
-
-
-def spreads(
-    runs: Mapping[int, Mapping[str, Sequence[ConfusionCounts]]], seed: int
-) -> dict[str, dict[str, float | None]]:
-    """`spread` of a result: where each arm's mIoU's spread comes from, in points.
+def spreads(runs: Mapping[int, Mapping[Arm, Sequence[ConfusionCounts]]], seed: int = 0) -> dict[str, Figures]:
+    """`spread` of a result: where the spread of each arm's mIoU comes from, in points.
 
     Args:
         runs: training seed → arm → counts, of the same queries. None stands where there is one value only.
@@ -120,87 +80,109 @@ def spreads(
     first = next(iter(runs.values()))
     bootstrap = Bootstrap(next(iter(first.values())), seed=seed)
     found = {}
-    for name in first:
-        redrawn = f"{name}, other draw"
-        if split_name(name)[0] and not name.endswith("other draw"):
-            drawn = [name, *([redrawn] if redrawn in first else [])]
-            by_run = {(s, d): run[n] for s, run in runs.items() for d, n in enumerate(drawn)}
-            values = deviations(by_run, bootstrap)
-            found[name] = {k: None if math.isnan(v) else round(v, 2) for k, v in values.items()}
+    for arm in first:
+        if arm in FLOORS or arm.draw:
+            continue
+        draws = [a for a in (arm, replace(arm, draw=1)) if a in first]
+        by_run = {(seed, a.draw): run[a] for seed, run in runs.items() for a in draws}
+        values = deviations(by_run, bootstrap)
+        found[arm.name] = asdict(arm) | {k: None if math.isnan(v) else round(v, 2) for k, v in values.items()}
     return found
 
 
-# --- as tables -------------------------------------------------------------------------------------------------------
+# --- reading a result back --------------------------------------------------------------------------------------------
 
 
-def arms_table(results: Mapping[str, Any]) -> pd.DataFrame:
+def arms_in(results: Results) -> dict[Arm, Figures]:
+    """The arms of a result and their figures."""
+    return {_arm(found): found for found in results["arms"].values()}
+
+
+def pairs_in(results: Results) -> dict[tuple[Arm, Arm], Figures]:
+    """The pairs of arms of a result and the figures of their difference, first minus second."""
+    arms = {name: _arm(found) for name, found in results["arms"].items()}
+    return {(arms[p["a"]], arms[p["b"]]): p for p in results["paired"].values()}
+
+
+def _arm(found: Figures) -> Arm:
+    return Arm(**{field.name: found[field.name] for field in fields(Arm)})
+
+
+# --- as tables --------------------------------------------------------------------------------------------------------
+
+
+def arms_table(results: Results) -> pd.DataFrame:
     """One row per arm and model: mIoU with its interval at the images' size, mIoU at 400 × 400, FB-IoU."""
-    rows = []
-    for name, found in results["arms"].items():
-        model, arm = split_name(name)
-        rows.append(
-            {
-                "model": model,
-                "supports": label(arm),
-                "mIoU": f"{found['miou']:.1f}",
-                "95% interval": _interval(found["ci95"]),
-                "at 400 px": f"{found['miou_400']:.1f}" if "miou_400" in found else "",
-                "FB-IoU": f"{found['fb_iou']:.1f}",
-            }
-        )
+    rows = [
+        {
+            "model": arm.model,
+            "supports": arm.label,
+            "mIoU": f"{found['miou']:.1f}",
+            "95% interval": interval(found["ci95"]),
+            "at 400 px": f"{found['miou_400']:.1f}" if "miou_400" in found else "",
+            "FB-IoU": f"{found['fb_iou']:.1f}",
+        }
+        for arm, found in arms_in(results).items()
+    ]
     return pd.DataFrame(rows).set_index(["model", "supports"])
 
 
-def overview(results: Mapping[str, Any]) -> pd.DataFrame:
+def overview(results: Results) -> pd.DataFrame:
     """One row per arm, one column per model: mIoU with its 95% interval."""
     cells: dict[str, dict[str, str]] = {}
-    for name, found in results["arms"].items():
-        model, arm = split_name(name)
-        cells.setdefault(label(arm), {})[model or "no model"] = f"{found['miou']:.1f} {_interval(found['ci95'])}"
+    for arm, found in arms_in(results).items():
+        cells.setdefault(arm.label, {})[arm.model or "no model"] = f"{found['miou']:.1f} {interval(found['ci95'])}"
     return pd.DataFrame(cells).T.fillna("").rename_axis("supports")
 
 
-def paired_table(results: Mapping[str, Any]) -> pd.DataFrame:
-    """One row per paired difference, what its interval allows one to say, and beside it the same model's null test."""
+def paired_table(results: Results) -> pd.DataFrame:
+    """One row per paired difference and what its interval allows one to say; beside it the same model's null test."""
+    pairs = pairs_in(results)
+    most = max((arm.k for arm in arms_in(results) if arm.k != "all"), default=0)  # "all" is compared with the most
     rows = []
-    for p in results["paired"].values():
-        model, arm = split_name(p["a"])
-        null = results["paired"].get(_null_of(model, arm))
+    for (a, b), found in pairs.items():
+        null = pairs.get(null_pair(replace(a, k=most) if a.k == "all" else a))
         rows.append(
             {
-                "model": model,
-                "difference": f"{arm} − {split_name(p['b'])[1]}",
-                "points": f"{p['diff']:+.1f}",
-                "95% interval": _interval(p["ci95"], "+.1f"),
-                "other classes too": _interval(p["ci95_classes"], "+.1f"),
+                "model": a.model,
+                "difference": f"{a.supports} − {b.supports}",
+                "points": f"{found['diff']:+.1f}",
+                "95% interval": interval(found["ci95"], "+.1f"),
+                "other classes too": interval(found["ci95_classes"], "+.1f"),
                 "two random draws": f"{null['diff']:+.1f}" if null else "",
-                "reading": reading(p["ci95"]),
+                "reading": reading(found["ci95"]),
             }
         )
     return pd.DataFrame(rows).set_index(["model", "difference"])
 
 
-def _null_of(model: str, arm: str) -> str:
-    """The difference of two random draws with as many supports: what chance alone makes."""
-    k = next((word for word in arm.replace(",", "").split(" ") if word.isdigit()), "5")
-    return f"{model}: random {k}, other draw-{model}: random {k}"
+def spread_table(results: Results) -> pd.DataFrame:
+    """Standard deviations of mIoU in points, by where they come from, of arms that more than the queries may change.
 
-
-def spread_table(results: Mapping[str, Any]) -> pd.DataFrame:
-    """Standard deviations of mIoU in points, by where they come from, of arms that more than the queries may change."""
+    Empty where every arm had one training and one draw.
+    """
+    parts = ("training", "draws", "queries")
+    found = {_arm(f): [f[part] for part in parts] for f in results.get("spread", {}).values()}
     rows = {
-        split_name(name): {k: "" if v is None else f"{v:.1f}" for k, v in found.items()}
-        for name, found in results.get("spread", {}).items()
-        if found["training"] is not None or found["draws"] is not None
+        (arm.model, arm.supports): ["" if v is None else f"{v:.1f}" for v in values]
+        for arm, values in found.items()
+        if values[:2] != [None, None]
     }
-    table = pd.DataFrame(rows.values(), columns=["training", "draws", "queries"])
+    table = pd.DataFrame(rows.values(), columns=parts)
     table.index = pd.MultiIndex.from_tuples(rows, names=["model", "arm"]) if rows else table.index
     return table
 
 
-def reading(interval: Sequence[float]) -> str:
-    """What a 95% interval of a difference says, in words."""
-    low, high = interval
+def absent_table(results: Results) -> pd.DataFrame:
+    """How much of an image each arm marks where the class is absent, in percent; empty where nobody asked."""
+    absent = results.get("absent", {})
+    rows = [(arm.model, arm.supports, f"{absent[arm.name]:.1f}") for arm in arms_in(results) if arm.name in absent]
+    return pd.DataFrame(rows, columns=["model", "supports", "%"]).set_index(["model", "supports"])
+
+
+def reading(ends: Sequence[float]) -> str:
+    """What the 95% interval of a difference says, in words."""
+    low, high = ends
     if low > 0:
         return "better"
     if high < 0:
@@ -208,11 +190,12 @@ def reading(interval: Sequence[float]) -> str:
     return "not told apart"
 
 
-def _interval(ends: Sequence[float], form: str = ".1f") -> str:
+def interval(ends: Sequence[float], form: str = ".1f") -> str:
+    """An interval as text: "[8.7, 16.9]"."""
     return "[" + ", ".join(format(end, form) for end in ends) + "]"
 
 
-def long_table(results: Mapping[str, Any]) -> pd.DataFrame:
+def long_table(results: Results) -> pd.DataFrame:
     """Every figure in one table, as `results.csv` has it: a row per arm and one per paired difference."""
     arms = [
         {"kind": "arm", "name": n, "value": a["miou"], "low": a["ci95"][0], "high": a["ci95"][1]}

@@ -274,16 +274,17 @@ def _minutes(sweep: Sweep) -> tuple[float | None, str]:
 def merge(sweep: Sweep, failed: Mapping[str, str] | None = None) -> dict[str, Any]:
     """One result of all finished runs, written to the sweep's folder with its tables and `report.html`.
 
-    Classes of all folds stand side by side; trainings with other seeds are pooled, query by query.
+    The classes of all folds stand side by side. The answers of trainings with other seeds are pooled, query by query.
 
     Raises:
         SweepError: no seed has finished all folds.
     """
     from llafs_lib import plots
+    from llafs_lib.evaluation.arms import EVERYTHING, Arm, document_pairs, models_of
     from llafs_lib.evaluation.report import html_report, write_tables
     from llafs_lib.evaluation.runner import Asked, counts_of, read_log
     from llafs_lib.evaluation.statistics import pooled
-    from llafs_lib.evaluation.tables import document_pairs, spreads, summarise
+    from llafs_lib.evaluation.tables import spreads, summarise
 
     asked: dict[int, list[Asked]] = {}
     facts: dict[str, Any] = {}
@@ -296,28 +297,28 @@ def merge(sweep: Sweep, failed: Mapping[str, str] | None = None) -> dict[str, An
     if not whole:
         raise SweepError("no seed has finished all folds: there is nothing to merge yet.")
     counts, at_400 = ({s: counts_of(a, squashed) for s, a in whole.items()} for squashed in (False, True))
-    names = list(next(iter(counts.values())))
-    together, together_400 = ({n: pooled([c[n] for c in by.values()]) for n in names} for by in (counts, at_400))
+    arms = list(next(iter(counts.values())))
+    together, together_400 = ({a: pooled([c[a] for c in by.values()]) for a in arms} for by in (counts, at_400))
     first = next(iter(facts.values()))
     results = {
         "dataset": sweep.settings.dataset,
         "folds": list(sweep.folds),
         "seeds": list(whole),
         **{k: first[k] for k in ("shots", "backbone", "budget")},
-        "n_queries": len(together[names[0]]),
-        **summarise(together, document_pairs(names, first["shots"]), 0, together_400),
-        "spread": spreads(counts, seed=0),
+        "n_queries": len(together[arms[0]]),
+        **summarise(together, document_pairs(arms, first["shots"]), at_400=together_400),
+        "spread": spreads(counts),
         "absent": _means([f["absent"] for f in facts.values()]),
         "seconds": {name: round(sum(f["seconds"].values()), 1) for name, f in facts.items()},
         "failed": dict(failed or {}),
     }
-    model, k = next(n for n in names if ": " in n).split(": ")[0], max(first["shots"])
-    shown, one_seed = [f"{model}: {p} {k}" for p in ("true", "llm", "random")], next(iter(whole.values()))
+    model, k = models_of(arms)[0], max(first["shots"])
+    shown, one_seed = [Arm(model, policy, k) for policy in ("true", "llm", "random")], next(iter(whole.values()))
     figures = {
         "Paired differences, 95% intervals; grey: two random draws": plots.differences(results),
         "mIoU of every arm, 95% intervals": plots.arm_intervals(results),
         f"IoU of each class, {model}": plots.per_class(results, shown),
-        f"IoU by the size of the object, {model}": plots.iou_by_area(one_seed, ["everything", *shown]),
+        f"IoU by the size of the object, {model}": plots.iou_by_area(one_seed, [EVERYTHING, *shown]),
     } | {
         f"Fold {s.fold}: best, middling and worst query of the LLM arm": (s.run.path / "examples.png").read_bytes()
         for s in sweep.runs() if s.seed == min(whole)
@@ -330,4 +331,7 @@ def merge(sweep: Sweep, failed: Mapping[str, str] | None = None) -> dict[str, An
 
 
 def _means(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    return {name: round(sum(v[name] for v in values) / len(values), 1) for name in values[0]}
+    """The mean of each named figure over the runs that have it."""
+    names = dict.fromkeys(name for v in values for name in v)
+    found = {name: [v[name] for v in values if name in v] for name in names}
+    return {name: round(sum(f) / len(f), 1) for name, f in found.items()}

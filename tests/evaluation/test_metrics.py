@@ -4,7 +4,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from llafs_lib.evaluation.metrics import class_ious, count, fb_iou, marked_where_absent, miou, squashed
+from llafs_lib.errors import LlafsError
+from llafs_lib.evaluation.metrics import (
+    STEPS,
+    best_threshold,
+    class_ious,
+    count,
+    curve,
+    fb_iou,
+    marked_where_absent,
+    miou,
+    squashed,
+)
 
 MASKS = arrays(bool, (5, 7))
 
@@ -52,14 +63,16 @@ def test_best_and_trivial_values(truth):
 
 
 def test_sizes_must_agree():
-    with pytest.raises(ValueError, match="same size"):
+    with pytest.raises(LlafsError, match="same size"):
         count(np.ones((2, 2), bool), np.ones((2, 3), bool))
+    with pytest.raises(LlafsError, match="same size"):
+        curve(np.ones((2, 2)), np.ones((2, 3), bool))
 
 
 def test_a_query_that_is_all_void_cannot_be_scored():
     mask = np.ones((3, 4), bool)
     assert count(mask, mask, void=~mask).iou == 100
-    with pytest.raises(ValueError, match="every pixel of query 7 is void"):
+    with pytest.raises(LlafsError, match="every pixel of query 7 is void"):
         count(mask, mask, image_id=7, void=mask)
 
 
@@ -100,7 +113,25 @@ def test_marked_where_absent():
     quarter[:2, :2] = True
     assert marked_where_absent([count(quarter, nothing), count(nothing, nothing)]) == pytest.approx(12.5)
     assert marked_where_absent([count(~nothing, nothing)]) == 100
-    with pytest.raises(ValueError, match="absent"):
+    with pytest.raises(LlafsError, match="absent"):
         marked_where_absent([count(quarter, quarter)])
-    with pytest.raises(ValueError, match="absent"):
+    with pytest.raises(LlafsError, match="absent"):
         marked_where_absent([])
+
+
+@given(st.integers(0, 2**32 - 1), st.integers(0, STEPS))
+def test_a_curve_counts_as_a_mask_does(seed, step):
+    rng = np.random.default_rng(seed)
+    scores, truth, void = rng.integers(0, 101, (5, 7)) / 100 + 1e-9, rng.random((5, 7)) < 0.4, rng.random((5, 7)) < 0.2
+    if void.all():
+        return
+    expected = count(scores >= step / STEPS, truth, "cat", 3, void)
+    assert curve(scores, truth, "cat", 3, void).at(step / STEPS) == expected
+
+
+def test_the_best_threshold_is_that_of_the_class_mean():
+    truth = np.zeros((10, 10), bool)
+    truth[:5] = True
+    sharp, soft = np.where(truth, 0.9, 0.1), np.where(truth, 0.4, 0.2)
+    assert best_threshold([curve(sharp, truth, "a")]) == pytest.approx(0.11)
+    assert best_threshold([curve(sharp, truth, "a"), curve(soft, truth, "b")]) == pytest.approx(0.21)

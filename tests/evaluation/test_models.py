@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from llafs_lib.errors import LlafsError
-from llafs_lib.evaluation.models import BankPrototypes, ShownImages
-from llafs_lib.records import Support
+from llafs_lib.evaluation.runner import BankPrototypes, Question, ShownImages
+from llafs_lib.records import Episode, Support
 from llafs_lib.retrieval.bank import build_bank
 from llafs_lib.retrieval.policies import Choice
 from llafs_lib.vision.backbone import Backbone
@@ -29,6 +29,7 @@ def read(image_id, class_name):
     return random_image(image_id), mask
 
 
+QUESTION = Question(Episode("giraffe", 9, ()))
 SETS = [
     [Choice(1, "zebra", 1.0)],
     [Choice(1, "zebra", 1.0), Choice(2, "zebra", 1.0, 0.3), Choice(3, "horse", 1.0)],
@@ -81,7 +82,7 @@ def test_a_support_is_compared_once_however_many_sets_it_stands_in(backbone, mon
     segmenter = HSNetSegmenter(HSNet(backbone), 97)
     calls, match = [], segmenter.model.match
     monkeypatch.setattr(segmenter.model, "match", lambda *a: calls.append(1) or match(*a))
-    ShownImages(segmenter, read).masks(random_image(9), SETS, "giraffe")
+    ShownImages(segmenter, read).answers(QUESTION, random_image(9), SETS)
     assert len(calls) == 3, "three images, eight places"
 
 
@@ -96,7 +97,9 @@ def test_prototypes_from_banks_are_those_of_the_images(backbone, tmp_path, plain
         return build_bank(tmp_path / f"{name}.safetensors", images, classes, masks, segmenter.describe, {})
 
     banks = bank("base", {1: ("zebra",), 2: ("zebra",)}, ("zebra",)), bank("own", {3: ("horse",)}, ("horse",))
-    made = BankPrototypes(segmenter, banks).masks(random_image(9), SETS, "giraffe")
-    shown = ShownImages(segmenter, read).masks(random_image(9), SETS, "giraffe")
+    made = BankPrototypes(segmenter, banks).answers(QUESTION, random_image(9), SETS)
+    shown = ShownImages(segmenter, read).answers(QUESTION, random_image(9), SETS)
     for a, b in zip(made, shown, strict=True):
         assert (a == b).mean() > 0.97  # a bank's masks go to the feature grid directly, not by way of 97 px
+    scores = BankPrototypes(segmenter, banks, as_scores=True).answers(QUESTION, random_image(9), SETS)
+    assert all(np.array_equal(score >= segmenter.threshold, mask) for score, mask in zip(scores, made, strict=True))

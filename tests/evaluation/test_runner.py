@@ -2,18 +2,20 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from small_bank import bank
 
 from llafs_lib.errors import LlafsError
-from llafs_lib.evaluation.arms import Arm, predict_everything
-from llafs_lib.evaluation.metrics import class_ious, miou
-from llafs_lib.evaluation.runner import Asked, Asking, counts_of, evaluate, read_log
+from llafs_lib.evaluation.arms import EVERYTHING, Arm, predict_everything
+from llafs_lib.evaluation.metrics import class_ious, count, miou
+from llafs_lib.evaluation.runner import Asked, Panel, Question, arms_of, counts_of, cut_scores, evaluate, read_log
 from llafs_lib.records import Episode, RelatedClass, RelatedClasses
 
 EPISODES = [Episode(name, i, (90, 91, 92)) for i, name in enumerate(["giraffe", "okapi"] * 5)]
+PERFECT, OLD, NEW = (Arm("", name) for name in ("perfect", "old", "new"))
 
 
 def read_query(episode):
@@ -39,71 +41,76 @@ class Counted:
         return perfect(episode, image)
 
 
-def run(folder, key="k", together=None, **arms):
-    folder.mkdir(exist_ok=True)
-    return evaluate(EPISODES, arms, read_query, folder / "log.jsonl", key, together)
+def run(folder, key="k", panel=None, floors=None):
+    panel = panel or Panel(floors=floors)
+    return evaluate([Question(e) for e in EPISODES], panel, read_query, folder / "log.jsonl", key)
 
 
 def test_arms_answer_the_same_questions_in_order(tmp_path):
-    asked = run(tmp_path, everything=predict_everything, perfect=perfect)
+    asked = run(tmp_path, floors={EVERYTHING: predict_everything, PERFECT: perfect})
     counts = counts_of(asked)
     for arm in counts.values():
         assert [(c.class_name, c.image_id) for c in arm] == [(e.class_name, e.query_id) for e in EPISODES]
-    assert all(c.iou == 100 for c in counts["perfect"])
+    assert all(c.iou == 100 for c in counts[PERFECT])
     assert [a.area for a in asked[:3]] == [1 / 8, 2 / 8, 3 / 8]
 
 
 def test_at_400_every_image_weighs_the_same(tmp_path):
-    counts = counts_of(run(tmp_path, everything=predict_everything), at_400=True)["everything"]
+    asked = run(tmp_path, floors={EVERYTHING: predict_everything})
+    counts = counts_of(asked, at_400=True)[EVERYTHING]
     assert all(c.union == 400 * 400 for c in counts)
-    assert [c.iou for c in counts] == [
-        c.iou for c in counts_of(run(tmp_path, everything=predict_everything))["everything"]
-    ]
+    assert [c.iou for c in counts] == [c.iou for c in counts_of(asked)[EVERYTHING]]
 
 
 def test_an_interrupted_evaluation_goes_on(tmp_path):
     with pytest.raises(KeyboardInterrupt):
-        run(tmp_path, a=Counted(stop_after=4))
+        run(tmp_path, floors={OLD: Counted(stop_after=4)})
     rest = Counted()
-    resumed = run(tmp_path, a=rest)
+    resumed = run(tmp_path, floors={OLD: rest})
     assert rest.calls == 6
-    assert resumed == run(tmp_path / "other", a=Counted())
+    assert resumed == run(tmp_path / "other", floors={OLD: Counted()})
 
 
 def test_arms_that_are_new_are_asked_alone(tmp_path):
     old, new = Counted(), Counted()
-    run(tmp_path, old=old)
-    asked = run(tmp_path, old=old, new=new)
-    assert (old.calls, new.calls) == (10, 10) and list(asked[0].answers) == ["old", "new"]
+    run(tmp_path, floors={OLD: old})
+    asked = run(tmp_path, floors={OLD: old, NEW: new})
+    assert (old.calls, new.calls) == (10, 10) and list(asked[0].answers) == [OLD, NEW]
     assert counts_of(read_log(tmp_path / "log.jsonl")) == counts_of(asked)
 
 
 def test_a_cut_off_last_line_is_computed_again(tmp_path):
-    run(tmp_path, a=perfect)
+    run(tmp_path, floors={OLD: perfect})
     log = tmp_path / "log.jsonl"
     log.write_text(log.read_text()[:-20])
     again = Counted()
-    run(tmp_path, a=again)
+    run(tmp_path, floors={OLD: again})
     assert again.calls == 1
     assert len(log.read_text().splitlines()) == 11
 
 
-def test_the_log_of_another_run_is_not_used(tmp_path):
-    run(tmp_path, a=perfect)
+@pytest.mark.parametrize("left", ["", "no log", '{"key": "other model", "arms": {}}\n{"class_name": "a"}\n'])
+def test_the_log_of_another_run_is_not_used(tmp_path, left):
+    (tmp_path / "log.jsonl").write_text(left)
     again = Counted()
-    run(tmp_path, key="other model", a=again)
-    assert again.calls == len(EPISODES)
+    run(tmp_path, floors={OLD: again})
+    assert again.calls == len(EPISODES) == len(read_log(tmp_path / "log.jsonl"))
 
 
 def test_a_query_is_asked_once():
     with pytest.raises(LlafsError, match="twice"):
-        evaluate([EPISODES[0], EPISODES[0]], {}, read_query, None, "k")
+        evaluate([Question(EPISODES[0])] * 2, Panel(), read_query)
+
+
+def test_an_arm_needs_its_model():
+    with pytest.raises(LlafsError, match="no model for arm 'HSNet: llm 5'"):
+        Panel({"few": Recorder(False)}, [Arm("HSNet", "llm", 5)])
 
 
 def test_what_is_no_log_is_refused(tmp_path):
     with pytest.raises(LlafsError, match="run notebook 05 again"):
         read_log(tmp_path / "none.jsonl")
-    (tmp_path / "bad.jsonl").write_text('{"key": 1}\n{"class_name": "a"}\n')
+    (tmp_path / "bad.jsonl").write_text('{"key": 1, "arms": {}}\n{"class_name": "a"}\n')
     with pytest.raises(LlafsError, match="run notebook 05 again"):
         read_log(tmp_path / "bad.jsonl")
 
@@ -112,7 +119,8 @@ SLOW = """
 import sys, time
 from pathlib import Path
 import numpy as np
-from llafs_lib.evaluation.runner import evaluate
+from llafs_lib.evaluation.arms import Arm
+from llafs_lib.evaluation.runner import Panel, Question, evaluate
 from llafs_lib.records import Episode
 
 def slow(episode, image):
@@ -123,8 +131,8 @@ def read(episode):
     image = np.arange(192, dtype=np.uint8).reshape(8, 8, 3)
     return image, image[..., 0] > 50, np.zeros((8, 8), bool)
 
-episodes = [Episode("a", n, ()) for n in range(15)]
-print(evaluate(episodes, {"slow": slow}, read, Path(sys.argv[1]), "k"))
+questions = [Question(Episode("a", n, ())) for n in range(15)]
+print(evaluate(questions, Panel(floors={Arm("", "slow"): slow}), read, Path(sys.argv[1]), "k"))
 """
 
 
@@ -147,17 +155,6 @@ def test_kill_9_loses_one_query_at_most(tmp_path):
     assert log.read_text().startswith("".join(whole)), "what was there is not asked again"
 
 
-def test_the_table_can_be_made_from_the_log_alone(tmp_path):
-    counts = counts_of(run(tmp_path, everything=predict_everything, perfect=perfect))
-    sums = {}
-    for line in (tmp_path / "log.jsonl").read_text().splitlines()[1:]:
-        entry = json.loads(line)
-        inter, union, *_ = entry["answers"]["everything"]
-        before = sums.get(entry["class_name"], (0, 0))
-        sums[entry["class_name"]] = before[0] + inter, before[1] + union
-    assert {k: 100 * i / u for k, (i, u) in sums.items()} == class_ious(counts["everything"])
-
-
 # --- several models, asked together ----------------------------------------------------------------------------------
 
 
@@ -167,7 +164,7 @@ class Recorder:
     def __init__(self, takes_all):
         self.takes_all, self.calls = takes_all, []
 
-    def masks(self, image, shown, class_name):
+    def answers(self, question, image, shown):
         self.calls.append(shown)
         found = np.zeros((len(shown), 8, 8), bool)
         for mask, supports in zip(found, shown, strict=True):
@@ -175,55 +172,75 @@ class Recorder:
         return list(found)
 
 
-def asking(**models):
-    related = {
-        c: RelatedClasses(c, (RelatedClass("zebra", 0.9), RelatedClass("horse", 0.5)), "recorded", "")
-        for c in ("giraffe", "okapi")
-    }
-    arms = {"llm 2": Arm("llm", 2), "true 1 + llm 5": Arm("true", 1, added="llm"), "llm all": Arm("llm", "all")}
-    embedded = []
+LLM_2, BOTH, LLM_ALL = Arm("", "llm", 2), Arm("", "true", 1, added="llm"), Arm("", "llm", "all")
+EMBEDDED = []
 
-    def embed(image):
-        embedded.append(image)
-        return np.ones(5, np.float32) / 5**0.5
 
-    made = Asking(models, arms, bank(), related, {}, embed)
-    made.embedded = embedded
-    return made
+def embed(image):
+    EMBEDDED.append(image)
+    return np.ones(5, np.float32) / 5**0.5
+
+
+def ask(folder, floors=None, **models):
+    """Ask every model with all arms."""
+    ranked = RelatedClass("zebra", 0.9), RelatedClass("horse", 0.5)
+    questions = [Question(e, bank(), RelatedClasses(e.class_name, ranked, "recorded", "")) for e in EPISODES]
+    panel = Panel(models, arms_of(models, [LLM_2, BOTH, LLM_ALL]), floors or {}, embed)
+    return evaluate(questions, panel, read_query, folder / "log.jsonl", "k")
 
 
 def test_models_are_asked_together_and_a_query_is_embedded_once(tmp_path):
-    few, all_ = Recorder(False), Recorder(True)
-    together = asking(few=few, all=all_)
-    asked = run(tmp_path, together=together, everything=predict_everything)
-    assert together.names == ["few: llm 2", "few: true 1 + llm 5", "all: llm 2", "all: true 1 + llm 5", "all: llm all"]
-    assert len(together.embedded) == len(EPISODES) == len(few.calls) == len(all_.calls)
-    assert few.calls[0] == all_.calls[0][:2], "all models see the same supports"
+    few, many = Recorder(False), Recorder(True)
+    EMBEDDED.clear()
+    asked = ask(tmp_path, {EVERYTHING: predict_everything}, few=few, many=many)
     first = asked[0]
+    assert [arm.name for arm in first.answers] == [
+        "everything", "few: llm 2", "few: true 1 + llm 5", "many: llm 2", "many: true 1 + llm 5", "many: llm all"
+    ]  # fmt: skip
+    assert len(EMBEDDED) == len(EPISODES) == len(few.calls) == len(many.calls)
+    assert few.calls[0] == many.calls[0][:2], "all models see the same supports"
     assert first.supports["llm 2"] == [[i, c, 1.0] for i, c, _ in first.supports["llm 2"]]
     assert {c for _, c, _ in first.supports["llm 2"]} <= {"zebra", "horse"}
     true, *added = first.supports["true 1 + llm 5"]
     assert true == [90, "giraffe", 1.0] and len(added) == 5 and {w for *_, w in added} == {0.3}
-    assert first.answers["all: llm all"].inter == 8, "the first row is right"
+    assert first.answers[replace(LLM_ALL, model="many")].inter == 8, "the first row is right"
 
 
 def test_only_what_is_missing_is_asked(tmp_path):
-    run(tmp_path, together=asking(few=Recorder(False)))
+    ask(tmp_path, few=Recorder(False))
     few, more = Recorder(False), Recorder(True)
-    asked = run(tmp_path, together=asking(few=few, more=more))
-    assert all(shown == [] for shown in few.calls) and len(more.calls) == 10
-    assert list(asked[0].answers) == [*(f"few: {a}" for a in ("llm 2", "true 1 + llm 5")), "more: llm 2",
-                                      "more: true 1 + llm 5", "more: llm all"]  # fmt: skip
+    asked = ask(tmp_path, few=few, more=more)
+    assert not few.calls and len(more.calls) == 10
+    assert [arm.model for arm in asked[0].answers] == ["few", "few", "more", "more", "more"]
 
 
 def test_a_query_survives_being_written_and_read(tmp_path):
-    (asked, *_) = run(tmp_path, together=asking(few=Recorder(False)))
-    assert Asked.of(asked.line()) == asked
+    (asked, *_) = ask(tmp_path, few=Recorder(False))
+    assert Asked.of(asked.line(), {arm.name: arm for arm in asked.answers}) == asked
+
+
+class Scores(Recorder):
+    """A model that is sure of the right rows and half sure of the rest."""
+
+    def answers(self, question, image, shown):
+        truth = read_query(question.episode)[1]
+        return [np.where(truth, 0.9, 0.5).astype(np.float32) for _ in shown]
+
+
+def test_score_maps_are_cut_where_the_other_half_of_the_queries_says():
+    model, arm = Scores(False), Arm("scores", "true", 1)
+    panel = Panel({"scores": model}, [arm], {EVERYTHING: predict_everything})
+    found = counts_of(evaluate([Question(e) for e in EPISODES], panel, read_query))
+    counts, thresholds = cut_scores({arm: found[arm]})
+    assert thresholds == {arm: pytest.approx(0.51)}
+    assert [c.image_id for c in counts[arm]] == [1, 3, 5, 7, 9] and miou(counts[arm]) == 100
+    half = np.full((8, 8), True)
+    assert found[arm][0].at(0.5) == count(half, read_query(EPISODES[0])[1], "giraffe", 0)
 
 
 def test_the_table_equals_an_independent_count(tmp_path):
     """Twenty lines that know nothing of the library, as someone might write who has only the log."""
-    counts = counts_of(run(tmp_path, together=asking(few=Recorder(False), all=Recorder(True))))
+    counts = counts_of(ask(tmp_path, {EVERYTHING: predict_everything}, few=Recorder(False), many=Recorder(True)))
     table = {}
     for line in open(tmp_path / "log.jsonl", encoding="utf-8").readlines()[1:]:
         query = json.loads(line)
@@ -233,7 +250,7 @@ def test_the_table_equals_an_independent_count(tmp_path):
             cell[0] += inter
             cell[1] += union
             assert inter <= union and inter_bg <= union_bg and union + inter_bg == query["pixels"]
-    for arm, rows in table.items():
-        mean = sum(100 * i / max(u, 1) for i, u in rows.values()) / len(rows)
-        assert mean == pytest.approx(miou(counts[arm]), abs=1e-12)
-    assert set(table) == set(counts)
+    assert set(table) == {arm.name for arm in counts}
+    for arm, found in counts.items():
+        ious = {c: 100 * i / max(u, 1) for c, (i, u) in table[arm.name].items()}
+        assert ious == class_ious(found) and sum(ious.values()) / len(ious) == pytest.approx(miou(found), abs=1e-12)

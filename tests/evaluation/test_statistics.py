@@ -3,6 +3,7 @@ import functools
 import numpy as np
 import pytest
 
+from llafs_lib.errors import LlafsError
 from llafs_lib.evaluation.metrics import ConfusionCounts, miou
 from llafs_lib.evaluation.statistics import Bootstrap, deviations, pooled
 
@@ -120,7 +121,7 @@ def test_pooling_adds_the_pixels_of_all_runs():
     both = pooled([a, b])
     assert [c.inter for c in both] == [x.inter + y.inter for x, y in zip(a, b, strict=True)]
     assert pooled([a, a, a])[0].iou == a[0].iou
-    with pytest.raises(ValueError, match="same queries"):
+    with pytest.raises(LlafsError, match="same queries"):
         pooled([a, b[1:]])
 
 
@@ -138,5 +139,5 @@ def test_spread_is_told_apart_by_where_it_comes_from():
 
 
 def test_other_queries_are_refused():
-    with pytest.raises(ValueError, match="same queries"):
+    with pytest.raises(LlafsError, match="same queries"):
         Bootstrap(simulated(10, 0)).miou(simulated(12, 0))

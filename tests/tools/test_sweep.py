@@ -33,13 +33,18 @@ if Path(f"fail-BOOK-{fold}").exists():
 time.sleep(SECONDS)
 """
 ANSWERS = """
+from dataclasses import asdict
+from llafs_lib.evaluation.arms import EVERYTHING, Arm
+
 query = {"class_name": f"class{fold}", "image_id": 1, "pixels": 100, "truth": 20}
-names = ["everything", "HSNet: true 5", "HSNet: llm 5", "HSNet: random 5", "HSNet: random 5, other draw"]
-inters = dict(zip(names, (20, 16, 12 + seed, 8, 9)))
-counts = {n: [i, 20 if n != "everything" else 100, 0, 100] for n, i in inters.items()}
+arms = [EVERYTHING, *(Arm("HSNet", policy, 5) for policy in ("true", "llm", "random"))]
+arms.append(Arm("HSNet", "random", 5, draw=1))
+inters = dict(zip(arms, (20, 16, 12 + seed, 8, 9)))
+counts = {a.name: [i, 20 if a is not EVERYTHING else 100, 0, 100] for a, i in inters.items()}
 line = query | {"answers": counts, "at_400": counts, "supports": {}}
+header = {"key": "", "arms": {a.name: asdict(a) for a in arms}}
 results = {"shots": [5], "backbone": "small", "budget": "small", "absent": {}, "seconds": {"all": 1.0}}
-Path(folder / "queries.novel.jsonl").write_text(json.dumps({"key": ""}) + "\\n" + json.dumps(line) + "\\n")
+Path(folder / "queries.novel.jsonl").write_text(json.dumps(header) + "\\n" + json.dumps(line) + "\\n")
 Path(folder / "results.json").write_text(json.dumps(results))
 """
 
