@@ -7,8 +7,9 @@ the folds as spec §3.1 collects them from the papers' code.
 from __future__ import annotations
 
 import difflib
+import functools
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from llafs_lib.errors import LlafsError
@@ -129,18 +130,22 @@ def normalise(name: str) -> str:
     return " ".join(text.replace("_", " ").replace("-", " ").split())
 
 
-def find_class(name: str, vocabulary: tuple[str, ...]) -> str | None:
+def find_class(name: str, vocabulary: Sequence[str]) -> str | None:
     """The class of `vocabulary` that `name` means, through normalisation and aliases; None if there is none."""
     text = normalise(name)
-    by_name = {normalise(c): c for c in vocabulary}
-    if text in by_name:
-        return by_name[text]
+    by_name, by_canonical = _index(tuple(vocabulary))
     # An alias works both ways round: "sofa" finds COCO's "couch", "couch" finds PASCAL's "sofa".
-    canonical = ALIASES.get(text, text)
+    return by_name.get(text) or by_canonical.get(ALIASES.get(text, text))
+
+
+@functools.lru_cache(maxsize=64)
+def _index(vocabulary: tuple[str, ...]) -> tuple[dict[str, str], dict[str, str]]:
+    """Two tables of the classes: by their normalised name, and by the name that their aliases lead to."""
+    by_name = {normalise(c): c for c in vocabulary}
+    by_canonical: dict[str, str] = {}
     for known, original in by_name.items():
-        if ALIASES.get(known, known) == canonical:
-            return original
-    return None
+        by_canonical.setdefault(ALIASES.get(known, known), original)
+    return by_name, by_canonical
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

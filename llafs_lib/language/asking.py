@@ -8,11 +8,12 @@ is looked at, so nothing that was paid for is lost.
 
 from __future__ import annotations
 
-import asyncio
+import threading
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llafs_lib.classes import COCO_CLASSES, find_class, normalise
 from llafs_lib.errors import LlafsError
@@ -21,13 +22,13 @@ from llafs_lib.language.parsing import ParseError, parse_related
 from llafs_lib.language.prompts import CONSTRAINED, OPEN, Prompt, Question, check_class_name
 from llafs_lib.language.relations import by_text, merge_by_mean_rank
 from llafs_lib.language.replay import DEFAULT_CACHE, ReplayMiss, claimed, find, save
-from llafs_lib.language.running import run_now
+from llafs_lib.language.server import Server
 from llafs_lib.progress import track
 from llafs_lib.records import Call, RelatedClasses
 from llafs_lib.settings import LLM_MODES
 
 if TYPE_CHECKING:  # importing openai takes a second, and a replay does not need it
-    from llafs_lib.language.client import Connection
+    from llafs_lib.language.client import Client
 
 
 class Unanswered(LlafsError):
@@ -55,7 +56,7 @@ class Asker:
         base_url, api_key: the server, if not OPENAI_BASE_URL's or OpenAI; its key, if not OPENAI_API_KEY.
         temperature: 0 asks for the likeliest answer; None leaves it to the server.
         samples: ask so many times (with a temperature above 0) and merge by mean rank.
-        timeout, retries: seconds for each try, and further tries; see `client.Server`.
+        timeout, retries: seconds for each try, and further tries; see `server.Server`.
         at_once: the most calls on their way at any time.
         budget: US dollars that this object may spend; None sets no limit. See `cost.Budget`.
         max_tokens: the most tokens of one answer; None leaves it to the server, or is 2,000 with a budget.
@@ -76,7 +77,7 @@ class Asker:
     budget: float | None = None
     max_tokens: int | None = None
     prices: Mapping[str, Price] | None = None
-    spent: float = field(default=0.0, init=False)  # US dollars, where a budget is set
+    _budget: Budget | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.mode not in LLM_MODES:
@@ -90,8 +91,13 @@ class Asker:
         if self.prices is None:
             self.prices = load_prices()
         if self.budget is not None:
-            Budget(self.budget, self.prices)  # a limit that cannot be is refused before anything is asked
+            self._budget = Budget(self.budget, self.prices)
             self.max_tokens = self.max_tokens or MAX_TOKENS
+
+    @property
+    def spent(self) -> float:
+        """US dollars, where a budget is set: what the answers cost, and the most of what a lost request may have."""
+        return 0.0 if self._budget is None else self._budget.spent
 
     def related(
         self, class_name: str, vocabulary: tuple[str, ...], base: Iterable[str] | None = None
@@ -113,7 +119,7 @@ class Asker:
             LLMError: the model cannot be asked, or gives no answer.
             BudgetError: the question might cost more than is left of the budget.
         """
-        return run_now(self._each([class_name], vocabulary, base))[class_name]
+        return self.related_to_each([class_name], vocabulary, base)[class_name]
 
     def related_to_each(
         self, class_names: Iterable[str], vocabulary: tuple[str, ...], base: Iterable[str] | None = None
@@ -125,39 +131,9 @@ class Asker:
         Raises:
             Unanswered: some class got no answer; the answers of the others are in it, and kept in the cache.
         """
-        return run_now(self._each(list(dict.fromkeys(class_names)), vocabulary, base))
-
-    # --- many classes ---
-
-    async def _each(
-        self, names: list[str], vocabulary: tuple[str, ...], base: Iterable[str] | None
-    ) -> dict[str, RelatedClasses]:
-        allowed = set(vocabulary) & set(vocabulary if base is None else base)
-        answers: dict[str, RelatedClasses] = {}
-        failures: dict[str, LlafsError] = {}
-        call = _Calls(self)
-        places = asyncio.Semaphore(self.at_once)
-
-        async def answer(name: str) -> None:
-            async with places:
-                if any(getattr(error, "for_all", False) for error in failures.values()):
-                    return
-                try:
-                    answers[name] = await self._related(name, vocabulary, allowed, call)
-                except LlafsError as error:
-                    failures[name] = error
-
-        tasks = [asyncio.create_task(answer(name)) for name in names]
-        live = self.model is not None and self.mode != "replay" and len(names) > 1
-        try:
-            done = asyncio.as_completed(tasks)
-            for _ in track(names, f"asking {self.model}", "class") if live else names:
-                await next(done)
-        finally:
-            for task in tasks:  # after an interrupt: what is on its way is given up
-                task.cancel()
-            await call.close()
-        hopeless = [error for error in failures.values() if getattr(error, "for_all", False)]
+        names = list(dict.fromkeys(class_names))
+        answers, failures = _Run(self, tuple(vocabulary), base).answers(names)
+        hopeless = [error for error in failures.values() if _is_for_all(error)]
         if len(names) == 1 or (hopeless and not answers):
             for error in hopeless or failures.values():
                 raise error
@@ -165,47 +141,91 @@ class Asker:
             raise Unanswered({n: answers[n] for n in names if n in answers}, failures, len(names))
         return {name: answers[name] for name in names}
 
+
+class _Run:
+    """One call of `Asker.related_to_each`: what its threads share."""
+
+    def __init__(self, asker: Asker, vocabulary: tuple[str, ...], base: Iterable[str] | None):
+        self.asker, self.vocabulary = asker, vocabulary
+        self.allowed = set(vocabulary) & set(vocabulary if base is None else base)
+        # One recorded answer over all of COCO's classes serves every data set with COCO's names.
+        self.over = COCO_CLASSES if set(vocabulary) <= set(COCO_CLASSES) else vocabulary
+        self.stop = threading.Event()
+        self._client: Client | None = None
+        self._connecting = threading.Lock()
+
+    # --- many classes ---
+
+    def answers(self, names: list[str]) -> tuple[dict[str, RelatedClasses], dict[str, LlafsError]]:
+        """What was answered, and for the other classes why not, several at once."""
+        answers: dict[str, RelatedClasses] = {}
+        failures: dict[str, LlafsError] = {}
+
+        def answer(name: str) -> None:
+            if any(_is_for_all(error) for error in list(failures.values())):
+                return
+            try:
+                answers[name] = self.related(name)
+            except LlafsError as error:
+                failures[name] = error
+
+        asker = self.asker
+        live = asker.model is not None and asker.mode != "replay" and len(names) > 1
+        pool = ThreadPoolExecutor(asker.at_once)
+        try:
+            done = as_completed([pool.submit(answer, name) for name in names])
+            for _ in track(names, f"asking {asker.model}", "class") if live else names:
+                next(done).result()
+        finally:  # also after Ctrl-C: what is on its way is given up
+            self.stop.set()
+            pool.shutdown(cancel_futures=True)
+            if self._client is not None:
+                self._client.close()
+        return answers, failures
+
     # --- one class ---
 
-    async def _related(self, name: str, vocabulary: tuple[str, ...], allowed: set[str], call: _Calls) -> RelatedClasses:
-        over = COCO_CLASSES if set(vocabulary) <= set(COCO_CLASSES) else vocabulary
-        question = self._question(check_class_name(name), over)
-        samples = [await self._answer(replace(question, sample=i), name, over, call) for i in range(self.samples)]
+    def related(self, name: str) -> RelatedClasses:
+        """The answer about one class: of several samples merged, restricted to what may be used, or replaced."""
+        question = self._question(check_class_name(name))
+        samples = [self._answer(replace(question, sample=i), name) for i in range(self.asker.samples)]
         answer = merge_by_mean_rank(samples)
-        usable = answer.restrict_to(allowed)
+        usable = answer.restrict_to(self.allowed)
         if usable.ranked:
             return usable
         why = "names only classes that may not be used" if answer.ranked else "names no class of the list"
-        return _fallback(usable, tuple(c for c in vocabulary if c in allowed), why)
+        return _fallback(usable, tuple(c for c in self.vocabulary if c in self.allowed), why)
 
-    def _question(self, name: str, over: tuple[str, ...]) -> Question:
+    def _question(self, name: str) -> Question:
         """The question to ask, or without a model the one that has a recorded answer."""
-        itself = find_class(name, over)
+        asker = self.asker
+        itself = find_class(name, self.over)
         known_as = itself or find_class(name, COCO_CLASSES) or normalise(name)
-        others = tuple(c for c in over if c != itself)
-        constrained = Question(self.prompt or CONSTRAINED, known_as, others, self.model, self.temperature)
-        if self.model is not None:
+        others = tuple(c for c in self.over if c != itself)
+        constrained = Question(asker.prompt or CONSTRAINED, known_as, others, asker.model, asker.temperature)
+        if asker.model is not None:
             return constrained
         questions = [replace(constrained, temperature=None)]
-        if self.prompt is None:
-            as_open = {"prompt": OPEN, "class_name": find_class(name, COCO_CLASSES) or known_as}
-            questions.append(replace(questions[0], **as_open))
+        if asker.prompt is None:
+            of_coco = find_class(name, COCO_CLASSES) or known_as
+            questions.append(replace(questions[0], prompt=OPEN, class_name=of_coco))
         # The package's recordings first: what a model was once asked here must not change what is replayed without one.
-        return next((q for cache in (None, self.cache) for q in questions if find(q.request, cache)), questions[-1])
+        return next((q for cache in (None, asker.cache) for q in questions if find(q.request, cache)), questions[-1])
 
-    async def _answer(self, question: Question, name: str, over: tuple[str, ...], call: _Calls) -> RelatedClasses:
-        recording, live = await call(question)
+    def _answer(self, question: Question, name: str) -> RelatedClasses:
+        """One sample: the recording of the answer, and of the repair turn where there was one, as ranked classes."""
+        recording, live = self._recording(question)
         turns = [(recording, live)]
         notes = _notes(recording, question)
         try:
-            ranked, dropped = parse_related(recording["response"]["text"], question.class_name, over)
+            ranked, dropped = parse_related(recording["response"]["text"], question.class_name, self.over)
         except ParseError as useless:
             ranked, dropped = (), useless.dropped
-            if useless.rejects and (repair := await call.again(question, recording, useless.rejects)):
+            if useless.rejects and (repair := self._repair(question, recording, useless.rejects)):
                 turns.append(repair)
                 notes = (*notes, "the first answer named no candidate; asked once more", *_notes(repair[0], question))
                 try:
-                    ranked, more = parse_related(repair[0]["response"]["text"], question.class_name, over)
+                    ranked, more = parse_related(repair[0]["response"]["text"], question.class_name, self.over)
                     dropped = (*dropped, *more)
                 except ParseError:
                     pass
@@ -220,65 +240,46 @@ class Asker:
             calls=tuple(_call(recording, now) for recording, now in turns if recording["request"]["model"]),
         )
 
+    # --- one question ---
 
-class _Calls:
-    """The calls of one run: `await call(question)` → the recording, and whether it was made just now."""
-
-    def __init__(self, asker: Asker):
-        self.asker = asker
-        self._connection: Connection | None = None
-        limit = asker.budget
-        self._budget = None if limit is None else Budget(limit, asker.prices)
-        if self._budget:
-            self._budget.spent = asker.spent
-
-    async def __call__(self, question: Question) -> tuple[dict, bool]:
+    def _recording(self, question: Question) -> tuple[dict, bool]:
+        """The recorded answer to a question, which is asked if there is none; and whether it was asked just now."""
         asker = self.asker
         if recording := self._found(question):
             return recording, False
         if asker.model is None or asker.mode == "replay":
             raise ReplayMiss(question.class_name, asker.model)
-        async with claimed(question.request, asker.cache):
+        with claimed(question.request, asker.cache, self.stop):
             if recording := self._found(question):  # another process was faster
                 return recording, False
-            recording = await self._pay(question)
+            recording = self._connected().ask(question, asker.max_tokens)
             if asker.cache is not None:
                 save(recording, asker.cache)
             return recording, True
 
-    async def again(self, question: Question, recording: dict, rejects: tuple[str, ...]) -> tuple[dict, bool] | None:
+    def _repair(self, question: Question, recording: dict, rejects: tuple[str, ...]) -> tuple[dict, bool] | None:
         """The repair turn; None where none was recorded and none may be asked for."""
         try:
-            return await self(question.repaired(recording["response"]["text"], rejects))
+            return self._recording(question.repaired(recording["response"]["text"], rejects))
         except ReplayMiss:
             return None
 
     def _found(self, question: Question) -> dict | None:
         return None if self.asker.mode == "refresh" else find(question.request, self.asker.cache)
 
-    async def _pay(self, question: Question) -> dict:
-        asker, connection = self.asker, self._connected()
-        if self._budget is None:
-            return await connection.ask(question, asker.max_tokens)
-        async with self._budget.paying(question, asker.max_tokens, tries=1 + asker.retries) as calls:
-            recording = await connection.ask(question, asker.max_tokens)
-            calls.append(_call(recording, True))
-            return recording
+    def _connected(self) -> Client:
+        with self._connecting:
+            if self._client is None:
+                from llafs_lib.language.client import Client
 
-    def _connected(self) -> Connection:
-        if self._connection is None:
-            from llafs_lib.language.client import Connection, Server
+                asker = self.asker
+                server = Server.find(asker.base_url, asker.api_key, timeout=asker.timeout, retries=asker.retries)
+                self._client = Client(server, asker._budget, self.stop)
+            return self._client
 
-            asker = self.asker
-            server = Server.find(asker.base_url, asker.api_key, timeout=asker.timeout, retries=asker.retries)
-            self._connection = Connection(server)
-        return self._connection
 
-    async def close(self) -> None:
-        if self._budget is not None:
-            self.asker.spent = self._budget.spent
-        if self._connection is not None:
-            await self._connection.__aexit__()
+def _is_for_all(error: LlafsError) -> bool:
+    return getattr(error, "for_all", False)
 
 
 def _fallback(answer: RelatedClasses, vocabulary: tuple[str, ...], why: str) -> RelatedClasses:
@@ -306,8 +307,3 @@ def _notes(recording: dict, question: Question) -> tuple[str, ...]:
 def _call(recording: dict, live: bool) -> Call:
     usage = recording["response"].get("usage") or {}
     return Call(recording["request"]["model"], usage.get("prompt_tokens"), usage.get("completion_tokens"), live)
-
-
-def related_classes(class_name: str, vocabulary: tuple[str, ...], **settings: Any) -> RelatedClasses:
-    """`Asker(**settings).related(class_name, vocabulary)`, for a single question."""
-    return Asker(**settings).related(class_name, vocabulary)

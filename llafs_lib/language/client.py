@@ -1,320 +1,325 @@
-"""One call to an OpenAI-compatible server: OpenAI itself, Ollama, vLLM, llama.cpp, LM Studio, …
+"""One question to an OpenAI-compatible server: OpenAI itself, Ollama, vLLM, llama.cpp, LM Studio, …
 
-What a server cannot do is learned from what it refuses, and remembered for the process: the form of the answer goes
-down a ladder, json_schema → json_object → plain text; a temperature is left out. Nothing else is tried twice but what
-may pass by itself: a lost connection, a busy or a broken server.
+`Client.ask` sends requests until one is answered. After each that is not, it takes a lower rung (`lower_rung`: the
+server refused a setting), or waits and tries again (the server is busy), or ends with one sentence. Every request goes
+through `Client._send`, where its cost is set aside and its time is limited.
 """
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import json
-import os
-import urllib.parse
-from dataclasses import dataclass, field
+import random
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, wait
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from typing import Any
 
 import openai
 
-from llafs_lib.errors import LlafsError
+from llafs_lib.language.cost import Budget, cost_of
 from llafs_lib.language.prompts import Question
 from llafs_lib.language.replay import make_recording
+from llafs_lib.language.server import LLMError, Server
+from llafs_lib.records import Call
 
-if int(openai.__version__.partition(".")[0]) < 3:  # as on Colab
-    import httpx as http  # the HTTP library under openai, whose timeouts it knows
+__all__ = ["Client", "Habits", "LLMError", "Server"]
 
-    LONGEST_WAIT = 60  # seconds; asked by a server to wait longer, openai 2 would ask again almost at once
-else:
-    import httpx2 as http
-
-    LONGEST_WAIT = 120
-
-OPENAI_URL = "https://api.openai.com/v1"
-NO_KEY = "none"  # what a server of one's own is sent
+LONGEST_WAIT = 120.0  # seconds; a server that asks to wait longer is not waited for
+FIRST_WAIT, MOST_WAIT = 0.5, 8.0  # seconds between tries where the server does not say how long; doubled each time
+PASSING = (408, 409, 429)  # what may be over soon, as may every 5xx
+FORMS = ("json_schema", "json_object", "text")  # of an answer, from the strictest down
 COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
-RUNGS = ("json_schema", "json_object", "text")
-_ABOUT_FORMAT = ("response_format", "json_schema", "json_object", "structured output")
+# How servers call a setting when they refuse it.
+WORDS = {
+    "response_format": ("response_format", "json_schema", "json_object", "structured output"),
+    "temperature": ("temperature",),
+    "max_completion_tokens": ("max_completion_tokens",),
+}
 
 
-class LLMError(LlafsError):
-    """A language model that could not be asked, or that gave no answer. The message never holds the key.
+class Stopped(LLMError):
+    """The run was interrupted while this question was on its way."""
 
-    `for_all`: the next question would fail in the same way (no credit, a wrong key, no such server or model).
-    `refused`: the server said no, so that nothing is to be paid.
+
+class NoAnswer(Exception):
+    """What came of one request instead of an answer.
+
+    `status` is the HTTP status, None if nothing came. `said` is what the server wrote, `named` the parameter that it
+    names. `wait` is how many seconds it asks to wait. `sent` False: the server was not even reached.
     """
 
-    def __init__(self, message: str, for_all: bool = False, refused: bool = False) -> None:
-        super().__init__(message)
-        self.for_all, self.refused = for_all, refused
+    def __init__(self, status: int | None, said: str = "", named: str = "", wait: float | None = None, sent=True):
+        super().__init__(said)
+        self.status, self.said, self.named, self.wait, self.sent = status, said, named, wait, sent
+
+    @property
+    def passing(self) -> bool:
+        """Whether the same request may be answered if it is sent again."""
+        if self.wait is not None and self.wait > LONGEST_WAIT or self.out_of_credit:
+            return False
+        return self.status is None or self.status in PASSING or self.status >= 500
+
+    @property
+    def out_of_credit(self) -> bool:
+        return self.status == 429 and "insufficient_quota" in self.said
+
+
+# --- what a server takes ---------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
-class Server:
-    """Where to ask, and how patiently: `timeout` seconds for each try, `retries` further tries (408, 409, 429, 5xx).
-
-    A server's Retry-After is honoured up to two minutes, with openai 2 up to one; asked to wait longer, or out of
-    credit, a call fails at once.
-    """
-
-    base_url: str
-    key: str = field(repr=False)
-    timeout: float = 60.0
-    retries: int = 2
-
-    @classmethod
-    def find(cls, base_url: str | None = None, key: str | None = None, **patience: float) -> Server:
-        """The server that is given, or OPENAI_BASE_URL's, or OpenAI; with the key given, or OPENAI_API_KEY's.
-
-        Raises:
-            LLMError: an address or a key that cannot be right, or no key for OpenAI.
-        """
-        base_url = os.environ.get("OPENAI_BASE_URL") if base_url is None else base_url
-        _check_address(base_url)
-        key = key or os.environ.get("OPENAI_API_KEY")
-        if not key and base_url is None:
-            raise LLMError("No key: set OPENAI_API_KEY, or OPENAI_BASE_URL for a server of your own.", True)
-        if key and not (key.isascii() and key.isprintable()):
-            raise LLMError("The API key holds a line break or a character that is not ASCII; copy it once more.", True)
-        return cls(base_url or OPENAI_URL, key or NO_KEY, **patience)
-
-    @property
-    def shown(self) -> str:
-        """The address as it may be printed: without what may be secret in it, a password or a query."""
-        parts = urllib.parse.urlsplit(self.base_url)
-        return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
-
-
-def _check_address(base_url: str | None) -> None:
-    if base_url is None:
-        return
-    if not base_url.strip():
-        raise LLMError("OPENAI_BASE_URL is empty: unset it to ask OpenAI, or give the address of your server.", True)
-    try:
-        usable = http.URL(base_url).scheme in ("http", "https") and urllib.parse.urlsplit(base_url).hostname
-    except (http.InvalidURL, ValueError):
-        usable = False
-    if not usable:
-        raise LLMError("The server's address must be like http://localhost:11434/v1; this one cannot be read.", True)
-
-
-@dataclass
 class Habits:
     """What a server takes for a model, as far as it is known."""
 
-    rung: int = 0  # of RUNGS
+    form: str = "json_schema"  # one of FORMS
     temperature: bool = True
     limit: str = "max_completion_tokens"  # older servers know max_tokens
-    known: bool = False
 
-    def settings(self, question: Question, max_tokens: int | None) -> dict:
-        """The keyword arguments of the next try."""
-        settings = {}
-        if question.schema and RUNGS[self.rung] == "json_schema":
+    def settings(self, question: Question, max_tokens: int | None) -> dict[str, Any]:
+        """What is sent beside the model and the messages."""
+        settings: dict[str, Any] = {}
+        if question.schema and self.form == "json_schema":
             described = {"name": "related_classes", "strict": True, "schema": question.schema}
             settings["response_format"] = {"type": "json_schema", "json_schema": described}
-        elif question.schema and RUNGS[self.rung] == "json_object":
+        elif question.schema and self.form == "json_object":
             settings["response_format"] = {"type": "json_object"}
         if self.temperature and question.temperature is not None:
             settings["temperature"] = question.temperature
         return settings | ({self.limit: max_tokens} if max_tokens else {})
 
-    def learn(self, error: openai.APIStatusError, settings: dict) -> bool:
-        """Give up what the server refused of `settings`; False if it refused something else."""
-        refused = _refused(error)
-        if refused == "response_format" and refused in settings:
-            # by name, not by one step: of several questions on their way, each reports the same rung
-            self.rung = max(self.rung, RUNGS.index(settings[refused]["type"]) + 1)
-        elif refused == "temperature" and refused in settings:
-            self.temperature = False
-        elif refused == "max_completion_tokens" and refused in settings:
-            self.limit = "max_tokens"
-        else:
-            return False
-        return True
 
+def lower_rung(habits: Habits, settings: dict[str, Any], problem: NoAnswer) -> Habits | None:
+    """What to try next after `settings` were refused; None if the server refused something else.
 
-_HABITS: dict[tuple[str, str], Habits] = {}
-
-
-def _refused(error: openai.APIStatusError) -> str | None:
-    """The setting that a 400 or 422 is about: its `param` where it names one, else what its text mentions."""
-    if error.status_code not in (400, 422):
+    The form of the answer goes down one step of FORMS; a temperature is left out; a limit gets its older name.
+    """
+    if problem.status not in (400, 422):
         return None
-    named = error.body.get("param") if isinstance(error.body, dict) else None
-    about = named if isinstance(named, str) else _all_said(error)
-    if any(word in about.casefold() for word in _ABOUT_FORMAT):
-        return "response_format"
-    return next((name for name in ("temperature", "max_completion_tokens") if name in about), None)
+    about = (problem.named or problem.said).casefold()
+    refused = next((s for s, words in WORDS.items() if any(word in about for word in words)), None)
+    if refused not in settings:
+        return None
+    if refused == "response_format":
+        return replace(habits, form=FORMS[FORMS.index(habits.form) + 1])
+    return replace(habits, temperature=False) if refused == "temperature" else replace(habits, limit="max_tokens")
 
 
-def _all_said(error: openai.APIStatusError) -> str:
-    return f"{error} {json.dumps(error.body, default=str)}"
+_HABITS: dict[tuple[str, str], Habits] = {}  # (address, model) → what was found out in this process
 
 
-class _Transport(openai.DefaultAsyncHttpxClient):
-    """HTTP with two rules more: a try ends after `seconds`, however slowly bytes drip; no credit or hours are final."""
-
-    seconds = 60.0
-
-    async def send(self, request: http.Request, **options: object) -> http.Response:
-        try:
-            async with asyncio.timeout(self.seconds):
-                response = await super().send(request, **options)
-                await response.aread()
-        except TimeoutError as error:
-            raise http.ReadTimeout("no whole answer in time", request=request) from error
-        no_credit = response.status_code == 429 and b"insufficient_quota" in response.content
-        if no_credit or _asked_to_wait(response) > LONGEST_WAIT:
-            response.headers["x-should-retry"] = "false"  # which openai obeys
-        return response
+# --- asking ----------------------------------------------------------------------------------------------------------
 
 
-def _asked_to_wait(response: http.Response) -> float:
-    """Seconds of a Retry-After; 0 where there is none, or a date."""
-    try:
-        return float(response.headers.get("retry-after", 0))
-    except ValueError:
-        return 0.0
+class Client:
+    """Asks one server. Several threads may share it: `with Client(server) as client: client.ask(question)`.
 
+    Args:
+        budget: where each request sets its cost aside before it is sent; None sets no limit.
+        stop: once it is set, nothing more is sent, and what is on its way is given up.
+    """
 
-class Connection:
-    """An open connection to a server: `async with Connection(server) as connection: await connection.ask(…)`."""
+    def __init__(self, server: Server, budget: Budget | None = None, stop: threading.Event | None = None):
+        self.server, self.budget, self.stop = server, budget, stop or threading.Event()
+        http = openai.DefaultHttpxClient(timeout=server.timeout)
+        self._api = openai.OpenAI(api_key=server.key, base_url=server.base_url, max_retries=0, http_client=http)
+        self._first = threading.Lock()
 
-    def __init__(self, server: Server):
-        self.server = server
-        transport = _Transport(timeout=server.timeout)
-        transport.seconds = server.timeout
-        self._api = openai.AsyncOpenAI(
-            api_key=server.key, base_url=server.base_url, max_retries=server.retries, http_client=transport
-        )
-        self._first = asyncio.Lock()
-
-    async def __aenter__(self) -> Connection:
+    def __enter__(self) -> Client:
         return self
 
-    async def __aexit__(self, *_: object) -> None:
-        await self._api.close()
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
-    async def ask(self, question: Question, max_tokens: int | None = None) -> dict:
+    def close(self) -> None:
+        """Close the connections."""
+        self._api.close()
+
+    def ask(self, question: Question, max_tokens: int | None = None) -> dict:
         """Ask, and return the answer as a recording. An answer that was filtered or refused has no text, and says so.
 
         Args:
             max_tokens: the most tokens that the answer may have; None leaves it to the server.
 
         Raises:
-            LLMError: if no model is named, the server refuses or cannot be reached, or answers without text.
+            LLMError: no model is named, the server refuses or cannot be reached, or it answers without text.
+            BudgetError: the next request might cost more than is left.
         """
         if not question.model:
-            raise LLMError('No model is named: give model="…", a name that your server knows.', True)
-        habits = _HABITS.setdefault((self.server.base_url, question.model), Habits())
-        if habits.known:
-            return await self._ask(question, habits, max_tokens)
-        async with self._first:  # one question finds out what the server takes; the others wait for it
-            if not habits.known:
-                try:
-                    return await self._ask(question, habits, max_tokens)
-                finally:
-                    habits.known = True
-        return await self._ask(question, habits, max_tokens)
+            raise LLMError('No model is named: give model="…", a name that your server knows.', for_all=True)
+        answer, settings = self._in_turn(question, max_tokens)
+        if isinstance(answer, LLMError):  # raised here, where no chained exception carries the request with its key
+            raise answer
+        return _recording(question, answer, settings)
 
-    async def _ask(self, question: Question, habits: Habits, max_tokens: int | None) -> dict:
-        try:
-            completion, settings = await self._complete(question, habits, max_tokens)
-            response = _response(completion)
-        except openai.OpenAIError as error:
-            problem = _problem(error, question.model, self.server)
-        except (ValueError, RecursionError):  # not JSON, or JSON of another kind
-            problem = _not_the_api(self.server)
-        else:
-            if not response["text"].strip() and response["finish_reason"] not in ("content_filter", "refusal"):
-                raise LLMError(f"{question.model} answered without text (finish reason: {response['finish_reason']}).")
-            today = datetime.now(UTC).date().isoformat()
-            sent = {"response_format": "text", "temperature": None, **settings}
-            sent["response_format"] = settings.get("response_format", {}).get("type", "text")
-            return make_recording(question.request, response, sent, f"{question.model} answered on {today}", today)
-        # Raised out here, so that no chained exception carries the request, whose headers hold the key.
-        raise problem
+    def _in_turn(self, question: Question, max_tokens: int | None) -> tuple[dict | LLMError, dict[str, Any]]:
+        """`_answer`, for one question alone as long as it is not known what the server takes; the others wait."""
+        where = (self.server.base_url, question.model)
+        if where not in _HABITS:
+            with self._first:
+                if where not in _HABITS:
+                    try:
+                        return self._answer(question, max_tokens)
+                    finally:
+                        _HABITS.setdefault(where, Habits())
+        return self._answer(question, max_tokens)
 
-    async def _complete(self, question: Question, habits: Habits, max_tokens: int | None) -> tuple[object, dict]:
+    def _answer(self, question: Question, max_tokens: int | None) -> tuple[dict | LLMError, dict[str, Any]]:
+        """The server's answer, or the error that its refusal comes to; and the settings of the last request."""
+        where = (self.server.base_url, question.model)
+        habits, retries = _HABITS.get(where, Habits()), 0
         while True:
             settings = habits.settings(question, max_tokens)
             try:
-                create = self._api.chat.completions.create
-                return await create(model=question.model, messages=question.messages, **settings), settings
-            except openai.APIStatusError as error:
-                if not habits.learn(error, settings):
-                    raise
+                answer = self._send(question, max_tokens, settings)
+                _HABITS[where] = habits
+                return answer, settings
+            except NoAnswer as no_answer:
+                problem = no_answer
+            if lower := lower_rung(habits, settings, problem):
+                habits = lower
+            elif problem.passing and retries < self.server.retries:
+                self._wait(problem, retries)
+                retries += 1
+            else:
+                return _sentence(problem, question.model, self.server), settings
 
-    async def embed(self, texts: tuple[str, ...], model: str) -> tuple[list[list[float]], dict | None]:
-        """The embedding of each of `texts`, and the usage as the server counts it.
+    def _send(self, question: Question, max_tokens: int | None, settings: dict[str, Any]) -> dict:
+        """Send one request, and set its cost aside while it is on its way: the one place where money is spent."""
+        self._unless_stopped()
+        setting_aside = self.budget.paying(question, max_tokens) if self.budget else contextlib.nullcontext([])
+        with setting_aside as bill:
+            try:
+                answer = self._in_time(lambda: self._request(question, settings))
+            except NoAnswer as problem:
+                if not problem.sent:
+                    bill.append(0.0)
+                raise
+            usage = answer["usage"] or {}
+            call = Call(question.model, usage.get("prompt_tokens"), usage.get("completion_tokens"), live=True)
+            if self.budget and (cost := cost_of(call, self.budget.prices)) is not None:
+                bill.append(cost)
+            return answer
 
-        Raises:
-            LLMError: as `ask`, and if the answer does not hold one vector of numbers for each text.
-        """
+    def _request(self, question: Question, settings: dict[str, Any]) -> dict:
+        """One request over HTTP. Whatever the SDK raises becomes a `NoAnswer`."""
+        create = self._api.chat.completions.with_raw_response.create
         try:
-            answer = await self._api.embeddings.create(model=model, input=list(texts), encoding_format="float")
-            vectors = [[float(x) for x in item.embedding] for item in sorted(answer.data, key=lambda item: item.index)]
-            if len(vectors) != len(texts) or len({len(v) for v in vectors}) != 1 or not vectors[0]:
-                raise ValueError("not one vector for each text")
-            return vectors, _usage(answer)
+            response = create(model=question.model, messages=question.messages, **settings).http_response
+        except openai.APIStatusError as error:
+            raise _refusal(error, self.server) from None
+        except openai.APITimeoutError:
+            raise NoAnswer(None, "timeout") from None
         except openai.OpenAIError as error:
-            problem = _problem(error, model, self.server)
-        except (ValueError, TypeError, AttributeError, RecursionError):
-            problem = _not_the_api(self.server)
-        raise problem
+            sent = type(error.__cause__).__name__ != "ConnectError"
+            raise NoAnswer(None, "unreachable", sent=sent) from None
+        return _read(self.server.without_key(response.text))
+
+    def _in_time(self, work: Callable[[], dict]) -> dict:
+        """The result of `work`. It runs in a thread that is left behind when its time is over or the run is stopped."""
+        result: Future[dict] = Future()
+
+        def run() -> None:
+            try:
+                result.set_result(work())
+            except BaseException as error:  # handed over, to be raised where it is waited for
+                result.set_exception(error)
+
+        threading.Thread(target=run, daemon=True).start()
+        end = time.monotonic() + self.server.timeout
+        while not result.done():
+            wait([result], timeout=0.1)
+            self._unless_stopped()
+            if time.monotonic() > end and not result.done():
+                raise NoAnswer(None, "timeout")
+        return result.result()
+
+    def _wait(self, problem: NoAnswer, tries: int) -> None:
+        seconds = problem.wait
+        if seconds is None:
+            seconds = min(FIRST_WAIT * 2**tries, MOST_WAIT) * random.uniform(0.75, 1)
+        self.stop.wait(seconds)
+
+    def _unless_stopped(self) -> None:
+        if self.stop.is_set():
+            raise Stopped("Interrupted. What was answered is kept; run again to ask the rest.")
 
 
-def _response(completion: object) -> dict:
-    """The parts of a completion that are kept. The SDK does not validate, so no field and no type is sure."""
+# --- reading what comes back -----------------------------------------------------------------------------------------
+
+
+def _read(text: str) -> dict:
+    """The parts of a completion that are kept. Servers differ, so no field and no type is sure."""
     try:
-        choice = completion.choices[0]
-        message = choice.message
-        content = message.content
-    except (AttributeError, LookupError, TypeError) as error:
-        raise ValueError("not a chat completion") from error
-    refusal = _if(str, getattr(message, "refusal", None))
+        completion = json.loads(text)
+        choice = completion["choices"][0]
+        message = choice["message"]
+    except (ValueError, LookupError, TypeError, RecursionError):  # not JSON, or JSON of another kind
+        raise NoAnswer(200, "not a completion") from None
+    content, refusal = (_if(str, message.get(key)) for key in ("content", "refusal"))
     return {
-        "text": _if(str, content) or "",
-        "finish_reason": "refusal" if refusal and not content else _if(str, choice.finish_reason),
+        "text": content or "",
+        "finish_reason": "refusal" if refusal and not content else _if(str, choice.get("finish_reason")),
         "refusal": refusal,
-        "model": _if(str, completion.model),
-        "usage": _usage(completion),
+        "model": _if(str, completion.get("model")),
+        "usage": _usage(completion.get("usage")),
     }
 
 
-def _usage(answer: object) -> dict | None:
-    usage = getattr(answer, "usage", None)
-    return {k: _if(int, getattr(usage, k, None)) for k in COUNTS} if usage else None
+def _usage(usage: object) -> dict | None:
+    return {k: _if(int, usage.get(k)) for k in COUNTS} if usage and isinstance(usage, dict) else None
 
 
-def _if(kind: type, value: object) -> object:
+def _if(kind: type, value: object) -> Any:
     return value if isinstance(value, kind) else None
 
 
-def _not_the_api(server: Server) -> LLMError:
-    return LLMError(f"{server.shown} did not answer as the OpenAI API does; check the address (many end in /v1).")
+def _recording(question: Question, answer: dict, settings: dict[str, Any]) -> dict:
+    if not answer["text"].strip() and answer["finish_reason"] not in ("content_filter", "refusal"):
+        raise LLMError(f"{question.model} answered without text (finish reason: {answer['finish_reason']}).")
+    today = datetime.now(UTC).date().isoformat()
+    form = settings.get("response_format", {}).get("type", "text")
+    sent = {"temperature": None, **settings, "response_format": form}
+    return make_recording(question.request, answer, sent, f"{question.model} answered on {today}", today)
 
 
-def _problem(error: openai.OpenAIError, model: str, server: Server) -> LLMError:
-    """What went wrong and what to do, in one sentence without the key."""
-    where = server.shown
-    if isinstance(error, openai.APITimeoutError):
+def _refusal(error: openai.APIStatusError, server: Server) -> NoAnswer:
+    body = error.body if isinstance(error.body, dict) else {}
+    said = server.without_key(f"{error} {json.dumps(error.body, default=str)}")
+    return NoAnswer(error.status_code, said, _if(str, body.get("param")) or "", _asked_to_wait(error.response.headers))
+
+
+def _asked_to_wait(headers: Any) -> float | None:
+    """Seconds that a server asks to wait; None where it does not say, or says a date."""
+    for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
+        try:
+            return max(0.0, float(headers[name]) / unit)
+        except (KeyError, ValueError):
+            continue
+    return None
+
+
+def _sentence(problem: NoAnswer, model: str, server: Server) -> LLMError:
+    """What went wrong and what to do next, in one sentence without the key."""
+    where, status = server.shown, problem.status
+    if problem.said == "timeout":
         return LLMError(f"{where} did not answer in time; try again, or give a longer timeout.")
-    if isinstance(error, openai.APIConnectionError):
+    if status is None:
         return LLMError(f"{where} cannot be reached; check the address and the network, or start the server.", True)
-    status = getattr(error, "status_code", None)
-    if status == 429 and "insufficient_quota" in _all_said(error):
-        return LLMError(
-            f"{where} reports that no credit is left (429, insufficient_quota); check your plan.", True, True
-        )
-    # The server's own words are not shown for a 401: some servers repeat the key in them, whole or in part.
+    if status == 200:
+        return LLMError(f"{where} did not answer as the OpenAI API does; check the address (many end in /v1).")
+    if problem.out_of_credit:
+        return LLMError(f"{where} reports that no credit is left (429, insufficient_quota); check your plan.", True)
+    # The server's own words are not shown for a 401: some servers repeat a part of the key in them.
     known = {
         401: f"{where} refused the key (401); check OPENAI_API_KEY.",
         403: f"{where} does not let this key use {model!r} (403); check what the key may do.",
         404: f"{where} knows no model {model!r} (404); check the model's name and the address.",
         429: f"{where} reports too many requests (429); wait a little, or ask fewer at once.",
     }
-    said = str(error) if server.key == NO_KEY else str(error).replace(server.key, "…")
-    said = " ".join(said.split())[:200]
+    said = " ".join(problem.said.split())[:200]
     sentence = known.get(status) or f"{where} answered {model} with an error: {said}"
-    return LLMError(sentence, for_all=status in (401, 403, 404), refused=status is not None)
+    return LLMError(sentence, for_all=status in (401, 403, 404))

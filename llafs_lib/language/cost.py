@@ -5,11 +5,11 @@ Prices are US dollars per million tokens. The shipped table, prices.json, names 
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -119,66 +119,60 @@ def most_tokens(question: Question) -> int:
 
 
 class Budget:
-    """US dollars that may be spent. Each call first sets aside the most that it can cost, so the limit always holds.
+    """US dollars that may be spent. Each request first sets aside the most that it can cost, so the limit always holds.
 
-    A call costs at most `most_tokens` of its question, and as many tokens of answer as it allows.
-    Calls that run at the same time share one budget; one waits if only what others have set aside stands in its way.
+    A request costs at most `most_tokens` of its question, and as many tokens of answer as it allows. Threads share one
+    budget. A request waits if only what others have set aside stands in its way.
     """
 
     def __init__(self, limit: float, prices: Mapping[str, Price]):
         if not 0 <= limit < float("inf"):
             raise PriceError(f"A budget is US dollars from 0, not {limit!r}.")
-        self.limit, self.spent, self._prices = limit, 0.0, prices
-        self._aside: list[float] = []  # of the calls on their way
-        self._freed = asyncio.Condition()
+        self.limit, self.spent, self.prices = limit, 0.0, prices
+        self._aside: list[float] = []  # of the requests on their way
+        self._changed = threading.Condition()
 
     def most(self, question: Question, max_tokens: int) -> float:
-        """The most that one call can cost, in US dollars.
+        """The most that one request can cost, in US dollars.
 
         Raises:
             PriceError: the model has no known price.
         """
-        price = price_of(question.model, self._prices)
+        price = price_of(question.model, self.prices)
         if price is None:
             raise PriceError(
                 f"A budget needs the price of {question.model!r}: add it to prices.json or to prices (0 for your own)."
             )
         return price.of(most_tokens(question), max_tokens)
 
-    @asynccontextmanager
-    async def paying(self, question: Question, max_tokens: int, tries: int = 1) -> AsyncIterator[list[Call]]:
-        """Set the most aside, yield a list to put the call in, then count what it really cost.
-
-        A call without known tokens is counted as the most it can have cost. So is one that was lost on its way, for
-        each of its `tries`; one that the server refused costs nothing.
+    @contextmanager
+    def paying(self, question: Question, max_tokens: int) -> Iterator[list[float]]:
+        """Set the most aside, and yield a list to write the cost into. Without a known cost, the most is counted.
 
         Raises:
-            BudgetError: what is left may not be enough; nothing was sent.
+            BudgetError: what is left may not be enough. Nothing may be sent then.
         """
         most = self.most(question, max_tokens)
-        aside = most * tries
-        async with self._freed:
-            await self._freed.wait_for(lambda: self._fits(aside) or not self._aside)
-            if not self._fits(aside):
-                raise BudgetError(
-                    f"The budget of ${self.limit:g} might be exceeded: ${self.spent:.4f} is spent, the question about "
-                    f"{question.class_name!r} may cost up to ${aside:.4f}. What was answered is kept; raise the budget "
-                    f"and run again to ask the rest."
-                )
-            self._aside.append(aside)
-        calls: list[Call] = []
-        lost = 0.0
+        self._set_aside(most, question)
+        bill: list[float] = []
         try:
-            yield calls
-        except BaseException as error:
-            lost = 0.0 if getattr(error, "refused", False) else aside
-            raise
+            yield bill
         finally:
-            known = [cost_of(call, self._prices) for call in calls]
-            async with self._freed:
-                self._aside.remove(aside)
-                self.spent += lost + sum(most if cost is None else cost for cost in known)
-                self._freed.notify_all()
+            with self._changed:
+                self._aside.remove(most)
+                self.spent += sum(bill) if bill else most
+                self._changed.notify_all()
 
-    def _fits(self, aside: float) -> bool:
-        return self.spent + sum(self._aside) + aside <= self.limit * (1 + 1e-9)
+    def _set_aside(self, most: float, question: Question) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._fits(most) or not self._aside)
+            if not self._fits(most):
+                raise BudgetError(
+                    f"The budget of ${self.limit:g} might be exceeded: ${self.spent:.4f} is spent, and the question "
+                    f"about {question.class_name!r} may cost up to ${most:.4f}. What was answered is kept; raise the "
+                    f"budget and run again to ask the rest."
+                )
+            self._aside.append(most)
+
+    def _fits(self, most: float) -> bool:
+        return self.spent + sum(self._aside) + most <= self.limit * (1 + 1e-9)

@@ -178,4 +178,3 @@ Score each from 0 (nothing alike) to 1 (hard to tell apart). A reason of a few w
 Answer with this JSON and nothing else:
 {"related": [{"class": "<candidate>", "score": <number>, "reason": "<a few words>"}]}""",
 )
-PROMPTS = {prompt.name: prompt for prompt in (OPEN, CONSTRAINED)}

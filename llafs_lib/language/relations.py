@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from llafs_lib.language.prompts import MAX_NAMES_IN_ANSWER
 from llafs_lib.records import Call, RelatedClass, RelatedClasses
 
 SIMILARITY_FILE = Path(__file__).parent / "text_similarity.json"
+WORD_MODEL = "sentence-transformers/all-MiniLM-L6-v2"  # whose embeddings the file compares
 
 
 # --- controls --------------------------------------------------------------------------------------------------------
@@ -38,60 +39,36 @@ def by_supercategory(class_name: str, vocabulary: Sequence[str]) -> RelatedClass
     return RelatedClasses(class_name, ranked, "supercategory", "COCO's super-categories", notes=notes)
 
 
-@dataclass(frozen=True)
-class TextSimilarity:
-    """How alike names are as words: `matrix` [n, n] of cosines between the embeddings of `names` by `model`."""
-
-    model: str
-    names: tuple[str, ...]
-    matrix: np.ndarray = field(repr=False)
-
-    @classmethod
-    def from_embeddings(cls, model: str, names: Sequence[str], vectors: np.ndarray) -> TextSimilarity:
-        """From [n, d] embeddings of any length above 0."""
-        vectors = np.asarray(vectors, np.float64)
-        unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-12)
-        return cls(model, tuple(names), unit @ unit.T)
-
-    def row(self, class_name: str) -> dict[str, float] | None:
-        """Name → cosine in [−1, 1] with `class_name`; None if it has no embedding here."""
-        known_as = find_class(class_name, self.names)
-        return None if known_as is None else dict(zip(self.names, self.matrix[self.names.index(known_as)], strict=True))
-
-
 @functools.cache
-def shipped_similarity() -> TextSimilarity:
-    """The shipped table: MiniLM cosines of the names of COCO's and PASCAL's classes."""
+def word_similarity() -> dict[str, dict[str, float]]:
+    """Name → name → cosine in [−1, 1] of their MiniLM embeddings, for the names of COCO's and PASCAL's classes."""
     stored = json.loads(SIMILARITY_FILE.read_text(encoding="utf-8"))
-    matrix = np.eye(len(stored["names"]))
-    for i, row in enumerate(stored["similarity"]):
-        matrix[i, :i] = matrix[:i, i] = row
-    return TextSimilarity(stored["model"], tuple(stored["names"]), matrix)
+    table: dict[str, dict[str, float]] = {name: {} for name in stored["names"]}
+    for name, row in zip(
+        stored["names"], stored["similarity"], strict=True
+    ):  # row i: the cosines with names 0 to i − 1
+        for other, cosine in zip(stored["names"], row, strict=False):
+            table[name][other] = table[other][name] = cosine
+    return table
 
 
-def by_text(
-    class_name: str,
-    vocabulary: Sequence[str],
-    similarity: TextSimilarity | None = None,
-    most: int = MAX_NAMES_IN_ANSWER,
-) -> RelatedClasses:
-    """The `most` classes of `vocabulary` whose names are most alike as words, with their cosine (0 where negative).
+def by_text(class_name: str, vocabulary: Sequence[str], most: int = MAX_NAMES_IN_ANSWER) -> RelatedClasses:
+    """The `most` classes of `vocabulary` whose names are most alike as words, with their cosine in (0, 1].
 
-    Args:
-        similarity: by default the shipped table. A name that it does not hold is related to nothing; a note says so.
+    A name that the table of `word_similarity` does not hold is related to nothing; a note says so.
     """
-    similarity = similarity or shipped_similarity()
-    row = similarity.row(class_name)
-    itself = find_class(class_name, tuple(vocabulary))
+    table = word_similarity()
+    names, itself = tuple(table), find_class(class_name, vocabulary)
+    known_as = find_class(class_name, names)
     scores = {}
-    for other in vocabulary if row else ():
-        known_as = find_class(other, similarity.names)
-        if other != itself and known_as:
-            scores[other] = min(max(float(row[known_as]), 0.0), 1.0)
+    for other in vocabulary if known_as else ():
+        cosine = table[known_as].get(find_class(other, names), 0.0)
+        if other != itself and cosine > 0:
+            scores[other] = min(cosine, 1.0)
     best = sorted(scores, key=scores.get, reverse=True)[:most]
-    notes = () if row else (f"{similarity.model} has no embedding of {class_name!r} here",)
-    ranked = tuple(RelatedClass(c, scores[c]) for c in best if scores[c] > 0)
-    return RelatedClasses(class_name, ranked, "text", f"cosine of the names by {similarity.model}", notes=notes)
+    notes = () if known_as else (f"{WORD_MODEL} has no embedding of {class_name!r} here",)
+    ranked = tuple(RelatedClass(c, scores[c]) for c in best)
+    return RelatedClasses(class_name, ranked, "text", f"cosine of the names by {WORD_MODEL}", notes=notes)
 
 
 def shuffled(related: Mapping[str, RelatedClasses], seed: int = 0) -> dict[str, RelatedClasses]:

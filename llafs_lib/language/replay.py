@@ -9,17 +9,16 @@ parsed from it: a better parser improves old answers too. Neither keys nor heade
 
 from __future__ import annotations
 
-import asyncio
 import json
-import os
 import re
-import uuid
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
+from llafs_lib.artifacts import replacing
 from llafs_lib.classes import COCO_CLASSES, did_you_mean, normalise
 from llafs_lib.errors import LlafsError
 from llafs_lib.language.prompts import digest_of
@@ -105,41 +104,35 @@ def save(recording: dict, folder: Path | str) -> Path:
         RecordingError: if the folder cannot be written.
     """
     path = path_of(recording["request"], folder)
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    with _writable(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            # "backslashreplace" turns half a surrogate pair, which UTF-8 cannot hold, into its JSON escape
-            temporary.write_text(as_text(recording), encoding="utf-8", errors="backslashreplace")
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+    with _writable(path), replacing(path) as partial:
+        # "backslashreplace" turns half a surrogate pair, which UTF-8 cannot hold, into its JSON escape
+        partial.write_text(as_text(recording), encoding="utf-8", errors="backslashreplace")
     return path
 
 
-@asynccontextmanager
-async def claimed(request: dict, folder: Path | str | None) -> AsyncIterator[None]:
-    """Hold the answer to one request: another process that wants the same one waits, then finds it in the cache.
+@contextmanager
+def claimed(request: dict, folder: Path | str | None, stop: threading.Event | None = None) -> Iterator[None]:
+    """Hold the answer to one request: who else wants it, a thread or a process, waits and then finds it in the cache.
 
-    The system lets go of a lock when its process ends, however it ends.
+    The system lets go of a lock when its process ends, however it ends. Nobody waits any longer once `stop` is set.
 
     Raises:
-        RecordingError: if the folder cannot be written: before anything was paid for.
+        RecordingError: the folder cannot be written, which is found out here, before anything is paid for.
     """
     if folder is None:
         yield
         return
-    path = path_of(request, folder)
+    path, stop = path_of(request, folder), stop or threading.Event()
     with _writable(path):
         locks = Path(folder) / ".locks"
         locks.mkdir(parents=True, exist_ok=True)
         lock = FileLock(locks / f"{path.stem.rpartition('--')[2]}.lock", thread_local=False)
-    while not lock.is_locked:
+    while not lock.is_locked and not stop.is_set():
         try:
             with _writable(path):
                 lock.acquire(blocking=False)
         except Timeout:
-            await asyncio.sleep(0.05)
+            stop.wait(0.05)
     try:
         yield
     finally:

@@ -173,7 +173,7 @@ def _ask(arguments: argparse.Namespace) -> None:
 
 def _asker(settings: Settings) -> Asker:
     from llafs_lib.language.asking import Asker
-    from llafs_lib.language.keys import find_key
+    from llafs_lib.language.server import find_key
 
     key = find_key() if settings.llm and settings.llm_mode != "replay" else None
     return Asker(settings.llm or None, mode=settings.llm_mode, budget=settings.llm_budget or None, api_key=key)

@@ -1,7 +1,5 @@
 """Answers in OpenAI's form, and one call to whoever gives them."""
 
-import asyncio
-
 from llafs_lib.language import client
 
 KEY = "sk-recognisable-0123456789"
@@ -30,8 +28,5 @@ def refusal(parameter, status=400, message="not supported"):
 def ask_once(question, max_tokens=None, **server):
     """One call over a connection of its own."""
 
-    async def run():
-        async with client.Connection(client.Server.find(**server)) as connection:
-            return await connection.ask(question, max_tokens)
-
-    return asyncio.run(run())
+    with client.Client(client.Server.find(**server)) as connection:
+        return connection.ask(question, max_tokens)

@@ -12,7 +12,6 @@ import os
 import time
 
 import httpx
-import numpy as np
 import pytest
 from llm_servers import KEY
 
@@ -20,7 +19,6 @@ from llafs_lib.classes import COCO_CLASSES
 from llafs_lib.language.asking import Asker
 from llafs_lib.language.client import LLMError
 from llafs_lib.language.cost import Price, cost_line
-from llafs_lib.language.embedding import embedded_similarity
 from llafs_lib.tools.cli import main
 
 
@@ -142,10 +140,3 @@ def test_the_command(aimock, capsys):
     assert main(["ask", "giraffe", "--llm", "locked"]) == 2
     error = capsys.readouterr().err
     assert "refused the key" in error and KEY not in error
-
-
-def test_embeddings(aimock):
-    table = embedded_similarity(("cup", "mug", "tv"), "some-embedding")
-    assert table.matrix.shape == (3, 3) and np.allclose(np.diag(table.matrix), 1)
-    embedded_similarity(("cup", "mug", "tv"), "some-embedding")
-    assert len(journal(aimock)) == 1

@@ -1,8 +1,9 @@
 import functools
 import json
+import random
 
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from llafs_lib.classes import COCO_CLASSES, PASCAL_CLASSES, find_class
@@ -167,30 +168,32 @@ def recorded_answers():
     return [(r["request"]["class"], r["response"]["text"]) for r in texts]
 
 
-WRAPPED = st.sampled_from(["%s", "```json\n%s\n```", "<think>a dog?</think>%s", "Sure: %s Anything else?"])
+WRAPPERS = ("%s", "```json\n%s\n```", "<think>a dog?</think>%s", "Sure: %s Anything else?")
+PIECES = ("Zebras", "a cow", "sofa", "🦒", "<think>", "</think>", "```", "[", "]", "{", '"', ",", "\n- ", "\n1. ", "9")
 
 
-@st.composite
 def mutated(draw):
     """A recorded answer in one of the forms that models use, then cut, doubled or overwritten in up to six places."""
-    query, text = draw(st.sampled_from(recorded_answers()))
-    text = draw(WRAPPED) % text
-    for _ in range(draw(st.integers(0, 6))):
-        a, b = sorted((draw(st.integers(0, len(text))), draw(st.integers(0, len(text)))))
-        how = draw(st.sampled_from(["delete", "double", "overwrite", "shout", "cut"]))
-        middle = {
-            "delete": "",
-            "double": text[a:b] * 2,
-            "overwrite": draw(PIECE) if how == "overwrite" else "",
-            "shout": text[a:b].upper(),
-            "cut": text[a:b],
-        }[how]
-        text = text[:a] + middle + ("" if how == "cut" else text[b:])
+    query, text = draw.choice(recorded_answers())
+    text = draw.choice(WRAPPERS) % text
+    for _ in range(draw.randint(0, 6)):
+        a, b = sorted((draw.randint(0, len(text)), draw.randint(0, len(text))))
+        part = text[a:b]
+        text = draw.choice(
+            [
+                text[:a] + text[b:],
+                text[:a] + part * 2 + text[b:],
+                text[:a] + draw.choice(PIECES) + text[b:],
+                text[:a] + part.upper() + text[b:],
+                part,
+            ]
+        )[:4000]
     return query, text
 
 
-@settings(max_examples=10_000, deadline=None, suppress_health_check=list(HealthCheck))
-@given(mutated(), st.sampled_from([COCO_CLASSES, PASCAL_CLASSES]))
-def test_ten_thousand_mutated_answers(answer, vocabulary):
-    query, text = answer
-    check(text, query, vocabulary)
+def test_ten_thousand_mutated_answers():
+    """Drawn by `random`: drawing them with hypothesis takes ten times as long as parsing them."""
+    draw = random.Random(0)
+    for _ in range(10_000):
+        query, text = mutated(draw)
+        check(text, query, draw.choice((COCO_CLASSES, PASCAL_CLASSES)))

@@ -10,15 +10,16 @@ from llafs_lib.classes import COCO_CLASSES, PASCAL_CLASSES, TOY_CLASSES, find_cl
 from llafs_lib.errors import LlafsError
 from llafs_lib.language.asking import Asker
 from llafs_lib.language.relations import (
-    TextSimilarity,
+    SIMILARITY_FILE,
+    WORD_MODEL,
     by_supercategory,
     by_text,
     load_related,
     merge_by_mean_rank,
     relation_matrix,
     save_related,
-    shipped_similarity,
     shuffled,
+    word_similarity,
 )
 from llafs_lib.records import Call, RelatedClass, RelatedClasses
 
@@ -44,9 +45,14 @@ def test_supercategories():
 
 def test_the_shipped_table_equals_the_reference(reference):
     stored = json.loads((reference / "text_similarity_minilm.json").read_text(encoding="utf-8"))
-    table = shipped_similarity()
-    assert list(table.names) == stored["names"]
-    np.testing.assert_array_equal(table.matrix, stored["similarity"])
+    table, names = word_similarity(), stored["names"]
+    assert list(table) == names
+    ours = [[table[a].get(b, 1.0) for b in names] for a in names]  # a name has no cosine with itself in the table
+    np.testing.assert_array_equal(ours, stored["similarity"])
+
+
+def test_the_words_model_is_the_one_that_the_file_names():
+    assert json.loads(SIMILARITY_FILE.read_text(encoding="utf-8"))["model"] == WORD_MODEL
 
 
 @pytest.mark.parametrize("vocabulary", [COCO_CLASSES, PASCAL_CLASSES], ids=["coco", "pascal"])
@@ -67,12 +73,6 @@ def test_words_mislead():
 def test_a_name_without_an_embedding():
     related = by_text("okapi", COCO_CLASSES)
     assert related.ranked == () and "no embedding of 'okapi'" in related.notes[0]
-
-
-def test_similarity_from_embeddings():
-    table = TextSimilarity.from_embeddings("m", ("cup", "mug shot", "tv"), np.array([[2, 0], [3, 3], [-1, 0.0]]))
-    np.testing.assert_allclose(table.matrix[0], [1, 2**-0.5, -1])
-    assert by_text("cup", ("cup", "mug shot", "tv"), table).scores == {"mug shot": pytest.approx(2**-0.5)}
 
 
 # --- the wrong list --------------------------------------------------------------------------------------------------

@@ -1,5 +1,8 @@
-import asyncio
 import json
+import os
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -114,41 +117,44 @@ def test_a_folder_that_cannot_be_written_is_named_before_anything_is_asked(tmp_p
     (tmp_path / "file").write_text("")
     with pytest.raises(replay.RecordingError, match="writable folder"):
         replay.save(live(), tmp_path / "file")
-
-    async def claim():
-        async with replay.claimed(asked(), tmp_path / "file"):
-            raise AssertionError("claimed")
-
-    with pytest.raises(replay.RecordingError, match="writable folder"):
-        asyncio.run(claim())
+    with pytest.raises(replay.RecordingError, match="writable folder"), replay.claimed(asked(), tmp_path / "file"):
+        raise AssertionError("claimed")
 
 
 def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(replay.os, "replace", full)
+    monkeypatch.setattr(os, "replace", full)
     with pytest.raises(replay.RecordingError, match="No space left"):
         replay.save(live(), tmp_path)
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
 
 
 def test_one_holds_an_answer_at_a_time(tmp_path):
-    inside, most = 0, 0
+    def most_at_once(requests):
+        inside, most, lock = 0, 0, threading.Lock()
 
-    async def claim(request):
-        nonlocal inside, most
-        async with replay.claimed(request, tmp_path):
-            inside += 1
-            most = max(most, inside)
-            await asyncio.sleep(0.01)
-            inside -= 1
+        def claim(request):
+            nonlocal inside, most
+            with replay.claimed(request, tmp_path):
+                with lock:
+                    inside += 1
+                    most = max(most, inside)
+                time.sleep(0.1)
+                with lock:
+                    inside -= 1
 
-    async def run(requests):
-        nonlocal most
-        most = 0
-        await asyncio.gather(*(claim(r) for r in requests))
+        with ThreadPoolExecutor(len(requests)) as pool:
+            list(pool.map(claim, requests))
         return most
 
-    assert asyncio.run(run([asked()] * 4)) == 1
-    assert asyncio.run(run([asked(), asked(model="other")])) == 2
+    assert most_at_once([asked()] * 3) == 1
+    assert most_at_once([asked(), asked(model="other")]) == 2
+
+
+def test_nobody_waits_for_an_answer_once_the_run_is_stopped(tmp_path):
+    stop = threading.Event()
+    stop.set()
+    with replay.claimed(asked(), tmp_path), replay.claimed(asked(), tmp_path, stop):
+        pass

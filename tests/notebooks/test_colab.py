@@ -215,7 +215,7 @@ def test_the_command_is_there_as_well(colab, series):
 
 
 def test_the_key_comes_from_colabs_secrets(colab, series):
-    ask = "import google.colab; from llafs_lib.language.keys import find_key; print(find_key())"
+    ask = "import google.colab; from llafs_lib.language.server import find_key; print(find_key())"
     colab.environment["SECRET_OPENAI_API_KEY"] = "a-secret"
     assert colab.run("-c", ask).strip() == "a-secret"
     del colab.environment["SECRET_OPENAI_API_KEY"]
@@ -227,7 +227,7 @@ def test_a_model_is_asked_with_colabs_openai(colab, series, uv, folder):
     assert colab.packages()["openai"].startswith("2.")
     tools = folder / "tools"
     run(uv, "pip", "install", "--quiet", "--python", colab.python, "--target", tools, "pytest", "pytest-httpserver")
-    tests = ["tests/language/test_client.py", "tests/language/test_embedding.py"]
+    tests = ["tests/language/test_client.py", "tests/language/test_server.py"]
     colab.environment["PYTHONPATH"] = str(tools)
     assert " passed" in colab.run("-m", "pytest", *tests, cwd=colab.content / "llafs")
     del colab.environment["PYTHONPATH"]

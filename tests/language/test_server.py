@@ -4,7 +4,7 @@ import types
 
 import pytest
 
-from llafs_lib.language.keys import find_key
+from llafs_lib.language.server import find_key
 
 
 @pytest.fixture

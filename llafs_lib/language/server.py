@@ -1,0 +1,118 @@
+"""Where a model is asked, and with which key: the address and the key are checked before anything is sent."""
+
+from __future__ import annotations
+
+import getpass
+import os
+import sys
+import urllib.parse
+from dataclasses import dataclass, field
+
+from llafs_lib.errors import LlafsError
+
+KEY_VARIABLE, ADDRESS_VARIABLE = "OPENAI_API_KEY", "OPENAI_BASE_URL"
+OPENAI_URL = "https://api.openai.com/v1"
+NO_KEY = "none"  # what a server without keys is sent
+
+
+class LLMError(LlafsError):
+    """A language model that could not be asked, or that gave no answer. The message never holds the key.
+
+    `for_all`: the next question would fail in the same way (no credit, a wrong key, no such server or model).
+    """
+
+    def __init__(self, message: str, for_all: bool = False) -> None:
+        super().__init__(message)
+        self.for_all = for_all
+
+
+@dataclass(frozen=True)
+class Server:
+    """An OpenAI-compatible server.
+
+    Args:
+        base_url: its address, such as `http://localhost:11434/v1`.
+        key: what it is sent as an API key. The key is in no print of a server.
+        timeout: seconds after which a try ends, however slowly the answer drips in.
+        retries: further tries after a lost connection, or after an answer of 408, 409, 429 or 5xx.
+    """
+
+    base_url: str
+    key: str = field(repr=False)
+    timeout: float = 60.0
+    retries: int = 2
+
+    @classmethod
+    def find(cls, base_url: str | None = None, key: str | None = None, **patience: float) -> Server:
+        """The server at `base_url`, else at OPENAI_BASE_URL, else OpenAI; with `key`, else OPENAI_API_KEY.
+
+        Raises:
+            LLMError: the address or the key cannot be right, or OpenAI would be asked without a key.
+        """
+        base_url = os.environ.get(ADDRESS_VARIABLE) if base_url is None else base_url
+        key = key or os.environ.get(KEY_VARIABLE)
+        if base_url is not None:
+            _check_address(base_url)
+        elif not key:
+            raise LLMError(f"No key: set {KEY_VARIABLE}, or {ADDRESS_VARIABLE} for a server of your own.", True)
+        if key and not (key.isascii() and key.isprintable()):
+            raise LLMError(
+                "The API key holds a line break or a character that is not ASCII: copy it again.", for_all=True
+            )
+        return cls(base_url or OPENAI_URL, key or NO_KEY, **patience)
+
+    @property
+    def shown(self) -> str:
+        """The address as it may be printed: without a password or a query, which may be secret."""
+        parts = urllib.parse.urlsplit(self.base_url)
+        return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
+
+    def without_key(self, text: str) -> str:
+        """`text` with "…" in the place of the key: some servers repeat it in what they say."""
+        return text if self.key == NO_KEY else text.replace(self.key, "…")
+
+
+def _check_address(base_url: str) -> None:
+    if not base_url.strip():
+        raise LLMError(
+            f"{ADDRESS_VARIABLE} is empty: unset it to ask OpenAI, or give your server's address.", for_all=True
+        )
+    try:
+        parts = urllib.parse.urlsplit(base_url)
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:  # a port out of range, half a bracket
+        usable = False
+    if not usable:
+        raise LLMError("The server's address cannot be read. It must be like http://localhost:11434/v1.", for_all=True)
+
+
+def find_key() -> str | None:
+    """OPENAI_API_KEY, else Colab's secret of that name, else what somebody types in. It is kept nowhere.
+
+    None where OPENAI_BASE_URL names a server of one's own and there is no key, and where nobody is there to type.
+    """
+    key = os.environ.get(KEY_VARIABLE) or _colab_secret()
+    if key or os.environ.get(ADDRESS_VARIABLE):
+        return key
+    return _typed()
+
+
+def _colab_secret() -> str | None:
+    if "google.colab" not in sys.modules:
+        return None
+    try:
+        from google.colab import userdata
+
+        return userdata.get(KEY_VARIABLE) or None
+    except Exception:  # there is no such secret, or this notebook may not read it: Colab has an error class for each
+        return None
+
+
+def _typed() -> str | None:
+    in_notebook = "ipykernel" in sys.modules
+    if not in_notebook and not (sys.stdin and sys.stdin.isatty()):
+        return None
+    try:
+        return getpass.getpass(f"{KEY_VARIABLE} (typed unseen, kept nowhere): ").strip() or None
+    except (NotImplementedError, EOFError):  # a notebook that is executed without a reader
+        return None
