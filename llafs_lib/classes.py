@@ -121,6 +121,16 @@ ALIASES: dict[str, str] = {
     "rucksack": "backpack",
     "necktie": "tie",
     "lorry": "truck",
+    "human": "person",
+    "human being": "person",
+    "phone": "cell phone",
+    "telephone": "cell phone",
+    "television set": "tv",
+    "tv set": "tv",
+    "tennis racquet": "tennis racket",
+    "stoplight": "traffic light",
+    "traffic signal": "traffic light",
+    "racket": "tennis racket",
 }
 
 

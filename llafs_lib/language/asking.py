@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from llafs_lib.classes import COCO_CLASSES, find_class, normalise
 from llafs_lib.errors import LlafsError
 from llafs_lib.language.cost import MAX_TOKENS, Budget, Price, load_prices
-from llafs_lib.language.parsing import ParseError, parse_related
+from llafs_lib.language.parsing import ParseError, Reading, parse_related
 from llafs_lib.language.prompts import CONSTRAINED, OPEN, Prompt, Question, check_class_name
 from llafs_lib.language.relations import by_text, merge_by_mean_rank
 from llafs_lib.language.replay import DEFAULT_CACHE, ReplayMiss, claimed, find, save
@@ -29,6 +29,8 @@ from llafs_lib.settings import LLM_MODES
 
 if TYPE_CHECKING:  # importing openai takes a second, and a replay does not need it
     from llafs_lib.language.client import Client
+
+WITHHELD = ("content_filter", "refusal")  # finish reasons of an answer that asking again will not give
 
 
 class Unanswered(LlafsError):
@@ -214,31 +216,32 @@ class _Run:
 
     def _answer(self, question: Question, name: str) -> RelatedClasses:
         """One sample: the recording of the answer, and of the repair turn where there was one, as ranked classes."""
-        recording, live = self._recording(question)
-        turns = [(recording, live)]
-        notes = _notes(recording, question)
-        try:
-            ranked, dropped = parse_related(recording["response"]["text"], question.class_name, self.over)
-        except ParseError as useless:
-            ranked, dropped = (), useless.dropped
-            if useless.rejects and (repair := self._repair(question, recording, useless.rejects)):
-                turns.append(repair)
-                notes = (*notes, "the first answer named no candidate; asked once more", *_notes(repair[0], question))
-                try:
-                    ranked, more = parse_related(repair[0]["response"]["text"], question.class_name, self.over)
-                    dropped = (*dropped, *more)
-                except ParseError:
-                    pass
+        turns = [self._recording(question)]
+        reading, problem = self._read(question, turns[0][0])
+        notes = (*_notes(turns[0][0], question), *reading.notes)
+        if problem and not problem.says_none and (repair := self._repair(question, turns[0][0], problem.rejects)):
+            turns.append(repair)
+            first, (reading, problem) = reading, self._read(question, repair[0])
+            reading = replace(reading, dropped=(*first.dropped, *reading.dropped))
+            notes = (*notes, "the first answer named no candidate; asked once more", *_notes(repair[0], question))
+            notes = (*notes, *reading.notes)
         return RelatedClasses(
             query_class=name,
-            ranked=ranked,
+            ranked=reading.ranked,
             source="live" if any(now for _, now in turns) else "recorded",
-            provenance=recording["provenance"],
+            provenance=turns[0][0]["provenance"],
             raw="\n\n".join(recording["response"]["text"] for recording, _ in turns),
-            dropped=dropped,
+            dropped=reading.dropped,
             notes=notes,
             calls=tuple(_call(recording, now) for recording, now in turns if recording["request"]["model"]),
         )
+
+    def _read(self, question: Question, recording: dict) -> tuple[Reading, ParseError | None]:
+        """What was understood of an answer, and the error if that is nothing."""
+        try:
+            return parse_related(recording["response"]["text"], question.class_name, self.over), None
+        except ParseError as problem:
+            return Reading((), problem.dropped, ()), problem
 
     # --- one question ---
 
@@ -258,7 +261,9 @@ class _Run:
             return recording, True
 
     def _repair(self, question: Question, recording: dict, rejects: tuple[str, ...]) -> tuple[dict, bool] | None:
-        """The repair turn; None where none was recorded and none may be asked for."""
+        """The repair turn; None where none was recorded and none may be asked for, or the answer was withheld."""
+        if recording["response"].get("finish_reason") in WITHHELD:
+            return None
         try:
             return self._recording(question.repaired(recording["response"]["text"], rejects))
         except ReplayMiss:

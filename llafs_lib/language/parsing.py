@@ -1,186 +1,207 @@
 """From whatever a language model wrote to a ranked tuple of known classes.
 
-    strip_thinking → unfence → first_json, or else listed_names → look every name up → rank
+    lists_in (reading) → the list that answers → look every name up → bring the scores to 0–1 → rank
 
 Only classes of the given vocabulary come out, so nothing an answer says can reach further than a class name.
 """
 
 from __future__ import annotations
 
-import json
+import functools
 import math
 import re
-from collections.abc import Iterator
+import unicodedata
+from dataclasses import dataclass
 
-from llafs_lib.classes import find_class
+from llafs_lib.classes import ALIASES, find_class, normalise
 from llafs_lib.errors import LlafsError
+from llafs_lib.language.prompts import MAX_NAMES_IN_ANSWER
+from llafs_lib.language.reading import Entry, NameList, lists_in
 from llafs_lib.records import RelatedClass
 
-Entry = tuple[str, float | None, str]  # a name as the model wrote it, its score if it gave one, its reason
-
-_NAME_KEYS = ("class", "name", "category")
-_SCORE_KEYS = ("score", "similarity")
-_LIST_ITEM = re.compile(r"^[ \t]*(?:\**\d+[.):][ \t]*(?!\d)|[-*•–][ \t]+)(.+)$", re.MULTILINE)
-_BETWEEN_NAMES = re.compile(r"[,;:\n]|\.(?:\s|$)|\b(?:and|or)\b")
-_AFTER_NAME = re.compile(r"\s[-–—]\s|[:(,]")  # what may follow a name in a list item
-_BRACKET = re.compile(r"[\[{]")
+# Words before a list that say that it is not the answer.
+_NEGATED = re.compile(
+    r"\b(?:not|no|non|never|unlike|cannot|dissimilar|different|exclud\w*|reject\w*|except\w*|ignor\w*|remov\w*"
+    r"|dropp\w*|irrelevant|avoid\w*|wrong)\b|n['’]t\b",
+    re.I,
+)
+_NOT_FINAL = re.compile(
+    r"\b(?:draft\w*|candidates?|options|choices|given|input|vocabulary|initial\w*|first|examples?|context|thoughts?)\b",
+    re.I,
+)
+_REFUSED = re.compile(r"^\W*(?:no|not|none|never|excluded|rejected|✗|❌)\b", re.I)  # said about one item
+_SET_PHRASE = re.compile(r"^(?:(?:an?|the|some)\s+)?(?:pair|set|kind|type|piece|slice)s?\s+of\s+", re.I)
 _IRREGULAR = {"people": "person", "mice": "mouse", "knives": "knife"}
+_SHOWN = 64  # characters of a name in a message
 
 
 class ParseError(LlafsError):
-    """An answer in which no class of the vocabulary could be found.
+    """An answer from which no class of the vocabulary could be read.
 
-    `rejects` are the names that it gave instead, `dropped` says of each why it does not count.
+    `rejects` are the names that it gave instead, `dropped` says of each why it does not count. `says_none`: the answer
+    was understood, and says that nothing looks alike.
     """
 
-    def __init__(self, message: str, rejects: tuple[str, ...] = (), dropped: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, message: str, rejects: tuple[str, ...] = (), dropped: tuple[str, ...] = (), says_none: bool = False
+    ) -> None:
         super().__init__(message)
-        self.rejects, self.dropped = rejects, dropped
+        self.rejects, self.dropped, self.says_none = rejects, dropped, says_none
 
 
-def parse_related(
-    raw: str, query_class: str, vocabulary: tuple[str, ...]
-) -> tuple[tuple[RelatedClass, ...], tuple[str, ...]]:
-    """The classes of `vocabulary` that the answer `raw` names, best first, and what was dropped and why.
+@dataclass(frozen=True)
+class Reading:
+    """What was understood of an answer: its classes, best first; what was dropped and why; what was not as asked."""
 
-    Scores are clamped to [0, 1]; equal ones keep the order of the answer. If no class has a score, the i-th
-    of n gets 1 − (i − 1) / n: from 1 down to 1/n in equal steps.
+    ranked: tuple[RelatedClass, ...]
+    dropped: tuple[str, ...]
+    notes: tuple[str, ...]
+
+
+def parse_related(raw: str, query_class: str, vocabulary: tuple[str, ...]) -> Reading:
+    """The classes of `vocabulary` that the answer `raw` names.
+
+    Equal scores keep the order of the answer. If no class has a score, or it is not certain what the scores mean, the
+    i-th of n gets 1 − (i − 1) / n: from 1 down to 1/n in equal steps. More classes than were asked for are cut.
 
     Raises:
         ParseError: if no class of `vocabulary` other than `query_class` is found.
     """
-    text = unfence(strip_thinking(raw))
-    given = entries(first_json(text)) or [(name, None, "") for name in ([] if _is_json(text) else listed_names(text))]
-    kept, dropped = _choose(given, query_class, vocabulary)
+    chosen, notes = _answering(lists_in(raw), vocabulary)
+    kept, dropped = _choose(chosen.entries if chosen else (), query_class, vocabulary)
     if not kept:
         raise ParseError(
             f"The answer about {query_class!r} names no class of the list. It begins with {raw[:200]!r}.",
-            rejects=tuple(written for written, _, _ in given),
+            rejects=tuple(entry.name for entry in chosen.entries) if chosen else (),
             dropped=tuple(dropped),
+            says_none=chosen is not None and not chosen.entries,
         )
-    ranked, unscored = _rank(kept)
-    return tuple(ranked), (*dropped, *unscored)
+    ranked, unscored, about_scores = _rank(kept)
+    notes = [*notes, *about_scores]
+    if len(ranked) > MAX_NAMES_IN_ANSWER:
+        notes.append(f"the answer names {len(ranked)} classes; the first {MAX_NAMES_IN_ANSWER} are used")
+    return Reading(tuple(ranked[:MAX_NAMES_IN_ANSWER]), (*dropped, *unscored), tuple(notes))
 
 
-def strip_thinking(raw: str) -> str:
-    """`raw` without its <think> blocks, also where only one end of a block is there."""
-    *closed, last = raw.split("</think>")
-    spoken = [*(part for part in closed if "<think>" in part), last]
-    return "".join(part.partition("<think>")[0] for part in spoken).strip()
+# --- which list ------------------------------------------------------------------------------------------------------
 
 
-def unfence(text: str) -> str:
-    """The inside of the first ``` block, also of one that was cut off; `text` itself if there is none."""
-    fenced = re.search(r"```(?:\w*\n)?(.*?)(?:```|\Z)", text, re.DOTALL)
-    return fenced[1].strip() if fenced else text
+def _answering(lists: list[NameList], vocabulary: tuple[str, ...]) -> tuple[NameList | None, list[str]]:
+    """The list that answers the question, and a note if another one might.
+
+    Lists of what is not meant never count. Then the best form wins, and of equal ones the last: drafts come first.
+    """
+    meant = [x for x in lists if not _NEGATED.search(x.label.replace("_", " ")) and not _restates(x, vocabulary)]
+    final = [x for x in meant if not _NOT_FINAL.search(x.label.replace("_", " "))] or meant
+    named = [x for x in final if x.entries] or final
+    if not named:
+        return None, []
+    best = [x for x in named if x.form == min(x.form for x in named)]
+    names = {tuple(e.name.casefold() for e in x.entries) for x in best}
+    return best[-1], [f"the answer holds {len(names)} different lists; the last one is used"] if len(names) > 1 else []
 
 
-def first_json(text: str) -> dict | list | None:
-    """The first JSON value in `text` that names anything, or None. Of a list cut off: its whole objects."""
-    values = [value for value in _json_values(text) if entries(value)]
-    alone = [value for value in values if entries(value) == [_entry(value)]]
-    if alone and alone[0] is values[0]:  # an object outside any list: the list around it never closed
-        return alone
-    return values[0] if values else None
+def _restates(listed: NameList, vocabulary: tuple[str, ...]) -> bool:
+    """Whether a list repeats the candidates: it is long, and in their order."""
+    if len(listed.entries) <= MAX_NAMES_IN_ANSWER or any(e.score is not None for e in listed.entries):
+        return False
+    found = [find_class(entry.name, vocabulary) for entry in listed.entries]
+    places = [vocabulary.index(c) for c in dict.fromkeys(found) if c is not None]
+    return len(places) > MAX_NAMES_IN_ANSWER and places == sorted(places)
 
 
-def entries(value: object) -> list[Entry]:
-    """What a JSON value names: in a list of names or objects, an object around one, or a single object."""
-    if isinstance(value, list):
-        return [entry for item in value if (entry := _entry(item))]
-    if isinstance(value, dict):
-        inside = next(filter(None, (entries(v) for v in value.values() if isinstance(v, list))), [])
-        return inside or [alone for alone in [_entry(value)] if alone]
-    return []
+# --- which classes ---------------------------------------------------------------------------------------------------
 
 
-def listed_names(text: str) -> tuple[str, ...]:
-    """The names in prose: its numbered or bulleted lines if any, else what commas and breaks divide."""
-    items = _LIST_ITEM.findall(text) or _BETWEEN_NAMES.split(text)
-    return tuple(name for item in items if (name := _bare(item)))
-
-
-def _choose(given: list[Entry], query_class: str, vocabulary: tuple[str, ...]) -> tuple[list[Entry], list[str]]:
-    """The entries that mean a class of `vocabulary`, under its name there, and what was dropped and why."""
+def _choose(
+    given: tuple[Entry, ...], query_class: str, vocabulary: tuple[str, ...]
+) -> tuple[dict[str, Entry], list[str]]:
+    """Class of `vocabulary` → the entry that means it, and what was dropped and why."""
     itself = _look_up(query_class, vocabulary)
     kept: dict[str, Entry] = {}
     dropped = []
-    for written, score, reason in given:
-        name = _look_up(written, vocabulary)
-        if _look_up(written, (query_class,)) or (name and name == itself):
-            dropped.append(f"{written[:64]}: the class itself")
+    for entry in given:
+        name, shown = _look_up(entry.name, vocabulary), entry.name[:_SHOWN]
+        if (name and name == itself) or _look_up(entry.name, (query_class,)):
+            dropped.append(f"{shown}: the class itself")
         elif name is None:
-            dropped.append(f"{written[:64]}: not in the list")
+            dropped.append(f"{shown}: not in the list")
         elif name in kept:
-            dropped.append(f"{written[:64]}: named before")
+            dropped.append(f"{shown}: named before")
+        elif _REFUSED.search(entry.reason) and entry.score is None:
+            dropped.append(f"{shown}: the answer says no")
         else:
-            kept[name] = (name, score, reason)
-    return list(kept.values()), dropped
-
-
-def _rank(kept: list[Entry]) -> tuple[list[RelatedClass], list[str]]:
-    """The entries by falling score. Those without are dropped; if none has one, the rank decides."""
-    if all(score is None for _, score, _ in kept):
-        kept = [(name, 1 - i / len(kept), reason) for i, (name, _, reason) in enumerate(kept)]
-    ranked = [RelatedClass(*entry) for entry in kept if entry[1] is not None]
-    dropped = [f"{name}: its score is not a number" for name, score, _ in kept if score is None]
-    return sorted(ranked, key=lambda r: -r.score), dropped
-
-
-def _is_json(text: str) -> bool:
-    """Whether all of `text` is JSON: one that names nothing ("[]") is an answer, not prose to look for names in."""
-    try:
-        json.loads(text)
-    except (ValueError, RecursionError):
-        return False
-    return True
-
-
-def _json_values(text: str) -> Iterator[dict | list]:
-    """Every JSON array and object in `text`, from left to right, not looking inside those that are whole."""
-    position = 0
-    while bracket := _BRACKET.search(text, position):
-        try:
-            value, position = json.JSONDecoder().raw_decode(text, bracket.start())
-            yield value
-        except ValueError:
-            position = bracket.start() + 1
-        except RecursionError:  # thousands of brackets in a row are no answer
-            return
-
-
-def _entry(item: object) -> Entry | None:
-    """One name, with what the model said about it; None if `item` holds no name."""
-    if isinstance(item, str):
-        return (_bare(item), None, "") if _bare(item) else None
-    if not isinstance(item, dict):
-        return None
-    name = next((item[k] for k in _NAME_KEYS if isinstance(item.get(k), str)), "")
-    score = next((item[k] for k in _SCORE_KEYS if k in item), None)
-    reason = item.get("reason")
-    return (_bare(name), _score(score), reason if isinstance(reason, str) else "") if _bare(name) else None
-
-
-def _score(value: object) -> float | None:
-    """A number, also one written as "0.7" or "70%", clamped to [0, 1]; None for anything else and for NaN."""
-    if not isinstance(value, (int, float, str)):
-        return None
-    text = str(value).strip()
-    try:
-        number = float(text[:-1]) / 100 if text.endswith("%") else float(text)
-    except ValueError:
-        return None
-    return None if math.isnan(number) else min(max(number, 0.0), 1.0)
-
-
-def _bare(item: str) -> str:
-    """A name without markdown, quotes, an article, and whatever explanation follows it."""
-    text = _AFTER_NAME.split(item.strip(" \t\r\n*_`\"'[]{}"))[0].strip(" \t\r\n*_`\"'[]{}.?!")
-    return re.sub(r"^(?:an?|the)\s+", "", text, flags=re.IGNORECASE)
+            kept[name] = entry
+    return kept, dropped
 
 
 def _look_up(name: str, vocabulary: tuple[str, ...]) -> str | None:
-    """The class meant by `name`, or by a singular of it. A wrong singular is harmless: nobody lists it."""
-    text = name.casefold()
-    singulars = (_IRREGULAR.get(text, text), *(text.removesuffix(ending) for ending in ("s", "es")))
-    return next((found for n in (name, *singulars) if (found := find_class(n, vocabulary))), None)
+    """The class meant by `name`: as it stands, without signs that are no letters, or in another spelling."""
+    if found := find_class(name, vocabulary):
+        return found
+    letters = "".join(c for c in name if unicodedata.category(c) not in ("Cf", "So", "Sk", "Cc") and c != "\ufe0f")
+    text = _SET_PHRASE.sub("", letters.strip())
+    spellings = (_by_singular(vocabulary).get(singular) for singular in _singulars(text))
+    return find_class(text, vocabulary) or next((found for found in spellings if found), None)
+
+
+@functools.lru_cache(maxsize=64)
+def _by_singular(vocabulary: tuple[str, ...]) -> dict[str, str]:
+    """Possible singular → class, of the classes and of their aliases; what comes first has it."""
+    found: dict[str, str] = {}
+    for name in (*vocabulary, *ALIASES):
+        if meant := find_class(name, vocabulary):
+            for singular in _singulars(name):
+                found.setdefault(singular, meant)
+    return found
+
+
+def _singulars(name: str) -> tuple[str, ...]:
+    """What may be the singular of a name, in one word: "tooth brushes" gives, among others, "toothbrush"."""
+    text = normalise(name)
+    word = _IRREGULAR.get(text, text).replace(" ", "")
+    return word, *(word.removesuffix(ending) for ending in ("s", "es") if word.endswith(ending))
+
+
+# --- which order -----------------------------------------------------------------------------------------------------
+
+
+def _rank(kept: dict[str, Entry]) -> tuple[list[RelatedClass], list[str], list[str]]:
+    """The classes by falling score, what has none, and what is to be said about the scores."""
+    given = {name: _number(entry.score) for name, entry in kept.items()}
+    without = [name for name, entry in kept.items() if entry.score is not None and given[name] is None]
+    known = {name: score for name, score in given.items() if score is not None}
+    unscored = [f"{name}: its score is not a number" for name in given if name not in known] if known else []
+    scores, notes = _to_unit(known)
+    if not known:
+        scores = dict.fromkeys(kept)
+        notes = ["no score is a number; the order of the answer is used"] if without else []
+    order = sorted(scores, key=lambda name: -(known.get(name) or 0.0))
+    if None in scores.values():
+        scores = {name: 1 - i / len(order) for i, name in enumerate(order)}
+    return [RelatedClass(name, scores[name], kept[name].reason) for name in order], unscored, notes
+
+
+def _number(value: object) -> float | None:
+    """A score as a number, also one written as "0.7", "0,7", "70%" or "7/10"; None for anything else and for NaN."""
+    if isinstance(value, bool) or not isinstance(value, int | float | str):
+        return None
+    text = str(value).strip().replace(",", ".")
+    try:
+        whole, _, part = text.removesuffix("%").partition("/")
+        number = float(whole) / (float(part) if part else 1) / (100 if text.endswith("%") else 1)
+    except (ValueError, ZeroDivisionError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _to_unit(scores: dict[str, float]) -> tuple[dict[str, float | None], list[str]]:
+    """Scores in [0, 1], or None for all where their scale is not certain; and a note if they were not given so."""
+    low, high = min(scores.values(), default=0.0), max(scores.values(), default=0.0)
+    if 0 <= low and high <= 1:
+        return dict(scores), []
+    small = [s for s in scores.values() if 0 < s < 1]
+    for top in (10, 100):
+        if 0 <= low and top / 2 < high <= top and not small:
+            return {n: s / top for n, s in scores.items()}, [f"the scores are taken as out of {top}"]
+    return dict.fromkeys(scores), ["it is not certain what the scores mean; their order is used"]

@@ -107,14 +107,14 @@ class Question:
         return answer_schema(self.candidates) if self.prompt.structured and self.candidates else None
 
     def repaired(self, answer: str, rejects: Sequence[str]) -> Question:
-        """The next turn, after an `answer` in which no name was usable: says which, and asks once more."""
+        """The next turn, after an `answer` in which no name was usable: says what was wrong, and asks once more."""
         answer = answer.encode("utf-8", "replace").decode()  # half a surrogate pair cannot be sent back
-        rejects = [r.encode("utf-8", "replace").decode() for r in rejects]
-        listed = _as_json([r[:MAX_NAME_LENGTH] for r in rejects][:20])
-        again = (
-            f"None of these is one of the candidates: {listed}\nAnswer again with candidates only, copied verbatim: "
-        )
-        return replace(self, earlier=(*self.earlier, (answer, again + _as_json(list(self.candidates)))))
+        rejects = [r.encode("utf-8", "replace").decode()[:MAX_NAME_LENGTH] for r in rejects][:20]
+        wrong = f"None of these is one of the candidates: {_as_json(rejects)}"
+        if not rejects:
+            wrong = "Your answer could not be read. Give the list in the form that was asked for, and nothing else."
+        again = f"{wrong}\nAnswer again with candidates only, copied verbatim: {_as_json(list(self.candidates))}"
+        return replace(self, earlier=(*self.earlier, (answer, again)))
 
 
 def digest_of(request: dict) -> str:

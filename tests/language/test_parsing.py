@@ -1,25 +1,20 @@
 import functools
 import json
 import random
+import time
 
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from llafs_lib.classes import COCO_CLASSES, PASCAL_CLASSES, find_class
-from llafs_lib.language.parsing import (
-    ParseError,
-    first_json,
-    listed_names,
-    parse_related,
-    strip_thinking,
-    unfence,
-)
+from llafs_lib.language.parsing import ParseError, parse_related
+from llafs_lib.language.reading import first_json, strip_thinking
 from llafs_lib.language.replay import RECORDED
 
 
 def names(raw, query="giraffe", vocabulary=COCO_CLASSES):
-    return [r.name for r in parse_related(raw, query, vocabulary)[0]]
+    return [r.name for r in parse_related(raw, query, vocabulary).ranked]
 
 
 SCORED = '{"related": [{"class": "zebra", "score": 0.7, "reason": "legs"}, {"class": "horse", "score": 0.6}]}'
@@ -59,7 +54,8 @@ def test_truncated_answers_keep_what_was_finished():
 
 def test_what_is_dropped_is_named_with_its_reason():
     raw = '["camel", "zebra", "Giraffes", "zebras", "dog"]'
-    ranked, dropped = parse_related(raw, "giraffe", COCO_CLASSES)
+    reading = parse_related(raw, "giraffe", COCO_CLASSES)
+    ranked, dropped = reading.ranked, reading.dropped
     assert [r.name for r in ranked] == ["zebra", "dog"]
     assert dropped == ("camel: not in the list", "Giraffes: the class itself", "zebras: named before")
 
@@ -73,31 +69,114 @@ def test_aliases_and_singulars():
 
 
 def test_the_class_itself_goes_even_if_it_is_not_in_the_list():
-    ranked, dropped = parse_related('["okapi", "zebra"]', "okapi", COCO_CLASSES)
+    reading = parse_related('["okapi", "zebra"]', "okapi", COCO_CLASSES)
+    ranked, dropped = reading.ranked, reading.dropped
     assert [r.name for r in ranked] == ["zebra"] and dropped == ("okapi: the class itself",)
 
 
 def test_without_scores_the_ranks_become_scores():
-    ranked, _ = parse_related('["zebra", "camel", "horse", "cow", "dog"]', "giraffe", COCO_CLASSES)
+    ranked = parse_related('["zebra", "camel", "horse", "cow", "dog"]', "giraffe", COCO_CLASSES).ranked
     assert [r.score for r in ranked] == [1.0, 0.75, 0.5, 0.25]
 
 
-def test_scores_are_read_clamped_and_sorted_stably():
-    given_scores = {"dog": "0.2", "zebra": 7, "horse": "70%", "cow": 0.7, "bear": -1, "sheep": float("nan")}
-    raw = json.dumps([{"class": name, "score": score} for name, score in given_scores.items()])
-    ranked, dropped = parse_related(raw, "giraffe", COCO_CLASSES)
-    assert [(r.name, r.score) for r in ranked] == [
-        ("zebra", 1.0),
-        ("horse", 0.7),
-        ("cow", 0.7),
-        ("dog", 0.2),
-        ("bear", 0.0),
-    ]
-    assert dropped == ("sheep: its score is not a number",)
+def scores(**given):
+    raw = json.dumps({"related": [{"class": name, "score": score} for name, score in given.items()]})
+    reading = parse_related(raw, "giraffe", COCO_CLASSES)
+    return {r.name: r.score for r in reading.ranked}, reading
+
+
+def test_scores_are_read_and_sorted_stably():
+    read, reading = scores(dog="0.2", zebra=1, horse="70%", cow=0.7, bear="1/2", cat="0,4", sheep=float("nan"))
+    assert list(read.items()) == [("zebra", 1), ("horse", 0.7), ("cow", 0.7), ("bear", 0.5), ("cat", 0.4), ("dog", 0.2)]
+    assert reading.dropped == ("sheep: its score is not a number",) and not reading.notes
+
+
+@pytest.mark.parametrize(
+    ("given", "read", "note"),
+    [
+        ({"zebra": 9, "horse": "6"}, [0.9, 0.6], "out of 10"),
+        ({"horse": 60, "zebra": 95.0}, [0.95, 0.6], "out of 100"),
+        ({"horse": "6/10", "zebra": "9/10"}, [0.9, 0.6], None),
+        ({"horse": 2, "zebra": 4}, [1.0, 0.5], "not certain"),
+        ({"horse": 0.8, "zebra": 7}, [1.0, 0.5], "not certain"),
+        ({"horse": -1, "zebra": 0.5}, [1.0, 0.5], "not certain"),
+        ({"zebra": "high", "horse": "some"}, [1.0, 0.5], "no score is a number"),
+    ],
+    ids=str,
+)
+def test_scores_on_another_scale_are_brought_to_one_or_their_order_is_used(given, read, note):
+    found, reading = scores(**given)
+    assert found == {"zebra": pytest.approx(read[0]), "horse": pytest.approx(read[1])}
+    assert (
+        list(found) == ["zebra", "horse"] and bool(reading.notes) == bool(note) and (note or "") in str(reading.notes)
+    )
+
+
+ANSWER = '{"related": [{"class": "zebra", "score": 0.9}, {"class": "horse", "score": 0.6}]}'
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [
+        "| class | score |\n|---|---|\n| zebra | 0.9 |\n| horse | 0.6 |",
+        "related:\n  - class: horse\n    score: 0.6\n  - class: zebra\n    score: 0.9",
+        "\u201czebra\u201d, \u201chorse\u201d",
+        "+ zebra\n+ horse",
+        "### Zebra\nstripes\n### Horse\nmane",
+        "1 - zebra\n2 - horse",
+        '\ufeff["zeb\u200bra","\U0001f434 horse"]',
+        "Not similar: person, car. Similar: zebra, horse.",
+        "- zebra\n- horse\n\nNot similar:\n- person\n- car",
+        "1. Zebra\n   - car: no\n2. Horse",
+        '["zebra", "horse"]\nExcluded: ["car", "dog"]',
+        'Candidates: ["dog", "cat", "zebra", "cow", "horse"]\n["zebra", "horse"]',
+        f'Names: {json.dumps(COCO_CLASSES)}\nAnswer: ["zebra", "horse"]',
+        '{"rejected": ["dog"], "related": ["zebra", "horse"]}',
+        f'["dog", "cat"] were named first. {ANSWER}',
+        f'{ANSWER}\nAs a list: ["dog"]',
+        f'<thinking>["dog"]</thinking>{ANSWER}',
+        f"[THINK]dog, cat[/THINK]{ANSWER}",
+        f"<|channel|>analysis<|message|>A dog<|end|><|start|>assistant<|channel|>final<|message|>{ANSWER}<|return|>",
+        '{"related": [{"class": "zebra", "score": 0.9, "reason": "<think>"}, {"class": "horse", "score": 0.6}]}',
+        '{"zebra": 0.9, "horse": 0.6}',
+        '{"class": "zebra", "score": 0.9}\n{"class": "horse", "score": 0.6}',
+    ],
+)  # fmt: skip
+def test_the_answer_that_answers(raw):
+    assert names(raw) == ["zebra", "horse"]
+
+
+@pytest.mark.parametrize(
+    "raw",
+    ["I'm sorry, I can't compare a person, or a horse", "A giraffe is tall. It looks like a horse, too.",
+     "Not similar: zebra, horse", json.dumps(COCO_CLASSES)],
+)  # fmt: skip
+def test_what_is_no_answer_is_not_taken_for_one(raw):
+    with pytest.raises(ParseError) as nothing:
+        names(raw)
+    assert not nothing.value.says_none
+
+
+def test_several_lists_and_too_many_names_are_noted():
+    assert "2 different lists" in parse_related('["dog"]\n["zebra"]', "giraffe", COCO_CLASSES).notes[0]
+    many = parse_related(json.dumps(COCO_CLASSES[:30][::-1]), "giraffe", COCO_CLASSES)
+    assert len(many.ranked) == 8 and "names 29 classes" in many.notes[0]
+
+
+def test_names_as_people_write_them():
+    written = ["ski", "a pair of scissors", "tennis racquet", "air plane", "tooth brushes", "motor bike", "human"]
+    meant = ["skis", "scissors", "tennis racket", "airplane", "toothbrush", "motorcycle", "person"]
+    assert names(json.dumps(written)) == meant
+
+
+def test_an_answer_of_thirty_thousand_names_takes_seconds_at_most():
+    began = time.monotonic()
+    assert names(json.dumps([f"animal {i}" for i in range(30_000)] + ["zebra"])) == ["zebra"]
+    assert time.monotonic() - began < 5
 
 
 def test_reasons_are_kept():
-    assert parse_related(SCORED, "giraffe", COCO_CLASSES)[0][0].reason == "legs"
+    assert parse_related(SCORED, "giraffe", COCO_CLASSES).ranked[0].reason == "legs"
 
 
 def test_nothing_usable_shows_the_beginning_of_the_answer():
@@ -108,13 +187,9 @@ def test_nothing_usable_shows_the_beginning_of_the_answer():
 
 
 def test_each_step_can_be_looked_at():
-    raw = '<think>hm</think> Sure:\n```json\n["zebra", "camel"]\n```'
-    text = strip_thinking(raw)
-    assert text == 'Sure:\n```json\n["zebra", "camel"]\n```'
-    assert unfence(text) == '["zebra", "camel"]'
-    assert first_json(unfence(text)) == ["zebra", "camel"]
-    assert first_json("no JSON here") is None
-    assert listed_names("1. Zebra\n2. Camel - a long neck") == ("Zebra", "Camel")
+    spoken = strip_thinking('<think>hm</think> Sure:\n```json\n["zebra", "camel"]\n```')
+    assert spoken == 'Sure:\n```json\n["zebra", "camel"]\n```'
+    assert first_json(spoken) == ["zebra", "camel"] and first_json("no JSON here") is None
 
 
 CLASS_LIKE = st.sampled_from(["giraffe", "Zebras", "horse", "camel", "sofa", "a cow", "wine glasses", "🦒"])
@@ -140,16 +215,15 @@ VOCABULARY = ("giraffe", "zebra", "horse", "couch", "cow", "wine glass")
 def check(raw, query, vocabulary):
     """An answer gives classes of the list, or the parser's own error; never anything else."""
     try:
-        ranked, dropped = parse_related(raw, query, vocabulary)
+        reading = parse_related(raw, query, vocabulary)
     except ParseError as error:
         assert all(isinstance(reject, str) for reject in error.rejects)
         return
-    found = [r.name for r in ranked]
-    scores = [r.score for r in ranked]
+    found, scores = [r.name for r in reading.ranked], [r.score for r in reading.ranked]
     assert found and len(set(found)) == len(found)
     assert set(found) <= set(vocabulary) - {find_class(query, vocabulary)}
     assert all(0 <= s <= 1 for s in scores) and scores == sorted(scores, reverse=True)
-    assert all(isinstance(reason, str) for reason in dropped)
+    assert all(isinstance(reason, str) for reason in reading.dropped)
 
 
 @settings(max_examples=300, deadline=None)

@@ -21,9 +21,9 @@ def recorded_of_pascal(name):
 
 
 def ranking(recording, vocabulary):
-    ranked, dropped = parse_related(recording["response"]["text"], recording["request"]["class"], vocabulary)
-    assert not dropped
-    return [(r.name, r.score) for r in ranked]
+    reading = parse_related(recording["response"]["text"], recording["request"]["class"], vocabulary)
+    assert not reading.dropped and not reading.notes
+    return [(r.name, r.score) for r in reading.ranked]
 
 
 def live(name="okapi", model="m", text='["zebra"]', candidates=("zebra", "horse")):

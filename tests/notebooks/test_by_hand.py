@@ -74,5 +74,5 @@ def test_choosing_classes():
 
     answer = ["Zebras", "horse", "okapi", "giraffe", "horse", "sofa"]
     kept, dropped = functions_of("03_llm_prompting")["choose_by_hand"](answer, "giraffe", COCO_CLASSES)
-    library, why = parse_related(json.dumps(answer), "giraffe", COCO_CLASSES)
-    assert kept == [r.name for r in library] and len(dropped) == len(why)
+    library = parse_related(json.dumps(answer), "giraffe", COCO_CLASSES)
+    assert kept == [r.name for r in library.ranked] and len(dropped) == len(library.dropped)
