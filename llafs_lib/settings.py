@@ -7,7 +7,7 @@ parameter cells are tested against them.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import Field, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from typing import Any
 
 from llafs_lib.artifacts import RunFolder
@@ -34,9 +34,33 @@ def unknown(value: object, known: Iterable[object]) -> str:
     return f"{value!r} is unknown: choose one of {', '.join(words)}.{did_you_mean(str(value), words)}"
 
 
-def _parameter(default: Any, group: str, help: str, choices: Iterable[Any] = (), low: float | None = None) -> Any:
-    """A field of `Settings`. `help` is for `llafs --help`, under the heading `group`; `low` is the least value."""
+def parameter(default: Any, group: str, help: str, choices: Iterable[Any] = (), low: float | None = None) -> Any:
+    """A field of a dataclass that is also an option of `llafs`.
+
+    Args:
+        default: also says of which type every value is: bool, int, float or str.
+        group, help: the heading and the text of the option in `llafs --help`.
+        choices: the possible values; without any, all.
+        low: the least value.
+    """
     return field(default=default, metadata={"group": group, "help": help, "choices": tuple(choices), "low": low})
+
+
+def check_parameters(chosen: Any) -> None:
+    """Look at every field that `parameter` declared.
+
+    Raises:
+        ParameterError: a value of another type than the default's, below the least, or none of the choices.
+    """
+    for declared in fields(chosen):
+        name, value = declared.name, getattr(chosen, declared.name)
+        kind, low, choices = type(declared.default), declared.metadata["low"], declared.metadata["choices"]
+        of_kind = type(value) is kind or (kind is float and type(value) is int)
+        if not of_kind or (low is not None and not low <= value < float("inf")):
+            least = "" if low is None else f" of at least {low}"
+            raise ParameterError(f"{name} must be {_KINDS[kind]}{least}, not {value!r}.")
+        if choices and value not in choices:
+            raise ParameterError(f"{name}: {unknown(value, choices)}")
 
 
 @dataclass(frozen=True)
@@ -50,29 +74,28 @@ class Settings:
         ParameterError: an impossible value; the message lists the possible ones.
     """
 
-    dataset: str = _parameter("toy", _DATA, f"one of {', '.join(DATASETS)}", choices=DATASETS)
-    fold: int = _parameter(0, _DATA, "which quarter of the classes is novel, 0 to 3", choices=range(N_FOLDS))
-    shots: int = _parameter(5, _DATA, "supports per query", low=1)
-    seed: int = _parameter(0, _DATA, "of training, episodes and draws", low=0)
-    backbone: str = _parameter("auto", _DATA, "small (for toy), mobilenet_v2, resnet50 …; auto: by data set")
-    runs: str = _parameter("runs", _DATA, "folder of all runs")
-    budget: str = _parameter("small", _TRAINING, "tiny (does it run?), small (two CPU cores) or full (as published)")
-    novel_in_train: str = _parameter(
+    dataset: str = parameter("toy", _DATA, f"one of {', '.join(DATASETS)}", choices=DATASETS)
+    fold: int = parameter(0, _DATA, "which quarter of the classes is novel, 0 to 3", choices=range(N_FOLDS))
+    shots: int = parameter(5, _DATA, "supports per query", low=1)
+    seed: int = parameter(0, _DATA, "of training, episodes and draws", low=0)
+    backbone: str = parameter("auto", _DATA, "small (for toy), mobilenet_v2, resnet50 …; auto: by data set")
+    runs: str = parameter("runs", _DATA, "folder of all runs")
+    budget: str = parameter("small", _TRAINING, "tiny (does it run?), small (two CPU cores) or full (as published)")
+    novel_in_train: str = parameter(
         "background", _TRAINING, "novel objects in training images: background, ignore or drop", choices=NOVEL_IN_TRAIN
     )
-    hold_out: bool = _parameter(True, _TRAINING, "keep a few base classes out of training to choose a model on")
-    compare_losses: bool = _parameter(False, _TRAINING, "train with three losses and compare them: minutes more")
-    segmenters: str = _parameter(",".join(SEGMENTERS), _EVALUATION, "the models to ask, separated by commas")
-    queries: int = _parameter(150, _EVALUATION, "how many queries to ask at most; 0 asks all", low=0)
-    llm: str = _parameter("", _LLM, "the model to ask which classes look alike; without one, recorded answers serve")
-    llm_mode: str = _parameter(
+    hold_out: bool = parameter(True, _TRAINING, "keep a few base classes out of training to choose a model on")
+    compare_losses: bool = parameter(False, _TRAINING, "train with three losses and compare them: minutes more")
+    segmenters: str = parameter(",".join(SEGMENTERS), _EVALUATION, "the models to ask, separated by commas")
+    queries: int = parameter(150, _EVALUATION, "how many queries to ask at most; 0 asks all", low=0)
+    llm: str = parameter("", _LLM, "the model to ask which classes look alike; without one, recorded answers serve")
+    llm_mode: str = parameter(
         "auto", _LLM, "auto: ask for what is not recorded; replay: never ask; refresh: ask anew", choices=LLM_MODES
     )
-    llm_budget: float = _parameter(0.0, _LLM, "stop before asking costs more US dollars than this; 0: no limit", low=0)
+    llm_budget: float = parameter(0.0, _LLM, "stop before asking costs more US dollars than this; 0: no limit", low=0)
 
     def __post_init__(self) -> None:
-        for declared in fields(self):
-            _check(declared, getattr(self, declared.name))
+        check_parameters(self)
         for name in self.segmenters.split(","):
             if name not in SEGMENTERS:
                 raise ParameterError(f"segmenters: {unknown(name, SEGMENTERS)}")
@@ -92,14 +115,3 @@ class Settings:
     def model(self) -> dict[str, Any]:
         """What decides the trained model: its manifest records this, and later notebooks require it."""
         return {k: getattr(self, k) for k in ("dataset", "fold", "seed", "backbone", "budget")}
-
-
-def _check(declared: Field, value: Any) -> None:
-    """Refuse a value of another kind than the default's, one below the least, and one that is no choice."""
-    kind, low, choices = type(declared.default), declared.metadata["low"], declared.metadata["choices"]
-    of_kind = type(value) is kind or (kind is float and type(value) is int)
-    if not of_kind or (low is not None and not low <= value < float("inf")):
-        least = "" if low is None else f" of at least {low}"
-        raise ParameterError(f"{declared.name} must be {_KINDS[kind]}{least}, not {value!r}.")
-    if choices and value not in choices:
-        raise ParameterError(f"{declared.name}: {unknown(value, choices)}")

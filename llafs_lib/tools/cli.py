@@ -6,9 +6,9 @@ import argparse
 import sys
 import textwrap
 from collections.abc import Iterable, Sequence
-from dataclasses import fields
+from dataclasses import Field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from llafs_lib import __version__
 from llafs_lib.classes import did_you_mean
@@ -19,8 +19,9 @@ from llafs_lib.threads import share_cores
 if TYPE_CHECKING:
     from llafs_lib.language.asking import Asker
 
-PARAMETERS = [f.name for f in fields(Settings)]
-_LLM = [name for name in PARAMETERS if name.startswith("llm")]
+T = TypeVar("T")
+PARAMETERS = {f.name: f for f in fields(Settings)}
+_LLM = [f for f in PARAMETERS.values() if f.name.startswith("llm")]
 _NUMBERS: dict[str, Any] = {"action": "extend", "type": lambda text: text.split(","), "default": [], "metavar": "NN"}
 
 
@@ -72,7 +73,7 @@ def _add_tutorial(parser: argparse.ArgumentParser) -> None:
         ("tutorial --dataset coco-mini --fold 2 --shots 1", "on photographs (LLAFS_DATA says where they lie)"),
         ("tutorial --only 04,05", "these two again, whatever their state"),
     )
-    _add_parameters(parser, PARAMETERS)
+    _add_options(parser, PARAMETERS.values())
     parser.add_argument("--only", help="run just these notebooks, whatever their state: 04, or 01,02", **_NUMBERS)
     parser.set_defaults(command=_tutorial)
 
@@ -81,7 +82,7 @@ def _tutorial(arguments: argparse.Namespace) -> None:
     from llafs_lib.evaluation.report import text_report
     from llafs_lib.tools.tutorial import run_tutorial
 
-    settings = _settings(arguments)
+    settings = _made(Settings, arguments)
     results = run_tutorial(settings, arguments.only)
     if results is not None:
         run = settings.run.path
@@ -89,6 +90,8 @@ def _tutorial(arguments: argparse.Namespace) -> None:
 
 
 def _add_sweep(parser: argparse.ArgumentParser) -> None:
+    from llafs_lib.tools.sweep import Resources
+
     parser.description = (
         "Run the series for every fold and training seed, each as one Ray task, and merge the results into one report. "
         "What is finished is skipped, what fails is tried again and then listed."
@@ -101,17 +104,10 @@ def _add_sweep(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--folds", default="0-3", help="such as 0-3 or 0,2 (default: %(default)s)")
     parser.add_argument("--seeds", default="0-2", help="of the training (default: %(default)s)")
-    _add_parameters(parser, [name for name in PARAMETERS if name not in ("fold", "seed")])
+    _add_options(parser, [f for f in PARAMETERS.values() if f.name not in ("fold", "seed")])
     parser.add_argument("--only", help="run just these notebooks: 05, or 04,05", **_NUMBERS)
     parser.add_argument("--dry-run", action="store_true", help="list what would be run, and about how long it takes")
-    machines = parser.add_argument_group("machines")
-    machines.add_argument(
-        "--address", default="auto",
-        help="of a Ray cluster; auto: one that runs here, else this machine; local (default: %(default)s)",
-    )  # fmt: skip
-    machines.add_argument("--cpus", type=float, default=1, help="of one run, also its threads (default: %(default)s)")
-    machines.add_argument("--gpus", type=float, default=0, help="of one run; 0.25: four on one (default: %(default)s)")
-    machines.add_argument("--retries", type=int, default=1, help="of a run that fails (default: %(default)s)")
+    _add_options(parser, fields(Resources))
     parser.set_defaults(command=_sweep, queries=0)
 
 
@@ -120,8 +116,8 @@ def _sweep(arguments: argparse.Namespace) -> None:
     from llafs_lib.tools.sweep import Resources, Sweep, SweepError, dry_run, merge, numbers, run_sweep
 
     folds, seeds = numbers(arguments.folds), numbers(arguments.seeds)
-    sweep = Sweep(_settings(arguments), tuple(folds), tuple(seeds), tuple(arguments.only))
-    resources = Resources(arguments.address, arguments.cpus, arguments.gpus, arguments.retries)
+    sweep = Sweep(_made(Settings, arguments), tuple(folds), tuple(seeds), tuple(arguments.only))
+    resources = _made(Resources, arguments)
     if arguments.dry_run:
         print(dry_run(sweep, resources.cpus))
         return
@@ -150,7 +146,7 @@ def _add_ask(parser: argparse.ArgumentParser) -> None:
         ("ask --dataset coco-20i --llm MODEL --llm-budget 0.50", "all 80 classes, for half a dollar at most"),
     )
     parser.add_argument("class_names", nargs="*", metavar="CLASS", help="default: all classes of the data set")
-    _add_parameters(parser, ["dataset", *_LLM])
+    _add_options(parser, [PARAMETERS["dataset"], *_LLM])
     parser.set_defaults(command=_ask, dataset="coco-20i")
 
 
@@ -159,7 +155,7 @@ def _ask(arguments: argparse.Namespace) -> None:
     from llafs_lib.language.asking import Unanswered
     from llafs_lib.language.cost import cost_line
 
-    settings = _settings(arguments)
+    settings = _made(Settings, arguments)
     vocabulary, asker = DATASETS[settings.dataset].classes, _asker(settings)
     failure = None
     try:
@@ -201,12 +197,12 @@ def _add_segment(parser: argparse.ArgumentParser) -> None:
         help="hsnet: the trained model with a few supports; prototypes: the mean of all related ones, better on "
         "photographs (default: %(default)s)",
     )  # fmt: skip
-    _add_parameters(parser, ["shots", *_LLM])
+    _add_options(parser, [PARAMETERS["shots"], *_LLM])
     parser.set_defaults(command=_segment)
 
 
 def _segment(arguments: argparse.Namespace) -> None:
-    settings = _settings(arguments)
+    settings = _made(Settings, arguments)
     if not arguments.output.parent.is_dir():
         raise LlafsError(f"the folder {arguments.output.parent} for the output does not exist.")
     share_cores()  # before the next lines load PyTorch
@@ -262,12 +258,10 @@ def _stamp(arguments: argparse.Namespace) -> None:
 # --- options ---------------------------------------------------------------------------------------------------------
 
 
-def _add_parameters(parser: argparse.ArgumentParser, names: Iterable[str]) -> None:
-    """An option for each of these parameters, as `Settings` declares them, under their groups' headings."""
+def _add_options(parser: argparse.ArgumentParser, parameters: Iterable[Field]) -> None:
+    """An option for each of these fields, as `settings.parameter` declares them, under their groups' headings."""
     groups: dict[str, Any] = {}
-    for declared in fields(Settings):
-        if declared.name not in names:
-            continue
+    for declared in parameters:
         title, about, default = declared.metadata["group"], declared.metadata["help"], declared.default
         is_switch = isinstance(default, bool)
         shown = ("yes" if default else "no") if is_switch else "%(default)s"
@@ -281,8 +275,10 @@ def _add_parameters(parser: argparse.ArgumentParser, names: Iterable[str]) -> No
         )
 
 
-def _settings(arguments: argparse.Namespace) -> Settings:
-    return Settings(**{name: value for name, value in vars(arguments).items() if name in PARAMETERS})
+def _made(kind: type[T], arguments: argparse.Namespace) -> T:
+    """A `Settings` or `Resources` of the options that the command has."""
+    given = vars(arguments)
+    return kind(**{f.name: given[f.name] for f in fields(kind) if f.name in given})
 
 
 def _yes_or_no(text: str) -> bool:

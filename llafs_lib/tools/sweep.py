@@ -29,7 +29,7 @@ from filelock import FileLock
 from llafs_lib.artifacts import write_json
 from llafs_lib.errors import LlafsError
 from llafs_lib.progress import bar
-from llafs_lib.settings import ParameterError, Settings
+from llafs_lib.settings import ParameterError, Settings, check_parameters, parameter
 from llafs_lib.tools.tutorial import Step, checked, import_extra, notebooks, run_tutorial
 
 # Minutes that a run takes on one core of an AMD EPYC; for a dry run before any run has been measured.
@@ -99,19 +99,21 @@ def name_of(settings: Settings) -> str:
 
 @dataclass(frozen=True)
 class Resources:
-    """What a run is given, and where. A GPU can be shared: `gpus=0.25` puts four runs on one."""
+    """What a run is given, and where. One that dies with its machine is started again up to three times.
 
-    address: str = "auto"  # of a Ray cluster; "auto": one that is running here, else this machine alone; "local"
-    cpus: float = 1
-    gpus: float = 0
-    retries: int = 1  # of a run that fails; one that dies with its machine is started again up to three times
+    Raises:
+        ParameterError: an impossible value.
+    """
+
+    address: str = parameter(
+        "auto", "machines", "of a Ray cluster; auto: one that is running here, else this machine alone; local"
+    )
+    cpus: float = parameter(1.0, "machines", "for each run; also its number of threads", low=0.01)
+    gpus: float = parameter(0.0, "machines", "for each run; with 0.25, four runs share one", low=0)
+    retries: int = parameter(1, "machines", "how often a run that failed is tried again", low=0)
 
     def __post_init__(self) -> None:
-        if not self.cpus > 0:
-            raise ParameterError(f"cpus must be a number above 0, not {self.cpus!r}.")
-        for name in ("gpus", "retries"):
-            if not getattr(self, name) >= 0:
-                raise ParameterError(f"{name} must be a number of at least 0, not {getattr(self, name)!r}.")
+        check_parameters(self)
 
 
 @dataclass

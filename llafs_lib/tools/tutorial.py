@@ -12,9 +12,10 @@ import hashlib
 import importlib
 import json
 import os
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import ModuleType
@@ -229,12 +230,9 @@ def execute(source: Path, output: Path, parameters: Mapping[str, Any], log: Path
 
     share_cores()  # the kernel inherits the environment
     os.environ["LLAFS_PROGRESS"] = "lines" if log else "none"  # how the kernel shows loops that take long
-    watching: dict[str, Any] = {}
-    with ExitStack() as stack:
-        if log:
-            watch = stack.enter_context(_Watch(source, log, injected=bool(parameters)))
-            watching = {"stdout_file": watch, "stderr_file": watch, "on_cell_start": watch.cell_starts}
-        try:
+    watch = _Watch(source, log) if log else None
+    try:
+        with watch or nullcontext():
             papermill.execute_notebook(
                 str(source),
                 str(output),
@@ -244,13 +242,15 @@ def execute(source: Path, output: Path, parameters: Mapping[str, Any], log: Path
                 execution_timeout=CELL_TIMEOUT,
                 progress_bar=False,
                 config=Config(KernelManager={"transport_encryption": "auto"}),  # or the kernel warns of its port
-                **watching,
+                stdout_file=watch,
+                stderr_file=watch,
+                on_cell_start=watch.cell_starts if watch else None,
             )
-        except papermill.exceptions.PapermillExecutionError as error:
-            where = f"\nWhat ran so far is in {output.as_posix()}, what it printed in {log.as_posix()}." if log else ""
-            raise LlafsError(f"{source.name}, cell {error.exec_count}: {error.ename}: {error.evalue}{where}") from None
-        except Exception as error:  # a dead kernel or a timeout: nbclient has types of its own for these
-            raise LlafsError(f"{source.name} did not finish: {type(error).__name__}: {error}") from error
+    except papermill.exceptions.PapermillExecutionError as error:
+        where = f"\nWhat ran so far is in {output.as_posix()}, what it printed in {log.as_posix()}." if log else ""
+        raise LlafsError(f"{source.name}, cell {error.exec_count}: {error.ename}: {error.evalue}{where}") from None
+    except Exception as error:  # a dead kernel or a timeout: nbclient has types of its own for these
+        raise LlafsError(f"{source.name} did not finish: {type(error).__name__}: {error}") from error
 
 
 def import_extra(module: str, extra: str) -> ModuleType:
@@ -263,21 +263,28 @@ def import_extra(module: str, extra: str) -> ModuleType:
         return importlib.import_module(module)
     except ImportError as error:
         how = f'run `pip install -e ".[{extra}]"` in a checkout of the project'
-        raise LlafsError(f"the notebooks are run with {module} ({error}): {how}.") from None
+        raise LlafsError(f"this needs {module} ({error}): {how}.") from None
 
 
 class _Watch:
     """Takes what a running notebook prints into its log, and shows how far it is and what it printed last."""
 
-    def __init__(self, notebook: Path, log: Path, injected: bool):
-        n_cells = len(json.loads(notebook.read_text(encoding="utf-8"))["cells"]) + injected
+    def __init__(self, notebook: Path, log: Path):
+        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
         self.log = log.open("w", encoding="utf-8")
+        n_cells = len(cells) + 1  # papermill puts in one that assigns the parameters
         self.bar = bar(n_cells, notebook.stem, "cell", "{desc}: cell {n_fmt} of {total_fmt}, {elapsed}{postfix}")
 
+        self.ended = threading.Event()
+        self.clock = threading.Thread(target=self._tick, daemon=True)
+
     def __enter__(self) -> _Watch:
+        self.clock.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.ended.set()
+        self.clock.join()
         self.bar.close()
         self.log.close()
 
@@ -291,6 +298,10 @@ class _Watch:
 
     def flush(self) -> None:
         self.log.flush()
+
+    def _tick(self) -> None:
+        while not self.ended.wait(timeout=1):  # the seconds go on while a cell prints nothing
+            self.bar.update(0)
 
     def _show(self, line: str) -> None:
         self.bar.set_postfix_str(line, refresh=False)
