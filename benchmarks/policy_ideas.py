@@ -150,8 +150,9 @@ class Drawn(Arm):
 
     @property
     def supports(self) -> str:
-        added = f" + {self.number} {self.added}, weight {self.share}" if self.added else ""
-        return f"{self.policy} {self.k}{added}{self._draw}{', clean' if self.clean else ''}"
+        if self.added:
+            return f"{self.k} {self.policy} + {self.number} {self.added}, weight {self.share}"
+        return super().supports + (", clean" if self.clean else "")
 
     def choose(self, bank: SupportBank, request: Request) -> list[Choice]:
         request = request if self.clean else replace(request, exclude=frozenset())

@@ -3,10 +3,15 @@
 import importlib.util
 import json
 import sys
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
+from llafs_lib.evaluation.runner import Question
+from llafs_lib.records import Episode, RelatedClass, RelatedClasses
+from llafs_lib.retrieval.bank import SupportBank
 from llafs_lib.tools.tutorial import project_root
 
 
@@ -59,6 +64,38 @@ def test_policies(photographs, cache, tmp_path, capsys, monkeypatch):
         assert text in found
     lines = (tmp_path / "counts.jsonl").read_text(encoding="utf-8").splitlines()
     assert {"arm", "threshold", "class_name", "inter", "union"} <= set(json.loads(lines[0]))
+
+
+def drawn_question(query_id, classes=("horse", "bus")):
+    """Where is the giraffe, which looks like a horse (axis 0)? Buses look along axis 1, the ground along 2."""
+    ids, index, eye = np.arange(100, 104), np.array([0, 0, 1, 1]), np.eye(3, dtype=np.float32)
+    bank = SupportBank(classes, ids, index, eye[index], eye[[2] * 4], np.full(4, 0.3, np.float32), np.zeros((4, 4)))
+    related = RelatedClasses("giraffe", (RelatedClass("horse", 0.8),), "recorded", "")
+    return Question(Episode("giraffe", query_id, (200, 201, 202)), bank, related, exclude=frozenset({100, 201}))
+
+
+def test_drawn_arms():
+    arm, question = load("policy_ideas").Drawn, drawn_question(1)
+    request = question.request(np.ones(3, np.float32) / 3**0.5)
+
+    def chosen(*fields, **more):
+        return {(c.image_id, c.weight) for c in arm("m", *fields, **more).choose(question.bank, request)}
+
+    assert chosen("llm", "all") == {(100, 1), (101, 1)} and chosen("llm", "all", clean=True) == {(101, 1)}
+    assert chosen("true", "all") == {(200, 1), (201, 1), (202, 1)} and len(chosen("true", 2)) == 2
+    assert chosen("true", "all", added="llm", number=5, share=0.1) >= {(200, 1), (100, 0.1), (101, 0.1)}
+
+
+def test_the_oracle_is_the_base_class_that_does_best_elsewhere():
+    study = load("policies").Study
+    truth = np.repeat([[True] * 4 + [False] * 4], 4, axis=0)  # [4, 8], the left half
+    features = torch.zeros(3, 4, 8)
+    features[0, :, :4], features[2, :, 4:] = 1, 1  # a giraffe in the left half, ground in the right
+    fake = SimpleNamespace(read_query=lambda episode: (None, truth, None), describe=lambda image: features)
+    questions = [drawn_question(i) for i in range(3)]
+    assert {q.others["oracle"].names for q in study.with_oracle(fake, questions)} == {("horse",)}
+    (alone,) = study.with_oracle(fake, questions[:1])
+    assert alone.others["oracle"].names == ()
 
 
 def test_bank(photographs, cache, tmp_path, capsys, monkeypatch):

@@ -1,7 +1,7 @@
-"""Is the class in the image at all? A mask is always drawn; how far to trust it is a number of its own.
+"""Is the class in the image at all? A mask is always drawn, so how far to trust it is a number of its own.
 
-The evidence is how sure the model is where it is surest. A logistic curve turns it into a probability; it is fitted on
-base classes that are treated as if they were novel, so no annotation of a novel class goes into it.
+The evidence is how sure the model is where it is surest. A logistic curve turns it into a probability. The curve is
+fitted on base classes that are treated as if they were novel, so no annotation of a novel class goes into it.
 """
 
 from __future__ import annotations
@@ -43,14 +43,15 @@ class Presence:
 
 
 def fit_presence(evidence: Sequence[float], present: Sequence[bool]) -> Presence:
-    """The likeliest curve (with a weak pull of the slope towards 1, so that separable data keep it finite).
+    """Fit the likeliest curve. A weak pull of the slope towards 1 keeps it finite on separable data.
 
     Args:
-        evidence: [N] in [0, 1]; present: [N], whether the class was there. Both kinds must occur, in the share in which
-            they will: the confidence is calibrated for that share.
+        evidence: [N] in [0, 1].
+        present: [N], whether the class was there. The confidence is calibrated for the share of present classes in
+            these data, so it should be the share that is expected later.
 
     Raises:
-        LlafsError: not as many of the one as of the other, or only one kind.
+        LlafsError: the two differ in length, or all classes were present, or none was.
     """
     x, y = logit(np.clip(np.asarray(evidence, float), _BOUND, 1 - _BOUND)), np.asarray(present, bool)
     if x.shape != y.shape or y.all() or not y.any():
@@ -90,7 +91,7 @@ def false_positive_rate(confidence: Sequence[float], present: Sequence[bool], at
 def calibration_error(confidence: Sequence[float], present: Sequence[bool], bins: int = 10) -> float:
     """Expected calibration error in [0, 1], 0 best: how far the share present is from the confidence, on average.
 
-    Bins hold equally many answers each.
+    Every bin holds the same number of answers.
     """
     order = np.argsort(confidence, kind="stable")
     c, y = np.asarray(confidence, float)[order], np.asarray(present, float)[order]

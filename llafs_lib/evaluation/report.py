@@ -76,16 +76,16 @@ def findings(results: Results) -> list[str]:
     k, arms = _most(results), arms_in(results)
     floors = {floor: arms[floor] for floor in FLOORS if floor in arms}
     best = max(floors, key=lambda floor: floors[floor]["miou"], default=None)
-    says = {EVERYTHING: "to predict everything scores", CENTRE_PRIOR: "the centre prior"}
-    scores = ", ".join(f"{says[f]} {found['miou']:.1f} {interval(found['ci95'])}" for f, found in floors.items())
+    called = {EVERYTHING: "to predict everything", CENTRE_PRIOR: "the centre prior", None: "a floor"}
+    scores = [f"{called[f]} scores {found['miou']:.1f} {interval(found['ci95'])}" for f, found in floors.items()]
     random = {m: Arm(m, "random", k) for m in models_of(arms)}
     true = {m: Arm(m, "true", 1) for m in random}
     return [
         f"On {place(results)}, {k} shots, {results['n_queries']} queries, LLM-chosen base supports are "
         f"{_compared(results, random, 'random ones')} (mIoU, 95% interval).",
         f"They are {_compared(results, true, 'one true support')}.",
-        f"Without a model, {scores or 'nothing was asked'}; LLM-chosen base supports are "
-        f"{_compared(results, dict.fromkeys(random, best), best.name if best else 'a floor')}.",
+        f"Without a model, {' and '.join(scores) or 'nothing was asked'}; LLM-chosen base supports are "
+        f"{_compared(results, dict.fromkeys(random, best), called[best])}.",
     ]
 
 
