@@ -177,10 +177,7 @@ class Panel:
 
 @dataclass
 class Asked:
-    """One query and all answers to it, by arm: at the image's own size, and masks also squashed to 400 × 400.
-
-    `supports` says what was shown, by the name of an arm's supports.
-    """
+    """One query, what each arm answered (masks also squashed to 400 × 400), and the supports, by their name."""
 
     class_name: str
     image_id: int
@@ -201,7 +198,13 @@ class Asked:
             getattr(self, part).update(getattr(other, part))
 
     def line(self) -> str:
-        """As the log has it."""
+        """As the log has it.
+
+        Raises:
+            LlafsError: one of the answers is a curve.
+        """
+        if any(isinstance(c, Curve) for c in self.answers.values()):
+            raise LlafsError("score maps cannot be logged: give no log, or let the models answer with masks.")
         entry = {name: getattr(self, name) for name in ("class_name", "image_id", "pixels", "truth")}
         for name in ("answers", "at_400"):
             counts = getattr(self, name).items()
@@ -229,14 +232,13 @@ def evaluate(
 
     Args:
         read_query: episode → (image [H, W, 3] uint8, truth [H, W] bool, void [H, W] bool).
-        log: what it holds of an earlier, interrupted run with the same `key` is kept. None writes none, as is needed
-            where models answer with score maps.
+        log: what it holds of an earlier, interrupted run with the same `key` is kept. None writes none.
         key: everything that decides the answers (library, models, supports, seeds), as one string.
 
     Returns: one entry per question, in their order.
 
     Raises:
-        LlafsError: a query is asked about twice.
+        LlafsError: a query is asked about twice, or a score map is to be logged.
     """
     queries = [(q.episode.class_name, q.episode.query_id) for q in questions]
     if len(set(queries)) < len(queries):

@@ -227,13 +227,15 @@ class Scores(Recorder):
         return [np.where(truth, 0.9, 0.5).astype(np.float32) for _ in shown]
 
 
-def test_score_maps_are_cut_where_the_other_half_of_the_queries_says():
+def test_score_maps_are_cut_where_the_other_half_of_the_queries_says(tmp_path):
     model, arm = Scores(False), Arm("scores", "true", 1)
     panel = Panel({"scores": model}, [arm], {EVERYTHING: predict_everything})
     found = counts_of(evaluate([Question(e) for e in EPISODES], panel, read_query))
     counts, thresholds = cut_scores({arm: found[arm]})
     assert thresholds == {arm: pytest.approx(0.51)}
     assert [c.image_id for c in counts[arm]] == [1, 3, 5, 7, 9] and miou(counts[arm]) == 100
+    with pytest.raises(LlafsError, match="score maps cannot be logged"):
+        run(tmp_path, panel=panel)
     half = np.full((8, 8), True)
     assert found[arm][0].at(0.5) == count(half, read_query(EPISODES[0])[1], "giraffe", 0)
 
