@@ -197,14 +197,15 @@ def library_digest(rooms: tuple[str, ...] = METHOD, root: Path = Path(__file__).
     """A short hash of what some rooms of the library compute. Where it differs, so may the results.
 
     Their code counts without docstrings and comments; their data files (recorded answers, weights) count as they are.
-    `data/toy` is left out: the drawn files themselves are hashed wherever the data set matters.
+    What makes the data files is left out (`data/toy`, the downloads): they are hashed wherever the data set matters.
 
     Args:
         rooms: such as "data", a folder, or "records", a file.
         root: the folder that holds the rooms.
     """
     files = [p for room in rooms for p in (root / f"{room}.py", *(root / room).rglob("*")) if p.suffix in _DECIDES]
-    files = sorted(p for p in files if p.is_file() and root / "data" / "toy" not in p.parents)
+    makers = {root / "data" / name for name in ("toy", "download.py", "official.py")}
+    files = sorted(p for p in files if p.is_file() and not makers & {p, *p.parents})
     described = [f"{p.relative_to(root).as_posix()} {_code_hash(p)}" for p in files]
     return hashlib.sha256("\n".join(described).encode()).hexdigest()[:16]
 

@@ -24,6 +24,7 @@ from typing import Literal
 import numpy as np
 
 from llafs_lib.errors import LlafsError
+from llafs_lib.language.relations import by_supercategory, by_text
 from llafs_lib.records import Episode, RelatedClasses, Support
 from llafs_lib.retrieval.bank import SupportBank
 from llafs_lib.retrieval.scoring import quality_term, relation_term, visual_term
@@ -39,8 +40,9 @@ VISUAL_POWER = 8.0  # cosines of natural images lie close together: a high power
 class Request:
     """What a policy may look at: the question, the related classes and the query's embedding, a unit vector [C].
 
-    `related` is the language model's answer. `others` holds the related classes of "text", "supercategory", "shuffled"
-    and "oracle". `exclude` are images that may not serve, for instance because they show the class asked for without
+    `related` is the language model's answer. `others` holds the related classes of other kinds by their policy's name.
+    "shuffled" and "oracle" must be given; "text" and "supercategory" are made where they are missing, since the class's
+    name is enough for them. `exclude` are images that may not serve, for instance because they show the class asked for without
     a mask of it.
     """
 
@@ -50,17 +52,20 @@ class Request:
     others: Mapping[str, RelatedClasses] = field(default_factory=dict)
     exclude: frozenset[int] = frozenset()
 
-    def relation(self, policy: str) -> RelatedClasses:
-        """The related classes that `policy` goes by.
+    def relation(self, policy: str, base: tuple[str, ...]) -> RelatedClasses:
+        """The related classes that `policy` goes by, among the classes `base`.
 
         Raises:
-            LlafsError: `others` lacks them.
+            LlafsError: `others` lacks them and the class's name is not enough to make them.
         """
         if policy in ("llm", "hybrid"):
             return self.related
-        if policy not in self.others:
+        if policy in self.others:
+            return self.others[policy]
+        make = {"text": by_text, "supercategory": by_supercategory}.get(policy)
+        if make is None:
             raise LlafsError(f"policy {policy!r} needs its related classes in `others`.")
-        return self.others[policy]
+        return make(self.episode.class_name, base)
 
 
 @dataclass(frozen=True)
@@ -122,7 +127,7 @@ def choose_rows(policy: str, bank: SupportBank, request: Request, k: K = 5, seed
         rows = _allowed(bank, np.arange(len(bank)), request)
         scores = visual_term(bank, rows, request.query) ** VISUAL_POWER * quality_term(bank, rows)
         return _best(rows, scores, k)
-    related = request.relation(policy)
+    related = request.relation(policy, bank.classes)
     rows = np.concatenate([_allowed(bank, bank.rows_of(name), request) for name in related.names] or [[]]).astype(int)
     if not len(rows):  # the documented fallback: no related class has a support
         return _any(bank, request, k, rng)

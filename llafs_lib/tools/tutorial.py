@@ -273,7 +273,8 @@ class _Watch:
         cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
         self.log = log.open("w", encoding="utf-8")
         n_cells = len(cells) + 1  # papermill puts in one that assigns the parameters
-        self.bar = bar(n_cells, notebook.stem, "cell", "{desc}: cell {n_fmt} of {total_fmt}, {elapsed}{postfix}")
+        shown = "{desc}: cell {n_fmt} of {total_fmt}, {elapsed}{postfix}"
+        self.bar = bar(n_cells, notebook.stem, "cell", bar_format=shown)
 
         self.ended = threading.Event()
         self.clock = threading.Thread(target=self._tick, daemon=True)

@@ -99,7 +99,7 @@ def test_only_an_edit_of_what_decides_a_result_runs_a_notebook_again(project, ed
     _, run = project
     run()
     edit_library("vision/losses.py", '"""Training losses."""', '"""The losses of training."""')
-    edit_library("tools/colab.py", "import os\n", "import os\n\nEDITED = True\n")
+    edit_library("tools/colab.py", "import re\n", "import re\n\nEDITED = True\n")
     assert run() == ""
     edit_library("vision/losses.py", "IGNORE = 255", "IGNORE = 254")
     assert run() == "020405", "all but the notebooks that do not load vision"
