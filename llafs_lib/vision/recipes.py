@@ -42,7 +42,7 @@ _FULL = Recipe(size=400, epochs=350, batch=40, samples=62040, last_rate=1e-3)
 HSNET: dict[str, dict[str, Recipe]] = {
     "tiny": dict.fromkeys(("toy", "coco-mini", *RELEASES), _TINY),
     "small": {
-        "toy": replace(_SMALL, size=161, epochs=10, batch=4, samples=200, rate=1e-3),
+        "toy": replace(_SMALL, size=161, epochs=7, batch=4, samples=200, rate=1e-3),
         "coco-mini": replace(_SMALL, epochs=9, batch=4, samples=500),
         **dict.fromkeys(RELEASES, _SMALL),
     },
@@ -63,7 +63,7 @@ BASE: dict[str, dict[str, Recipe]] = {
         **dict.fromkeys(("coco-mini", *RELEASES), _BASE_TINY),
     },
     "small": {
-        "toy": Recipe(161, 12, 4, rate=1e-3, whole=True, label_stride=4),
+        "toy": Recipe(161, 10, 4, rate=1e-3, whole=True, label_stride=4),
         **dict.fromkeys(("coco-mini", *RELEASES), _BASE_SMALL),
     },
     "full": {
