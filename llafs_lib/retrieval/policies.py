@@ -41,9 +41,9 @@ class Request:
     """What a policy may look at: the question, the related classes and the query's embedding, a unit vector [C].
 
     `related` is the language model's answer. `others` holds the related classes of other kinds by their policy's name.
-    "shuffled" and "oracle" must be given; "text" and "supercategory" are made where they are missing, since the class's
-    name is enough for them. `exclude` are images that may not serve, for instance because they show the class asked for without
-    a mask of it.
+    "shuffled" and "oracle" must be given; "text" and "supercategory" are made where they are missing, since the
+    name of the class is enough. `exclude` are images that may not serve, for instance because they show the class asked
+    for without a mask of it.
     """
 
     episode: Episode
