@@ -69,7 +69,7 @@ class Asker:
     mode: str = "auto"
     prompt: Prompt | None = None
     cache: Path | str | None = DEFAULT_CACHE
-    base_url: str | None = None
+    base_url: str | None = field(default=None, repr=False)
     api_key: str | None = field(default=None, repr=False)
     temperature: float | None = 0.0
     samples: int = 1
@@ -291,7 +291,7 @@ def _fallback(answer: RelatedClasses, vocabulary: tuple[str, ...], why: str) -> 
     """Text similarity in the place of an answer that cannot be used, with all that is known about that answer."""
     text = by_text(answer.query_class, vocabulary)
     provenance = f"{text.provenance}, because this answer {why}: {answer.provenance}"
-    notes = (*answer.notes, *text.notes)
+    notes = (*answer.notes, f"the similarity of words stands in, because the answer {why}", *text.notes)
     return replace(answer, ranked=text.ranked, source="fallback", provenance=provenance, notes=notes)
 
 
@@ -304,9 +304,12 @@ def _notes(recording: dict, question: Question) -> tuple[str, ...]:
         "content_filter": "the answer was withheld by the server's content filter",
         "refusal": "the model refused to answer",
     }
+    limit = sent.get("max_completion_tokens") or sent.get("max_tokens")
+    used = (recording["response"].get("usage") or {}).get("completion_tokens") or 0
+    ignored = (f"the server ignored the limit of {limit} tokens: it counted {used}",) if limit and used > limit else ()
     dropped = question.temperature is not None and sent.get("temperature") is None
     refused = ("the model takes no temperature; its own was used",) if dropped else ()
-    return (*((said[finish],) if finish in said else ()), *refused)
+    return (*((said[finish],) if finish in said else ()), *refused, *ignored)
 
 
 def _call(recording: dict, live: bool) -> Call:

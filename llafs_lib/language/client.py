@@ -8,7 +8,7 @@ through `Client._send`, where its cost is set aside and its time is limited.
 from __future__ import annotations
 
 import contextlib
-import json
+import os
 import random
 import threading
 import time
@@ -20,52 +20,29 @@ from typing import Any
 
 import openai
 
-from llafs_lib.language.cost import Budget, cost_of
+from llafs_lib.language.cost import Budget
 from llafs_lib.language.prompts import Question
 from llafs_lib.language.replay import make_recording
+from llafs_lib.language.responses import NoAnswer, read_completion, refusal
 from llafs_lib.language.server import LLMError, Server
 from llafs_lib.records import Call
 
 __all__ = ["Client", "Habits", "LLMError", "Server"]
 
-LONGEST_WAIT = 120.0  # seconds; a server that asks to wait longer is not waited for
 FIRST_WAIT, MOST_WAIT = 0.5, 8.0  # seconds between tries where the server does not say how long; doubled each time
-PASSING = (408, 409, 429)  # what may be over soon, as may every 5xx
 FORMS = ("json_schema", "json_object", "text")  # of an answer, from the strictest down
-COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
+MOST_GUESSES = 2  # rungs that are taken without knowing what the server refused
 # How servers call a setting when they refuse it.
 WORDS = {
     "response_format": ("response_format", "json_schema", "json_object", "structured output"),
     "temperature": ("temperature",),
     "max_completion_tokens": ("max_completion_tokens",),
 }
+PROXIES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
 class Stopped(LLMError):
     """The run was interrupted while this question was on its way."""
-
-
-class NoAnswer(Exception):
-    """What came of one request instead of an answer.
-
-    `status` is the HTTP status, None if nothing came. `said` is what the server wrote, `named` the parameter that it
-    names. `wait` is how many seconds it asks to wait. `sent` False: the server was not even reached.
-    """
-
-    def __init__(self, status: int | None, said: str = "", named: str = "", wait: float | None = None, sent=True):
-        super().__init__(said)
-        self.status, self.said, self.named, self.wait, self.sent = status, said, named, wait, sent
-
-    @property
-    def passing(self) -> bool:
-        """Whether the same request may be answered if it is sent again."""
-        if self.wait is not None and self.wait > LONGEST_WAIT or self.out_of_credit:
-            return False
-        return self.status is None or self.status in PASSING or self.status >= 500
-
-    @property
-    def out_of_credit(self) -> bool:
-        return self.status == 429 and "insufficient_quota" in self.said
 
 
 # --- what a server takes ---------------------------------------------------------------------------------------------
@@ -78,6 +55,7 @@ class Habits:
     form: str = "json_schema"  # one of FORMS
     temperature: bool = True
     limit: str = "max_completion_tokens"  # older servers know max_tokens
+    stream: bool = False  # some servers do nothing else
 
     def settings(self, question: Question, max_tokens: int | None) -> dict[str, Any]:
         """What is sent beside the model and the messages."""
@@ -89,23 +67,33 @@ class Habits:
             settings["response_format"] = {"type": "json_object"}
         if self.temperature and question.temperature is not None:
             settings["temperature"] = question.temperature
+        if self.stream:
+            settings |= {"stream": True, "stream_options": {"include_usage": True}}
         return settings | ({self.limit: max_tokens} if max_tokens else {})
 
 
-def lower_rung(habits: Habits, settings: dict[str, Any], problem: NoAnswer) -> Habits | None:
-    """What to try next after `settings` were refused; None if the server refused something else.
+def lower_rung(habits: Habits, settings: dict[str, Any], problem: NoAnswer, guesses: int) -> Habits | None:
+    """What to try next after `settings` were refused; None if that would not help.
 
-    The form of the answer goes down one step of FORMS; a temperature is left out; a limit gets its older name.
+    Whatever the server names is given up. If it names nothing that was sent, the first of form, temperature and limit
+    may be what it cannot do: that is a guess, of which each question has `MOST_GUESSES`.
     """
-    if problem.status not in (400, 422):
+    if problem.status not in (400, 422, 500):
         return None
-    about = (problem.named or problem.said).casefold()
-    refused = next((s for s, words in WORDS.items() if any(word in about for word in words)), None)
-    if refused not in settings:
-        return None
-    if refused == "response_format":
-        return replace(habits, form=FORMS[FORMS.index(habits.form) + 1])
-    return replace(habits, temperature=False) if refused == "temperature" else replace(habits, limit="max_tokens")
+    said = problem.named.casefold()
+    if "stream" in said and not habits.stream:
+        return replace(habits, stream=True)
+    refused = [name for name, words in WORDS.items() if name in settings and any(word in said for word in words)]
+    if not refused and guesses < MOST_GUESSES:
+        refused = [name for name in WORDS if name in settings][:1]
+    for name in refused:
+        if name == "response_format":
+            habits = replace(habits, form=FORMS[FORMS.index(habits.form) + 1])
+        elif name == "temperature":
+            habits = replace(habits, temperature=False)
+        else:
+            habits = replace(habits, limit="max_tokens")
+    return habits if refused else None
 
 
 _HABITS: dict[tuple[str, str], Habits] = {}  # (address, model) → what was found out in this process
@@ -124,8 +112,7 @@ class Client:
 
     def __init__(self, server: Server, budget: Budget | None = None, stop: threading.Event | None = None):
         self.server, self.budget, self.stop = server, budget, stop or threading.Event()
-        http = openai.DefaultHttpxClient(timeout=server.timeout)
-        self._api = openai.OpenAI(api_key=server.key, base_url=server.base_url, max_retries=0, http_client=http)
+        self._api = _api(server)
         self._first = threading.Lock()
 
     def __enter__(self) -> Client:
@@ -170,7 +157,7 @@ class Client:
     def _answer(self, question: Question, max_tokens: int | None) -> tuple[dict | LLMError, dict[str, Any]]:
         """The server's answer, or the error that its refusal comes to; and the settings of the last request."""
         where = (self.server.base_url, question.model)
-        habits, retries = _HABITS.get(where, Habits()), 0
+        habits, retries, guesses = _HABITS.get(where, Habits()), 0, 0
         while True:
             settings = habits.settings(question, max_tokens)
             try:
@@ -179,8 +166,8 @@ class Client:
                 return answer, settings
             except NoAnswer as no_answer:
                 problem = no_answer
-            if lower := lower_rung(habits, settings, problem):
-                habits = lower
+            if lower := lower_rung(habits, settings, problem, guesses):
+                habits, guesses = lower, guesses + 1
             elif problem.passing and retries < self.server.retries:
                 self._wait(problem, retries)
                 retries += 1
@@ -191,17 +178,10 @@ class Client:
         """Send one request, and set its cost aside while it is on its way: the one place where money is spent."""
         self._unless_stopped()
         setting_aside = self.budget.paying(question, max_tokens) if self.budget else contextlib.nullcontext([])
-        with setting_aside as bill:
-            try:
-                answer = self._in_time(lambda: self._request(question, settings))
-            except NoAnswer as problem:
-                if not problem.sent:
-                    bill.append(0.0)
-                raise
+        with setting_aside as calls:
+            answer = self._in_time(lambda: self._request(question, settings))
             usage = answer["usage"] or {}
-            call = Call(question.model, usage.get("prompt_tokens"), usage.get("completion_tokens"), live=True)
-            if self.budget and (cost := cost_of(call, self.budget.prices)) is not None:
-                bill.append(cost)
+            calls.append(Call(question.model, usage.get("prompt_tokens"), usage.get("completion_tokens"), live=True))
             return answer
 
     def _request(self, question: Question, settings: dict[str, Any]) -> dict:
@@ -209,14 +189,17 @@ class Client:
         create = self._api.chat.completions.with_raw_response.create
         try:
             response = create(model=question.model, messages=question.messages, **settings).http_response
+            text = self.server.without_secrets(response.read().decode("utf-8", "replace"))
         except openai.APIStatusError as error:
-            raise _refusal(error, self.server) from None
+            text = self.server.without_secrets(error.response.text)
+            raise refusal(error.status_code, text, error.response.headers) from None
         except openai.APITimeoutError:
             raise NoAnswer(None, "timeout") from None
         except openai.OpenAIError as error:
-            sent = type(error.__cause__).__name__ != "ConnectError"
-            raise NoAnswer(None, "unreachable", sent=sent) from None
-        return _read(self.server.without_key(response.text))
+            raise NoAnswer(None, "unreachable", sent=type(error.__cause__).__name__ != "ConnectError") from None
+        except Exception as error:  # what the HTTP client under openai raises while a stream is read
+            raise NoAnswer(None, type(error).__name__) from None
+        return read_completion(text)
 
     def _in_time(self, work: Callable[[], dict]) -> dict:
         """The result of `work`. It runs in a thread that is left behind when its time is over or the run is stopped."""
@@ -248,58 +231,30 @@ class Client:
             raise Stopped("Interrupted. What was answered is kept; run again to ask the rest.")
 
 
-# --- reading what comes back -----------------------------------------------------------------------------------------
+# --- what is said about it -------------------------------------------------------------------------------------------
 
 
-def _read(text: str) -> dict:
-    """The parts of a completion that are kept. Servers differ, so no field and no type is sure."""
+def _api(server: Server) -> openai.OpenAI:
+    """The SDK's client. This machine is asked directly, whatever proxies the environment names."""
     try:
-        completion = json.loads(text)
-        choice = completion["choices"][0]
-        message = choice["message"]
-    except (ValueError, LookupError, TypeError, RecursionError):  # not JSON, or JSON of another kind
-        raise NoAnswer(200, "not a completion") from None
-    content, refusal = (_if(str, message.get(key)) for key in ("content", "refusal"))
-    return {
-        "text": content or "",
-        "finish_reason": "refusal" if refusal and not content else _if(str, choice.get("finish_reason")),
-        "refusal": refusal,
-        "model": _if(str, completion.get("model")),
-        "usage": _usage(completion.get("usage")),
-    }
-
-
-def _usage(usage: object) -> dict | None:
-    return {k: _if(int, usage.get(k)) for k in COUNTS} if usage and isinstance(usage, dict) else None
-
-
-def _if(kind: type, value: object) -> Any:
-    return value if isinstance(value, kind) else None
+        http = openai.DefaultHttpxClient(
+            timeout=server.timeout, follow_redirects=False, trust_env=not server.is_this_machine
+        )
+        return openai.OpenAI(api_key=server.key, base_url=server.base_url, max_retries=0, http_client=http)
+    except (ImportError, ValueError, OSError) as error:
+        names = " and ".join(n for v in PROXIES for n in (v, v.lower()) if os.environ.get(n)) or "the environment"
+        hint = "; for a SOCKS proxy: pip install 'httpx[socks]'" if isinstance(error, ImportError) else ""
+    raise LLMError(f"The connection cannot be set up as {names} asks for: correct it or unset it{hint}.", for_all=True)
 
 
 def _recording(question: Question, answer: dict, settings: dict[str, Any]) -> dict:
     if not answer["text"].strip() and answer["finish_reason"] not in ("content_filter", "refusal"):
-        raise LLMError(f"{question.model} answered without text (finish reason: {answer['finish_reason']}).")
+        hint = " Give it more tokens: a larger max_tokens." if "length" in str(answer["finish_reason"]) else ""
+        raise LLMError(f"{question.model} answered without text (finish reason: {answer['finish_reason']}).{hint}")
     today = datetime.now(UTC).date().isoformat()
     form = settings.get("response_format", {}).get("type", "text")
     sent = {"temperature": None, **settings, "response_format": form}
     return make_recording(question.request, answer, sent, f"{question.model} answered on {today}", today)
-
-
-def _refusal(error: openai.APIStatusError, server: Server) -> NoAnswer:
-    body = error.body if isinstance(error.body, dict) else {}
-    said = server.without_key(f"{error} {json.dumps(error.body, default=str)}")
-    return NoAnswer(error.status_code, said, _if(str, body.get("param")) or "", _asked_to_wait(error.response.headers))
-
-
-def _asked_to_wait(headers: Any) -> float | None:
-    """Seconds that a server asks to wait; None where it does not say, or says a date."""
-    for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
-        try:
-            return max(0.0, float(headers[name]) / unit)
-        except (KeyError, ValueError):
-            continue
-    return None
 
 
 def _sentence(problem: NoAnswer, model: str, server: Server) -> LLMError:
@@ -312,14 +267,19 @@ def _sentence(problem: NoAnswer, model: str, server: Server) -> LLMError:
     if status == 200:
         return LLMError(f"{where} did not answer as the OpenAI API does; check the address (many end in /v1).")
     if problem.out_of_credit:
-        return LLMError(f"{where} reports that no credit is left (429, insufficient_quota); check your plan.", True)
+        return LLMError(
+            f"{where} reports that no credit is left ({status}, insufficient_quota); check your plan.", True
+        )
+    if 300 <= status < 400:
+        return LLMError(f"{where} has moved ({status}); give the server's new address.", True)
+    v1 = "" if where.endswith("/v1") else " (many end in /v1)"
     # The server's own words are not shown for a 401: some servers repeat a part of the key in them.
     known = {
         401: f"{where} refused the key (401); check OPENAI_API_KEY.",
         403: f"{where} does not let this key use {model!r} (403); check what the key may do.",
-        404: f"{where} knows no model {model!r} (404); check the model's name and the address.",
+        404: f"{where} knows no model {model!r} (404); check the model's name and the address{v1}.",
         429: f"{where} reports too many requests (429); wait a little, or ask fewer at once.",
     }
     said = " ".join(problem.said.split())[:200]
-    sentence = known.get(status) or f"{where} answered {model} with an error: {said}"
+    sentence = known.get(status) or f"{where} answered {model} with an error ({status}): {said}"
     return LLMError(sentence, for_all=status in (401, 403, 404))

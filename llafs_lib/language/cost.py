@@ -26,6 +26,8 @@ _DATE = re.compile(r"-\d{4}-\d{2}-\d{2}$")
 class PriceError(LlafsError):
     """A table of prices that cannot be read, or a model that is not in it where a budget must hold."""
 
+    for_all = True
+
 
 class BudgetError(LlafsError):
     """The next question might cost more than is left."""
@@ -130,6 +132,7 @@ class Budget:
             raise PriceError(f"A budget is US dollars from 0, not {limit!r}.")
         self.limit, self.spent, self.prices = limit, 0.0, prices
         self._aside: list[float] = []  # of the requests on their way
+        self._longest = 0  # tokens of an answer: some servers ignore the limit that they are given
         self._changed = threading.Condition()
 
     def most(self, question: Question, max_tokens: int) -> float:
@@ -141,26 +144,35 @@ class Budget:
         price = price_of(question.model, self.prices)
         if price is None:
             raise PriceError(
-                f"A budget needs the price of {question.model!r}: add it to prices.json or to prices (0 for your own)."
+                f"A budget needs the price of {question.model!r}: add it to llafs_lib/language/prices.json or to "
+                f"prices (0 for a server of your own)."
             )
-        return price.of(most_tokens(question), max_tokens)
+        return price.of(most_tokens(question), max(max_tokens, self._longest))
 
     @contextmanager
-    def paying(self, question: Question, max_tokens: int) -> Iterator[list[float]]:
-        """Set the most aside, and yield a list to write the cost into. Without a known cost, the most is counted.
+    def paying(self, question: Question, max_tokens: int) -> Iterator[list[Call]]:
+        """Set the most aside, and yield a list to put the call in. Without known tokens, the most is counted.
+
+        An error with `sent` False says that nothing was sent, so nothing is counted.
 
         Raises:
             BudgetError: what is left may not be enough. Nothing may be sent then.
         """
         most = self.most(question, max_tokens)
         self._set_aside(most, question)
-        bill: list[float] = []
+        calls: list[Call] = []
+        sent = True
         try:
-            yield bill
+            yield calls
+        except BaseException as error:
+            sent = getattr(error, "sent", True)
+            raise
         finally:
+            costs = [cost_of(call, self.prices) for call in calls]
             with self._changed:
                 self._aside.remove(most)
-                self.spent += sum(bill) if bill else most
+                self.spent += sum(most if cost is None else cost for cost in costs) if calls else most * sent
+                self._longest = max(self._longest, *(call.completion_tokens or 0 for call in calls), 0)
                 self._changed.notify_all()
 
     def _set_aside(self, most: float, question: Question) -> None:

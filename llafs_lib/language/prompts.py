@@ -96,7 +96,7 @@ class Question:
             "version": self.prompt.version,
             "class": self.class_name,
             "model": self.model,
-            "temperature": self.temperature,
+            "temperature": None if self.temperature is None else float(self.temperature),  # 0 and 0.0 are the same
             "sample": self.sample,
             "messages": self.messages,
         }

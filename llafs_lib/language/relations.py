@@ -96,16 +96,20 @@ def merge_by_mean_rank(samples: Sequence[RelatedClasses]) -> RelatedClasses:
     """Several answers to one question as one: ordered by mean rank, with the mean score.
 
     An answer of n classes gives a class that it does not name rank n + 1 and score 0. Equal mean ranks are ordered by
-    the mean score. Merging copies of one answer gives that answer.
+    the mean score. Merging copies of one answer gives that answer. One that names nothing (it was refused, or of no
+    use) has no vote.
 
     Raises:
         LlafsError: no sample, or samples of several classes.
     """
     if len({s.query_class for s in samples}) != 1:
         raise LlafsError("to be merged, answers must be about one and the same class.")
-    names = list(dict.fromkeys(name for s in samples for name in s.names))
-    ranks = {n: np.mean([s.names.index(n) if n in s.names else len(s.names) for s in samples]) for n in names}
-    scores = {n: float(np.mean([s.scores.get(n, 0.0) for s in samples])) for n in names}
+    voting = [s for s in samples if s.ranked]
+    lost = len(samples) - len(voting)
+    without = (f"{lost} of {len(samples)} samples named no class and have no vote",) if voting and lost else ()
+    names = list(dict.fromkeys(name for s in voting for name in s.names))
+    ranks = {n: np.mean([s.names.index(n) if n in s.names else len(s.names) for s in voting]) for n in names}
+    scores = {n: float(np.mean([s.scores.get(n, 0.0) for s in voting])) for n in names}
     reasons = {r.name: r.reason for s in reversed(samples) for r in s.ranked if r.reason}
     order = sorted(names, key=lambda n: (ranks[n], -scores[n]))
     sources = {s.source for s in samples}
@@ -116,7 +120,7 @@ def merge_by_mean_rank(samples: Sequence[RelatedClasses]) -> RelatedClasses:
         provenance=samples[0].provenance + (f" ({len(samples)} samples, by mean rank)" if len(samples) > 1 else ""),
         raw="\n\n".join(s.raw for s in samples) if len(samples) > 1 else samples[0].raw,
         dropped=tuple(d for s in samples for d in s.dropped),
-        notes=tuple(dict.fromkeys(n for s in samples for n in s.notes)),
+        notes=(*dict.fromkeys(n for s in samples for n in s.notes), *without),
         calls=tuple(c for s in samples for c in s.calls),
     )
 

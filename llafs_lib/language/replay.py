@@ -29,7 +29,11 @@ RECORDED = Path(__file__).parent / "recorded"
 
 
 class RecordingError(LlafsError):
-    """A recorded answer that cannot be read or written."""
+    """A recorded answer that cannot be read, or cannot be written: then no other can be kept either (`for_all`)."""
+
+    def __init__(self, message: str, for_all: bool = False) -> None:
+        super().__init__(message)
+        self.for_all = for_all
 
 
 class ReplayMiss(LlafsError):
@@ -124,6 +128,8 @@ def claimed(request: dict, folder: Path | str | None, stop: threading.Event | No
         return
     path, stop = path_of(request, folder), stop or threading.Event()
     with _writable(path):
+        if path.is_dir():
+            raise IsADirectoryError(None, "a folder stands in its place")
         locks = Path(folder) / ".locks"
         locks.mkdir(parents=True, exist_ok=True)
         lock = FileLock(locks / f"{path.stem.rpartition('--')[2]}.lock", thread_local=False)
@@ -158,7 +164,7 @@ def _writable(path: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise RecordingError(
-            f"The answer could not be kept in {path} ({error.strerror}); set cache to a writable folder."
+            f"The answer cannot be kept in {path} ({error.strerror}); set cache to a writable folder.", for_all=True
         ) from error
 
 

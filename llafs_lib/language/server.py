@@ -5,6 +5,7 @@ from __future__ import annotations
 import getpass
 import os
 import sys
+import unicodedata
 import urllib.parse
 from dataclasses import dataclass, field
 
@@ -32,12 +33,12 @@ class Server:
 
     Args:
         base_url: its address, such as `http://localhost:11434/v1`.
-        key: what it is sent as an API key. The key is in no print of a server.
+        key: what it is sent as an API key. Neither stands in the repr of a server: an address may hold a password.
         timeout: seconds after which a try ends, however slowly the answer drips in.
         retries: further tries after a lost connection, or after an answer of 408, 409, 429 or 5xx.
     """
 
-    base_url: str
+    base_url: str = field(repr=False)
     key: str = field(repr=False)
     timeout: float = 60.0
     retries: int = 2
@@ -46,11 +47,16 @@ class Server:
     def find(cls, base_url: str | None = None, key: str | None = None, **patience: float) -> Server:
         """The server at `base_url`, else at OPENAI_BASE_URL, else OpenAI; with `key`, else OPENAI_API_KEY.
 
+        The key of the environment is for the server of the environment. A `base_url` on another host, OpenAI's aside,
+        is not sent it: give that server's key as `key`.
+
         Raises:
             LLMError: the address or the key cannot be right, or OpenAI would be asked without a key.
         """
-        base_url = os.environ.get(ADDRESS_VARIABLE) if base_url is None else base_url
-        key = key or os.environ.get(KEY_VARIABLE)
+        of_environment = os.environ.get(ADDRESS_VARIABLE)
+        if not key and (base_url is None or _host(base_url) in (_host(of_environment), _host(OPENAI_URL))):
+            key = os.environ.get(KEY_VARIABLE)
+        base_url, key = of_environment if base_url is None else base_url, (key or "").strip()
         if base_url is not None:
             _check_address(base_url)
         elif not key:
@@ -59,7 +65,7 @@ class Server:
             raise LLMError(
                 "The API key holds a line break or a character that is not ASCII: copy it again.", for_all=True
             )
-        return cls(base_url or OPENAI_URL, key or NO_KEY, **patience)
+        return cls((base_url or OPENAI_URL).strip().rstrip("/"), key or NO_KEY, **patience)
 
     @property
     def shown(self) -> str:
@@ -67,9 +73,32 @@ class Server:
         parts = urllib.parse.urlsplit(self.base_url)
         return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
 
-    def without_key(self, text: str) -> str:
-        """`text` with "…" in the place of the key: some servers repeat it in what they say."""
-        return text if self.key == NO_KEY else text.replace(self.key, "…")
+    @property
+    def is_this_machine(self) -> bool:
+        """Whether the address is one of this machine's own, for which no proxy is meant."""
+        host = urllib.parse.urlsplit(self.base_url).hostname or ""
+        return host in ("localhost", "::1") or host.startswith("127.")
+
+    def without_secrets(self, text: str) -> str:
+        """`text` with "…" for the key and the address's password and query, which some servers repeat.
+
+        Control characters are left out too: in a terminal they may do more than show text.
+        """
+        parts = urllib.parse.urlsplit(self.base_url)
+        values = [value for _, value in urllib.parse.parse_qsl(parts.query)]
+        secrets = [s for s in (self.key, parts.password, parts.query, *values) if s and s != NO_KEY]
+        for secret in sorted(secrets, key=len, reverse=True):
+            text = text.replace(secret, "…")
+        return "".join(
+            c for c in text if c.isprintable() or c in "\n\r\t" or unicodedata.category(c) not in ("Cc", "Cs")
+        )
+
+
+def _host(base_url: str | None) -> str | None:
+    try:
+        return urllib.parse.urlsplit(base_url.strip()).netloc.rpartition("@")[2] if base_url else None
+    except ValueError:
+        return None
 
 
 def _check_address(base_url: str) -> None:
@@ -78,7 +107,7 @@ def _check_address(base_url: str) -> None:
             f"{ADDRESS_VARIABLE} is empty: unset it to ask OpenAI, or give your server's address.", for_all=True
         )
     try:
-        parts = urllib.parse.urlsplit(base_url)
+        parts = urllib.parse.urlsplit(base_url.strip())
         usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:  # a port out of range, half a bracket
         usable = False

@@ -194,6 +194,30 @@ def test_a_cache_that_cannot_be_written_is_found_out_before_paying(server, tmp_p
     assert not server.log
 
 
+def test_a_folder_in_the_place_of_the_recording_is_found_before_paying(server, tmp_path):
+    related_classes("okapi", COCO_CLASSES, model="m", cache=tmp_path)
+    (kept,) = tmp_path.glob("*/*.json")
+    kept.unlink()
+    kept.mkdir()
+    with pytest.raises(RecordingError, match="cannot be kept") as failed:
+        related_classes("okapi", COCO_CLASSES, model="m", cache=tmp_path)
+    assert failed.value.for_all and len(server.log) == 1
+
+
+def test_zero_is_one_temperature(server):
+    for temperature in (0, 0.0):
+        related_classes("okapi", COCO_CLASSES, model="m", temperature=temperature)
+    assert len(server.log) == 1
+
+
+def test_a_sample_of_no_use_has_no_vote(scripted):
+    refused = completion(None)
+    refused["choices"][0]["message"] = {"content": None, "refusal": "no"}
+    scripted(ANSWER, {"response_json": refused}, ANSWER)
+    related = related_classes("okapi", COCO_CLASSES, model="m", samples=3, temperature=0.7)
+    assert related.scores["zebra"] == pytest.approx(0.9) and "1 of 3 samples" in related.notes[-1]
+
+
 def test_the_open_question_can_be_asked_live(server):
     related = related_classes("giraffe", COCO_CLASSES, model="m", prompt=OPEN)
     assert related.names == ("zebra", "dog", "cow")
@@ -218,8 +242,8 @@ def test_settings_that_cannot_be_are_refused(settings):
         Asker(**settings)
 
 
-def test_the_key_is_in_no_print_of_the_asker():
-    assert KEY not in repr(Asker("m", api_key=KEY))
+def test_no_secret_is_in_a_print_of_the_asker():
+    assert KEY not in repr(Asker("m", api_key=KEY, base_url=f"http://me:{KEY}@localhost/v1"))
 
 
 # --- answers of no use -----------------------------------------------------------------------------------------------
@@ -338,7 +362,7 @@ def test_one_failure_costs_no_other_answer(httpserver, monkeypatch):
     failing_about(httpserver, monkeypatch, "cat", status=500)
     with pytest.raises(Unanswered, match="1 of 20 classes got no answer, the first of them 'cat'") as some:
         Asker("m", retries=0).related_to_each(PASCAL_CLASSES, PASCAL_CLASSES)
-    assert len(some.value.answers) == 19 and len(httpserver.log) == 20
+    assert len(some.value.answers) == 19 and len(httpserver.log) == 22  # two guesses about the failing one
     httpserver.clear()
     httpserver.expect_request(PATH).respond_with_json(completion('["dog"]'))
     assert len(Asker("m").related_to_each(PASCAL_CLASSES, PASCAL_CLASSES)) == 20 and asked(httpserver) == ["cat"]

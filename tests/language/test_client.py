@@ -136,21 +136,50 @@ def test_questions_at_the_same_time_find_out_together(httpserver):
     assert sorted(formats(httpserver)) == ["json_object"] * 6 + ["json_schema"]
 
 
-@pytest.mark.parametrize(
-    "error",
-    [
-        refusal("messages", message="response_format is fine, the messages are not"),
-        refusal("response_format", status=401),
-        refusal("response_format", status=429),
-        refusal("response_format", status=500),
-        refusal(None, message="this is about something else"),
-    ],
-    ids=lambda e: f"{e['status']} {e['response_json']['error']['param']}",
-)
-def test_nothing_else_descends(httpserver, error):
-    httpserver.expect_request(PATH).respond_with_json(**error)
+@pytest.mark.parametrize("status", [401, 429])
+def test_a_wrong_key_or_a_busy_server_descends_nowhere(httpserver, status):
+    httpserver.expect_request(PATH).respond_with_json(**refusal("response_format", status=status))
     failure(httpserver)
     assert formats(httpserver) == ["json_schema"]
+
+
+@pytest.mark.parametrize("status", [400, 422, 500])
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"error": {"message": "Failed to parse grammar"}},
+        [{"error": {"code": 400, "message": "The schema has too many states"}}],
+        {"object": "error", "message": "features not supported by xgrammar", "param": None},
+        {"detail": "no such thing"},
+    ],
+    ids=str,
+)
+def test_a_refusal_in_any_words_takes_the_next_rung(httpserver, body, status):
+    httpserver.expect_ordered_request(PATH).respond_with_json(body, status=status)
+    httpserver.expect_ordered_request(PATH).respond_with_json(completion())
+    ask_once(QUESTION, base_url=httpserver.url_for("/v1"))
+    assert formats(httpserver) == ["json_schema", "json_object"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [[{"error": {"message": "Your location is not supported"}}], {"detail": "Your location is not supported"},
+     {"detail": [{"loc": ["body"], "msg": "Your location is not supported"}]}, "Your location is not supported"],
+    ids=str,
+)  # fmt: skip
+def test_a_refusal_of_nothing_in_particular_ends_after_two_guesses_and_is_quoted(httpserver, body):
+    httpserver.expect_request(PATH).respond_with_json(body, status=400)
+    assert "(400): Your location is not supported" in str(failure(httpserver))
+    assert formats(httpserver) == ["json_schema", "json_object", "text"]
+
+
+def test_two_settings_that_are_refused_at_once_are_both_given_up(httpserver):
+    message = "Unsupported parameters: temperature, response_format"
+    httpserver.expect_ordered_request(PATH).respond_with_json(**refusal("temperature", message=message))
+    httpserver.expect_ordered_request(PATH).respond_with_json(completion())
+    ask_once(QUESTION, base_url=httpserver.url_for("/v1"))
+    second = sent(httpserver)[1]
+    assert second["response_format"]["type"] == "json_object" and "temperature" not in second
 
 
 def test_a_refused_temperature_is_dropped_once_recorded_and_remembered(httpserver):
@@ -166,7 +195,7 @@ def test_a_refused_temperature_is_dropped_once_recorded_and_remembered(httpserve
 def test_a_temperature_that_is_refused_for_ever_ends(httpserver):
     httpserver.expect_request(PATH).respond_with_json(**refusal("temperature"))
     assert "not supported" in str(failure(httpserver))
-    assert len(httpserver.log) == 2
+    assert len(httpserver.log) == 3, "the refused setting, then one guess"
 
 
 def test_an_older_server_gets_the_older_name_of_the_limit(httpserver):
@@ -204,7 +233,7 @@ def test_no_model(httpserver):
     assert "No model is named" in str(failure(httpserver, unnamed))
 
 
-@pytest.mark.parametrize("key", [KEY + "\n", KEY + "\r\nX: y", "é" + KEY, KEY + "\u200b"], ids=ascii)
+@pytest.mark.parametrize("key", [KEY + "\r\nX: y", "é" + KEY, KEY + "\u200b"], ids=ascii)
 def test_malformed_keys_are_refused_unseen(httpserver, key):
     error = failure(httpserver, key=key)
     assert "API key holds" in str(error) and error.for_all
@@ -321,3 +350,103 @@ def test_no_server():
     with pytest.raises(LLMError, match="cannot be reached") as failed:
         ask_once(QUESTION, base_url="http://127.0.0.1:1/v1", retries=0)
     assert failed.value.for_all
+
+
+# --- other forms of an answer ----------------------------------------------------------------------------------------
+
+
+def stream(*deltas, **last):
+    chunks = [{"choices": [{"delta": {"content": d}}]} for d in deltas] + [{"choices": [], **last}]
+    return "".join(f"data: {json.dumps(c)}\n\n" for c in chunks) + "data: [DONE]\n\n"
+
+
+def test_a_server_that_only_streams_is_asked_to_stream(httpserver):
+    httpserver.expect_ordered_request(PATH).respond_with_json(
+        **refusal(None, message="This model only support stream mode, please enable the stream parameter")
+    )
+    usage = {"prompt_tokens": 10, "completion_tokens": 5, "total_tokens": 15}
+    httpserver.expect_ordered_request(PATH).respond_with_data(
+        stream('["ze', 'bra"]', usage=usage), content_type="text/event-stream"
+    )
+    response = ask_once(QUESTION, base_url=httpserver.url_for("/v1"))["response"]
+    assert response["text"] == '["zebra"]' and response["usage"] == usage
+    assert [body.get("stream") for body in sent(httpserver)] == [None, True]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"content": [{"type": "text", "text": '["ze'}, {"type": "text", "text": 'bra"]'}]},
+        {"content": None, "tool_calls": [{"function": {"name": "answer", "arguments": '["zebra"]'}}]},
+    ],
+    ids=["parts", "tool call"],
+)
+def test_an_answer_in_parts_or_as_a_call_of_a_tool_is_read(httpserver, message):
+    httpserver.expect_request(PATH).respond_with_json({"choices": [{"message": message, "finish_reason": "stop"}]})
+    assert ask_once(QUESTION, base_url=httpserver.url_for("/v1"))["response"]["text"] == '["zebra"]'
+
+
+def test_only_thoughts_say_to_give_more_tokens(httpserver):
+    message = {"content": "", "reasoning_content": "zebra ..."}
+    httpserver.expect_request(PATH).respond_with_json({"choices": [{"message": message, "finish_reason": "length"}]})
+    assert "larger max_tokens" in str(failure(httpserver))
+
+
+def test_an_error_inside_a_200_counts_by_its_code(httpserver):
+    busy = {"choices": None, "error": {"message": "Provider returned error", "code": 429}}
+    httpserver.expect_ordered_request(PATH).respond_with_json(busy)
+    httpserver.expect_ordered_request(PATH).respond_with_json(
+        {"error": {"message": "Insufficient credits", "code": 402}}
+    )
+    error = failure(httpserver, retries=1)
+    assert "no credit is left (402" in str(error) and error.for_all and len(httpserver.log) == 2
+    httpserver.clear()
+    late = completion("", finish="error")
+    late["choices"][0]["error"] = {"code": 502, "message": "Upstream idle timeout exceeded"}
+    httpserver.expect_request(PATH).respond_with_json(late)
+    assert "Upstream idle timeout exceeded" in str(failure(httpserver))
+
+
+# --- the environment of an office ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("variable", "value"), [("ALL_PROXY", "socks5://127.0.0.1:1"), ("HTTP_PROXY", "nonsense://x")])
+def test_a_proxy_is_for_others_and_one_that_cannot_be_is_named(httpserver, monkeypatch, variable, value):
+    monkeypatch.setenv(variable, value)
+    httpserver.expect_request(PATH).respond_with_json(completion())
+    assert ask_once(QUESTION, base_url=httpserver.url_for("/v1")), "this machine is asked directly"
+    with pytest.raises(LLMError, match=variable):
+        Client(Server.find("http://example.org/v1", KEY))
+
+
+def test_addresses_with_blanks_or_slashes_and_without_v1(httpserver):
+    httpserver.expect_request(PATH).respond_with_json(completion())
+    for end in (" ", "//"):
+        assert ask_once(QUESTION, base_url=httpserver.url_for("/v1") + end, key=f" {KEY}\n")
+    httpserver.expect_request("/chat/completions").respond_with_json({}, status=404)
+    assert "many end in /v1" in str(failure(httpserver, base_url=httpserver.url_for("")))
+
+
+def test_a_server_that_has_moved(httpserver):
+    httpserver.expect_request(PATH).respond_with_data("", status=301, headers={"Location": "/v2/chat/completions"})
+    error = failure(httpserver)
+    assert "has moved (301)" in str(error) and error.for_all and len(httpserver.log) == 1
+
+
+# --- secrets ---------------------------------------------------------------------------------------------------------
+
+
+def test_what_a_server_repeats_of_a_secret_is_kept_nowhere(httpserver):
+    address = httpserver.url_for("/v1").replace("http://", "http://me:sw0rdfish@")
+    httpserver.expect_request(PATH).respond_with_json(completion(f"{KEY} sw0rdfish \x1b[31mzebra"))
+    recording = json.dumps(ask_once(QUESTION, base_url=address, key=KEY))
+    assert KEY not in recording and "sw0rdfish" not in recording
+    assert "sw0rdfish" not in repr(Server.find(address, KEY))
+
+
+def test_the_key_of_the_environment_is_for_the_server_of_the_environment(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", KEY)
+    assert Server.find().key == KEY == Server.find("https://api.openai.com/v1").key
+    assert Server.find("http://localhost:11434/v1").key == "none"
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://localhost:11434/v1")
+    assert Server.find("http://localhost:11434/v1").key == KEY

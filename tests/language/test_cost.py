@@ -77,24 +77,39 @@ def test_prices_that_cannot_be_read(tmp_path, text):
         load_prices(tmp_path / "nowhere.json")
 
 
-def pay(budget, cost=None, error=None):
-    with budget.paying(QUESTION, 100) as bill:
+def pay(budget, tokens=None, error=None):
+    with budget.paying(QUESTION, 100) as calls:
         if error:
             raise error
-        if cost is not None:
-            bill.append(cost)
+        if tokens is not None:
+            calls.append(Call("m", *tokens, True))
+
+
+class NotSent(Exception):
+    sent = False
 
 
 def test_what_a_request_really_cost_is_counted_and_else_the_most():
     budget = Budget(1.0, PRICES)
     most = budget.most(QUESTION, 100)
-    pay(budget, 20e-6)
+    pay(budget, (10, 5))
     assert budget.spent == pytest.approx(20e-6)
     pay(budget)
-    assert budget.spent == pytest.approx(20e-6 + most)
+    pay(budget, (None, None))
+    assert budget.spent == pytest.approx(20e-6 + 2 * most)
     with pytest.raises(OSError):
         pay(budget, error=OSError("lost"))
-    assert budget.spent == pytest.approx(20e-6 + 2 * most)
+    assert budget.spent == pytest.approx(20e-6 + 3 * most)
+    with pytest.raises(NotSent):
+        pay(budget, error=NotSent())
+    assert budget.spent == pytest.approx(20e-6 + 3 * most)
+
+
+def test_a_server_that_ignores_the_limit_is_not_trusted_again():
+    budget = Budget(1.0, PRICES)
+    before = budget.most(QUESTION, 100)
+    pay(budget, (10, 60_000))
+    assert budget.most(QUESTION, 100) == pytest.approx(before + (60_000 - 100) * 2e-6)
 
 
 def test_a_token_is_at_least_a_byte():
@@ -104,17 +119,21 @@ def test_a_token_is_at_least_a_byte():
     assert budget.most(QUESTION, 100) >= len(content.encode())
 
 
-@given(limit=st.floats(0, 0.01), parts=st.lists(st.floats(0, 1), max_size=30), workers=st.integers(1, 8))
+@given(
+    limit=st.floats(0, 0.01),
+    calls=st.lists(st.tuples(st.integers(1, 600), st.integers(0, 100)), max_size=30),
+    workers=st.integers(1, 8),
+)
 @settings(deadline=None, max_examples=50)
-def test_the_limit_holds_whatever_runs_at_the_same_time(limit, parts, workers):
+def test_the_limit_holds_whatever_runs_at_the_same_time(limit, calls, workers):
     budget = Budget(limit, PRICES)
 
-    def one(part):
+    def one(tokens):
         try:
-            pay(budget, part * budget.most(QUESTION, 100))
+            pay(budget, tokens)
         except BudgetError:
             pass
         return budget.spent
 
     with ThreadPoolExecutor(workers) as pool:
-        assert all(spent <= limit * (1 + 1e-6) for spent in pool.map(one, parts))
+        assert all(spent <= limit * (1 + 1e-6) for spent in pool.map(one, calls))
