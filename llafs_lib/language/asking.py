@@ -291,7 +291,8 @@ def _fallback(answer: RelatedClasses, vocabulary: tuple[str, ...], why: str) -> 
     """Text similarity in the place of an answer that cannot be used, with all that is known about that answer."""
     text = by_text(answer.query_class, vocabulary)
     provenance = f"{text.provenance}, because this answer {why}: {answer.provenance}"
-    notes = (*answer.notes, f"the similarity of words stands in, because the answer {why}", *text.notes)
+    said = f"the related classes come from the {text.provenance}, because the answer {why}"
+    notes = (*answer.notes, said, *text.notes)
     return replace(answer, ranked=text.ranked, source="fallback", provenance=provenance, notes=notes)
 
 
