@@ -82,18 +82,12 @@ def draw_questions(
     return sorted(drawn)
 
 
-def false_positive_rate(confidence: Sequence[float], present: Sequence[bool], at: float = 0.5) -> float:
-    """The share of absent classes that are believed present, in [0, 1]; nan without an absent one."""
-    c, y = np.asarray(confidence), np.asarray(present, bool)
-    return float((c[~y] >= at).mean()) if (~y).any() else float("nan")
-
-
-def calibration_error(confidence: Sequence[float], present: Sequence[bool], bins: int = 10) -> float:
+def calibration_error(confidence: Sequence[float], present: Sequence[bool]) -> float:
     """Expected calibration error in [0, 1], 0 best: how far the share present is from the confidence, on average.
 
-    Every bin holds the same number of answers.
+    The answers are sorted into ten bins that hold equally many.
     """
     order = np.argsort(confidence, kind="stable")
     c, y = np.asarray(confidence, float)[order], np.asarray(present, float)[order]
-    parts = [p for p in np.array_split(np.arange(len(c)), bins) if len(p)]
+    parts = [p for p in np.array_split(np.arange(len(c)), 10) if len(p)]
     return float(sum(len(p) * abs(c[p].mean() - y[p].mean()) for p in parts) / len(c))

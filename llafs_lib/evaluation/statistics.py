@@ -45,25 +45,24 @@ class Bootstrap:
         rng = np.random.default_rng(seed)
         self._weights = _draws(rng, len(images), resamples)[:, image]  # [resamples, queries]
         self._drawn = (self._weights @ self._one_hot) > 0  # [resamples, classes]
-        self._over_classes, ones = over_classes, np.ones(self._drawn.shape)
-        self._class_weights = _draws(rng, len(self.classes), resamples) if over_classes else ones
+        self._over_classes = over_classes
+        self._class_weights = _draws(rng, len(self.classes), resamples) if over_classes else np.ones(self._drawn.shape)
 
     def class_ious(self, counts: Sequence[ConfusionCounts]) -> np.ndarray:
         """IoU of each class in every resample, [resamples, classes], percent.
 
-        A class none of whose queries was drawn keeps the IoU of all of them. A class that was not drawn itself is nan.
+        A class none of whose queries was drawn keeps the IoU of all of them.
 
         Raises:
             LlafsError: other queries than the bootstrap's, or in another order.
         """
         if queries_of(counts) != self.queries:
             raise LlafsError("a paired comparison needs the same queries in the same order in every arm.")
-        inter = self._weights @ (self._one_hot * np.array([[c.inter] for c in counts]))  # [resamples, classes]
-        union = self._weights @ (self._one_hot * np.array([[c.union] for c in counts]))
-        all_inter, all_union = (self._one_hot.T @ np.array([getattr(c, x) for c in counts]) for x in ("inter", "union"))
-        observed = 100.0 * all_inter / np.maximum(all_union, 1)
-        ious = np.where(self._drawn, 100.0 * inter / np.maximum(union, 1), observed)
-        return np.where(self._class_weights > 0, ious, np.nan)
+        inter = self._one_hot * np.array([[c.inter] for c in counts])  # [queries, classes]
+        union = self._one_hot * np.array([[c.union] for c in counts])
+        resampled = 100.0 * (self._weights @ inter) / np.maximum(self._weights @ union, 1)  # [resamples, classes]
+        observed = 100.0 * inter.sum(axis=0) / np.maximum(union.sum(axis=0), 1)  # [classes]
+        return np.where(self._drawn, resampled, observed)
 
     def miou(self, counts: Sequence[ConfusionCounts]) -> np.ndarray:
         """mIoU of one arm in every resample, [resamples], percent."""
@@ -84,7 +83,7 @@ class Bootstrap:
         return float(self._mean(ious).std() * self._widening(ious))
 
     def _mean(self, ious: np.ndarray) -> np.ndarray:
-        return np.nansum(ious * self._class_weights, axis=1) / np.maximum(self._class_weights.sum(axis=1), 1)
+        return np.average(ious, axis=1, weights=self._class_weights)
 
     def _percentiles(self, ious: np.ndarray) -> Interval:
         values = self._mean(ious)
@@ -100,7 +99,7 @@ class Bootstrap:
         if self._over_classes:  # drawing both images and classes counts the queries' spread twice: it is wide enough
             return 1.0
         n = self._one_hot.sum(axis=0)  # queries of each class
-        shown = np.nan_to_num(_variance(ious))  # [classes]
+        shown = ious.var(axis=0)  # [classes]
         if not shown.sum() or not (n > 1).any():
             return 1.0
         more = np.maximum(n - 1, 1)
@@ -111,14 +110,6 @@ class Bootstrap:
 def _draws(rng: np.random.Generator, n: int, resamples: int) -> np.ndarray:
     """How often each of n things is drawn, [resamples, n]."""
     return rng.multinomial(n, np.full(n, 1 / n), size=resamples)
-
-
-def _variance(ious: np.ndarray) -> np.ndarray:
-    """The variance along the first axis, leaving nan out; nan where there is nothing but nan."""
-    there = ~np.isnan(ious)
-    n = np.maximum(there.sum(axis=0), 1)
-    mean = np.where(there, ious, 0).sum(axis=0) / n
-    return np.where(there.any(axis=0), (np.where(there, ious - mean, 0) ** 2).sum(axis=0) / n, np.nan)
 
 
 def queries_of(counts: Sequence[ConfusionCounts]) -> list[tuple[str, int]]:

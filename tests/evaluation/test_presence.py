@@ -9,7 +9,6 @@ from llafs_lib.evaluation.presence import (
     calibration_error,
     draw_questions,
     evidence,
-    false_positive_rate,
     fit_presence,
 )
 
@@ -50,12 +49,9 @@ def test_confidence_is_a_probability_and_rises_with_evidence(slope, intercept, v
     assert (confidence >= 0).all() and (confidence <= 1).all() and (np.diff(confidence) >= -1e-12).all()
 
 
-def test_rates():
-    confidence, present = [0.9, 0.6, 0.4, 0.2], [True, False, False, False]
-    assert false_positive_rate(confidence, present) == pytest.approx(1 / 3)
-    assert np.isnan(false_positive_rate([0.9], [True]))
+def test_calibration_error():
     assert calibration_error([1, 1, 0, 0], [True, True, False, False]) == 0
-    assert calibration_error([1, 1, 1, 1], [True, False, True, False], bins=1) == pytest.approx(0.5)
+    assert calibration_error([1, 1, 1, 1], [True, False, True, False]) == pytest.approx(0.5)
 
 
 def test_half_of_the_questions_are_about_what_is_absent():
