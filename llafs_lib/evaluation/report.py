@@ -1,4 +1,4 @@
-"""What a result says: in three sentences, against the source document's claims, for papers, and as one page.
+"""What a result says: in three sentences, against the source document's claims, as Markdown, and as one page.
 
 The document prints one row of figures for COCO-20i, 5 shots, mean of four folds, and does not say where true supports
 end and base supports begin. Each of its claims is therefore read twice: base supports come *instead of* true ones, or
@@ -12,7 +12,6 @@ import html
 import io
 import textwrap
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -21,12 +20,9 @@ from llafs_lib.evaluation.arms import CENTRE_PRIOR, EVERYTHING, FLOORS, Arm, mod
 from llafs_lib.evaluation.tables import (
     Figures,
     Results,
-    absent_table,
     arms_in,
     arms_table,
     interval,
-    latex,
-    long_table,
     markdown,
     overview,
     paired_table,
@@ -73,7 +69,7 @@ def place(results: Results) -> str:
 
 def findings(results: Results) -> list[str]:
     """What was found in three sentences: against random supports, against one true support, against the floors."""
-    k, arms = _most(results), arms_in(results)
+    k, arms = max(results["shots"]), arms_in(results)
     floors = {floor: arms[floor] for floor in FLOORS if floor in arms}
     best = max(floors, key=lambda floor: floors[floor]["miou"], default=None)
     called = {EVERYTHING: "to predict everything", CENTRE_PRIOR: "the centre prior", None: "a floor"}
@@ -91,7 +87,7 @@ def findings(results: Results) -> list[str]:
 
 def _compared(results: Results, worse: Mapping[str, Arm | None], name: str) -> str:
     """How each model's LLM-chosen supports compare with one other arm of it: "better than … with HSNet +8.6 […]"."""
-    k, pairs = _most(results), pairs_in(results)
+    k, pairs = max(results["shots"]), pairs_in(results)
     found = [(model, pairs.get((Arm(model, "llm", k), other))) for model, other in worse.items()]
     says = {"better": "better than", "worse": "worse than", "not told apart": "not told apart from"}
     return _grouped(found, {r: f"{words} {name}" for r, words in says.items()}) or f"not compared with {name}"
@@ -107,16 +103,12 @@ def _grouped(differences: Iterable[tuple[str, Figures | None]], says: Mapping[st
     return "; ".join(f"{words} with {', '.join(found[r])}" for r, words in says.items() if r in found)
 
 
-def _most(results: Results) -> int:
-    return max(results.get("shots", (5,)))
-
-
 def text_report(results: Results) -> str:
     """The findings and one small table, for a terminal; everything else is in the report's files."""
-    k = _most(results)
-    shown = dict.fromkeys((("true", 1), ("true", k), ("llm", k), ("random", k), ("llm", "all"), ("all", "all")))
-    rows = {arm.name: found for arm, found in arms_in(results).items() if (arm.policy, arm.k) in shown}
-    rows = {name: found for name, found in rows.items() if not found["added"] and not found["draw"]}
+    k = max(results["shots"])
+    shown = (("true", 1), ("true", k), ("llm", k), ("random", k), ("llm", "all"), ("all", "all"))
+    arms = [Arm(model, *supports) for model in models_of(arms_in(results)) for supports in shown]
+    rows = {arm.name: found for arm, found in arms_in(results).items() if arm in arms}
     sentences = "\n".join(textwrap.fill(sentence, 110) for sentence in findings(results))
     return f"{sentences}\n\n{overview({'arms': rows}).to_string()}"
 
@@ -124,15 +116,11 @@ def text_report(results: Results) -> str:
 # --- against the source document --------------------------------------------------------------------------------------
 
 
-def _instead(model: str, policy: str, k: int) -> Arm:
-    return Arm(model, policy, k)
-
-
 def _beside(model: str, policy: str, k: int) -> Arm:
     return Arm(model, "true", k, added="" if policy == "true" else policy)
 
 
-READINGS = {"instead of": _instead, "beside": _beside}
+READINGS = {"instead of": Arm, "beside": _beside}
 
 
 def verdicts(results: Results) -> list[str]:
@@ -145,7 +133,7 @@ def verdicts(results: Results) -> list[str]:
             found = [
                 (f"{model} {k}-shot", pairs.get((arm(model, better, k), arm(model, worse, k))))
                 for model in models
-                for k in results.get("shots", (1, 5))
+                for k in results["shots"]
             ]
             said = _grouped(found, says) or "was not asked"
             sentences.append(f"Base supports {how} true ones: “{text}” {said}.")
@@ -174,15 +162,22 @@ def published_table() -> pd.DataFrame:
 # --- as files ---------------------------------------------------------------------------------------------------------
 
 
-def write_tables(folder: Path, results: Results) -> list[str]:
-    """Write `results.csv`, `results.md` and `results.tex`; returns their names."""
-    long_table(results).to_csv(folder / "results.csv", index=False)
-    tables = [arms_table(results), paired_table(results), spread_table(results), absent_table(results)]
-    tables = [table for table in tables if len(table)]
-    sentences = "\n".join(f"* {s}" for s in verdicts(results))
-    (folder / "results.md").write_text("\n\n".join(map(markdown, tables)) + f"\n\n{sentences}\n", encoding="utf-8")
-    (folder / "results.tex").write_text("\n\n".join(map(latex, tables)), encoding="utf-8")
-    return ["results.csv", "results.md", "results.tex"]
+def tables(results: Results) -> dict[str, pd.DataFrame]:
+    """Every table of a result by its title, without those that would be empty."""
+    found = {
+        "Every arm, also at 400 px, and FB-IoU": arms_table(results),
+        "Every paired difference, on the same queries": paired_table(results),
+        "Where the spread of mIoU comes from, standard deviations in points": spread_table(results),
+        "Share of the image marked where the class is absent, %": pd.DataFrame({"%": results.get("absent", {})}),
+    }
+    return {title: table for title, table in found.items() if len(table)}
+
+
+def markdown_report(results: Results) -> str:
+    """The tables and what became of the document's claims, to be pasted into a page."""
+    parts = [f"## {title}\n\n{markdown(table)}" for title, table in tables(results).items()]
+    sentences = "\n".join(f"* {sentence}" for sentence in verdicts(results))
+    return "\n\n".join([f"# {place(results)}", *parts, f"## The source document's claims\n\n{sentences}\n"])
 
 
 def html_report(results: Results, figures: Mapping[str, Figure | bytes]) -> str:
@@ -198,16 +193,13 @@ def html_report(results: Results, figures: Mapping[str, Figure | bytes]) -> str:
         f"<p><strong>{html.escape(' '.join(findings(results)))}</strong></p>",
         f"<p>{html.escape(ABOUT)}</p>",
         "<h2>mIoU and its 95% interval</h2>" + _html(overview(results)),
-        _folded("Every arm, also at 400 px, and FB-IoU", arms_table(results)),
-        _folded("Every paired difference, on the same queries", paired_table(results)),
-        _folded("Where the spread of mIoU comes from, standard deviations in points", spread_table(results)),
-        _folded("Share of the image marked where the class is absent, %", absent_table(results)),
+        *(_folded(title, table) for title, table in tables(results).items()),
         "<h2>The source document's claims</h2>" + _list(verdicts(results)) + _html(claimed_table(results)),
         "<h2>Published on COCO-20i, with full training data; not comparable, but the reference</h2>",
         _html(published_table()),
         *(_figure(caption, figure) for caption, figure in figures.items()),
         f"<p>{html.escape(_made(results))}</p>",
-        _folded("How long it took, seconds", seconds),
+        _folded("How long it took, seconds", seconds) if len(seconds) else "",
         "<h2>Runs that failed</h2>" + _list(f"{run}: {error}" for run, error in failed.items()) if failed else "",
     ]
     return _PAGE.format(title=html.escape(f"LLaFS: {where}"), body="\n".join(filter(None, parts)))
@@ -224,8 +216,7 @@ def _html(table: pd.DataFrame) -> str:
 
 
 def _folded(title: str, table: pd.DataFrame) -> str:
-    """A table behind its title; nothing for a table without rows."""
-    return f"<details><summary>{html.escape(title)}</summary>\n{_html(table)}</details>" if len(table) else ""
+    return f"<details><summary>{html.escape(title)}</summary>\n{_html(table)}</details>"
 
 
 def _list(sentences: Iterable[str]) -> str:
@@ -234,11 +225,8 @@ def _list(sentences: Iterable[str]) -> str:
 
 def _figure(caption: str, figure: Figure | bytes) -> str:
     code = base64.b64encode(figure if isinstance(figure, bytes) else png(figure)).decode("ascii")
-    text = html.escape(caption, quote=True)
-    return (
-        f'<figure><img alt="{text}" src="data:image/png;base64,{code}"><figcaption>{html.escape(caption)}</figcaption>'
-        "</figure>"
-    )
+    text = html.escape(caption)
+    return f'<figure><img alt="{text}" src="data:image/png;base64,{code}"><figcaption>{text}</figcaption></figure>'
 
 
 def png(figure: Figure) -> bytes:

@@ -20,9 +20,10 @@ from typing import Any
 
 import pandas as pd
 
-from llafs_lib.evaluation.arms import FLOORS, Arm, null_pair
+from llafs_lib.evaluation.arms import FLOORS, Arm, document_pairs, null_pair
 from llafs_lib.evaluation.metrics import ConfusionCounts, class_ious, fb_iou, miou
-from llafs_lib.evaluation.statistics import Bootstrap, deviations
+from llafs_lib.evaluation.runner import Asked, counts_of
+from llafs_lib.evaluation.statistics import Bootstrap, deviations, pooled
 
 FEW = 8  # queries; a class with fewer proves nothing by itself
 Results = Mapping[str, Any]
@@ -69,6 +70,28 @@ def summarise(
 
 def _rounded(interval: tuple[float, float]) -> list[float]:
     return [round(x, 2) for x in interval]
+
+
+def merged(asked: Mapping[int, Sequence[Asked]], runs: Sequence[Results]) -> Figures:
+    """One result of several runs: the classes of all folds stand side by side, and the answers of trainings are pooled.
+
+    Args:
+        asked: training seed → what its runs were asked in all folds, the same queries in the same order for each seed.
+        runs: the runs' own results.
+
+    Raises:
+        LlafsError: the seeds' queries differ.
+    """
+    counts, at_400 = ({seed: counts_of(own, small) for seed, own in asked.items()} for small in (False, True))
+    arms = list(next(iter(counts.values())))
+    together, together_400 = ({arm: pooled([c[arm] for c in by.values()]) for arm in arms} for by in (counts, at_400))
+    return {
+        **{fact: runs[0][fact] for fact in ("shots", "backbone", "budget")},
+        "n_queries": len(together[arms[0]]),
+        **summarise(together, document_pairs(arms, runs[0]["shots"]), at_400=together_400),
+        "spread": spreads(counts),
+        "absent": pd.DataFrame([run["absent"] for run in runs]).mean().round(1).to_dict(),
+    }
 
 
 def spreads(runs: Mapping[int, Mapping[Arm, Sequence[ConfusionCounts]]], seed: int = 0) -> dict[str, Figures]:
@@ -161,23 +184,14 @@ def spread_table(results: Results) -> pd.DataFrame:
 
     Empty where every arm had one training and one draw.
     """
-    parts = ("training", "draws", "queries")
-    found = {_arm(f): [f[part] for part in parts] for f in results.get("spread", {}).values()}
-    rows = {
-        (arm.model, arm.supports): ["" if v is None else f"{v:.1f}" for v in values]
-        for arm, values in found.items()
-        if values[:2] != [None, None]
-    }
-    table = pd.DataFrame(rows.values(), columns=parts)
-    table.index = pd.MultiIndex.from_tuples(rows, names=["model", "arm"]) if rows else table.index
-    return table
-
-
-def absent_table(results: Results) -> pd.DataFrame:
-    """How much of an image each arm marks where the class is absent, in percent; empty where nobody asked."""
-    absent = results.get("absent", {})
-    rows = [(arm.model, arm.supports, f"{absent[arm.name]:.1f}") for arm in arms_in(results) if arm.name in absent]
-    return pd.DataFrame(rows, columns=["model", "supports", "%"]).set_index(["model", "supports"])
+    parts = ["training", "draws", "queries"]
+    rows = [
+        {"model": f["model"], "supports": _arm(f).supports}
+        | {part: "" if f[part] is None else f"{f[part]:.1f}" for part in parts}
+        for f in results.get("spread", {}).values()
+        if f["training"] is not None or f["draws"] is not None
+    ]
+    return pd.DataFrame(rows, columns=["model", "supports", *parts]).set_index(["model", "supports"])
 
 
 def reading(ends: Sequence[float]) -> str:
@@ -195,29 +209,8 @@ def interval(ends: Sequence[float], form: str = ".1f") -> str:
     return "[" + ", ".join(format(end, form) for end in ends) + "]"
 
 
-def long_table(results: Results) -> pd.DataFrame:
-    """Every figure in one table, as `results.csv` has it: a row per arm and one per paired difference."""
-    arms = [
-        {"kind": "arm", "name": n, "value": a["miou"], "low": a["ci95"][0], "high": a["ci95"][1]}
-        | {"fb_iou": a["fb_iou"], "miou_400": a.get("miou_400")}
-        for n, a in results["arms"].items()
-    ]
-    paired = [
-        {"kind": "difference", "name": n, "value": p["diff"], "low": p["ci95"][0], "high": p["ci95"][1]}
-        | {"low_classes": p["ci95_classes"][0], "high_classes": p["ci95_classes"][1]}
-        for n, p in results["paired"].items()
-    ]
-    facts = {k: results[k] for k in ("dataset", "budget", "backbone", "n_queries") if k in results}
-    return pd.DataFrame([facts | row for row in arms + paired])
-
-
 def markdown(table: pd.DataFrame) -> str:
     """A table as Markdown."""
     flat = table.reset_index()
     rows = [list(flat.columns), ["---"] * len(flat.columns), *flat.to_numpy().tolist()]
     return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
-
-
-def latex(table: pd.DataFrame) -> str:
-    """A table as LaTeX, with booktabs' rules."""
-    return table.reset_index().replace("−", "$-$", regex=True).to_latex(index=False, escape=False).replace("%", r"\%")

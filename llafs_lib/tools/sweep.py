@@ -282,39 +282,30 @@ def merge(sweep: Sweep, failed: Mapping[str, str] | None = None) -> dict[str, An
         SweepError: no seed has finished all folds.
     """
     from llafs_lib import plots
-    from llafs_lib.evaluation.arms import EVERYTHING, Arm, document_pairs, models_of
-    from llafs_lib.evaluation.report import html_report, write_tables
-    from llafs_lib.evaluation.runner import Asked, counts_of, read_log
-    from llafs_lib.evaluation.statistics import pooled
-    from llafs_lib.evaluation.tables import spreads, summarise
+    from llafs_lib.evaluation.arms import EVERYTHING, Arm, models_of
+    from llafs_lib.evaluation.report import html_report, markdown_report
+    from llafs_lib.evaluation.runner import Asked, read_log
+    from llafs_lib.evaluation.tables import arms_in, merged
 
     asked: dict[int, list[Asked]] = {}
-    facts: dict[str, Any] = {}
+    runs: dict[str, Any] = {}
     for settings in sweep.runs():
         path = settings.run.path
         if (path / "results.json").is_file() and name_of(settings) not in (failed or {}):
             asked.setdefault(settings.seed, []).extend(read_log(path / "queries.novel.jsonl"))
-            facts[name_of(settings)] = json.loads((path / "results.json").read_text(encoding="utf-8"))
-    whole = {s: a for s, a in asked.items() if all(f"seed {s}, fold {f}" in facts for f in sweep.folds)}
+            runs[name_of(settings)] = json.loads((path / "results.json").read_text(encoding="utf-8"))
+    whole = {s: a for s, a in asked.items() if all(f"seed {s}, fold {f}" in runs for f in sweep.folds)}
     if not whole:
         raise SweepError("no seed has finished all folds: there is nothing to merge yet.")
-    counts, at_400 = ({s: counts_of(a, squashed) for s, a in whole.items()} for squashed in (False, True))
-    arms = list(next(iter(counts.values())))
-    together, together_400 = ({a: pooled([c[a] for c in by.values()]) for a in arms} for by in (counts, at_400))
-    first = next(iter(facts.values()))
     results = {
         "dataset": sweep.settings.dataset,
         "folds": list(sweep.folds),
         "seeds": list(whole),
-        **{k: first[k] for k in ("shots", "backbone", "budget")},
-        "n_queries": len(together[arms[0]]),
-        **summarise(together, document_pairs(arms, first["shots"]), at_400=together_400),
-        "spread": spreads(counts),
-        "absent": _means([f["absent"] for f in facts.values()]),
-        "seconds": {name: round(sum(f["seconds"].values()), 1) for name, f in facts.items()},
+        **merged(whole, list(runs.values())),
+        "seconds": {name: round(sum(run["seconds"].values()), 1) for name, run in runs.items()},
         "failed": dict(failed or {}),
     }
-    model, k = models_of(arms)[0], max(first["shots"])
+    model, k = models_of(arms_in(results))[0], max(results["shots"])
     shown, one_seed = [Arm(model, policy, k) for policy in ("true", "llm", "random")], next(iter(whole.values()))
     figures = {
         "Paired differences, 95% intervals; grey: two random draws": plots.differences(results),
@@ -327,13 +318,6 @@ def merge(sweep: Sweep, failed: Mapping[str, str] | None = None) -> dict[str, An
     }  # fmt: skip
     sweep.folder.mkdir(parents=True, exist_ok=True)
     write_json(sweep.folder / "results.json", results)
-    write_tables(sweep.folder, results)
+    (sweep.folder / "results.md").write_text(markdown_report(results), encoding="utf-8")
     (sweep.folder / "report.html").write_text(html_report(results, figures), encoding="utf-8")
     return results
-
-
-def _means(values: Sequence[Mapping[str, float]]) -> dict[str, float]:
-    """The mean of each named figure over the runs that have it."""
-    names = dict.fromkeys(name for v in values for name in v)
-    found = {name: [v[name] for v in values if name in v] for name in names}
-    return {name: round(sum(f) / len(f), 1) for name, f in found.items()}

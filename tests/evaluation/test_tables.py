@@ -1,5 +1,3 @@
-import csv
-import io
 import json
 from dataclasses import replace
 
@@ -9,12 +7,10 @@ import pytest
 from llafs_lib import plots
 from llafs_lib.evaluation.arms import EVERYTHING, FLOORS, Arm, document_arms, document_pairs
 from llafs_lib.evaluation.metrics import ConfusionCounts, class_ious, miou
-from llafs_lib.evaluation.report import findings, html_report, published_table, text_report, verdicts, write_tables
+from llafs_lib.evaluation.report import findings, html_report, markdown_report, published_table, text_report, verdicts
 from llafs_lib.evaluation.runner import Asked
 from llafs_lib.evaluation.tables import (
     arms_in,
-    arms_table,
-    latex,
     paired_table,
     pairs_in,
     spread_table,
@@ -104,12 +100,12 @@ def test_three_sentences_say_what_was_found(results):
 
 
 def test_no_verdict_without_a_difference():
-    level = LEVEL | {"llm": 0.2}
+    level, facts = LEVEL | {"llm": 0.2}, {"dataset": "toy", "fold": 0, "shots": [1, 5], "n_queries": 80}
     counts = counts_with(level=level)
-    found = {"dataset": "toy", "fold": 0, "n_queries": 80} | summarise(counts, document_pairs(ARMS, (1, 5)), 0)
+    found = facts | summarise(counts, document_pairs(ARMS, (1, 5)), 0)
     assert "not told apart from random ones with" in findings(found)[0]
     without = summarise({EVERYTHING: counts[EVERYTHING], LLM: counts[LLM]}, [(LLM, EVERYTHING)])
-    random, true, floors = findings({"dataset": "toy", "fold": 0, "n_queries": 80} | without)
+    random, true, floors = findings(facts | without)
     assert "not compared with random ones" in random and "not compared with one true support" in true
     assert "better than to predict everything with HSNet" in floors
 
@@ -132,16 +128,11 @@ def test_spread_between_seeds():
     assert table.loc[("HSNet", "llm 5"), "draws"] == ""
 
 
-def test_the_tables_are_written_for_people_and_papers(results, tmp_path):
-    assert write_tables(tmp_path, results) == ["results.csv", "results.md", "results.tex"]
-    rows = list(csv.DictReader(io.StringIO((tmp_path / "results.csv").read_text(encoding="utf-8"))))
-    assert len(rows) == len(results["arms"]) + len(results["paired"])
-    assert float(rows[0]["value"]) == results["arms"]["everything"]["miou"]
-    assert "| HSNet | LLM base supports, 5 |" in (tmp_path / "results.md").read_text(encoding="utf-8")
-    made = (tmp_path / "results.tex").read_text(encoding="utf-8")
-    assert made.count(r"\begin{tabular}") == 3 and r"95\% interval" in made and "−" not in made
-    assert latex(arms_table(results)).count("&") == 5 * (len(ARMS) + 1)
-    json.dumps(results)
+def test_the_markdown_report_has_every_table(results):
+    page = markdown_report(results | {"absent": {"HSNet: llm 5": 12.5}})
+    assert "| HSNet | LLM base supports, 5 |" in page and "| HSNet: llm 5 | 12.5 |" in page
+    assert "| HSNet | llm 5 − random 5 | +" in page and "* Base supports beside true ones" in page
+    assert page.count("\n## ") == 4 + 1, "four tables and the claims"
 
 
 def test_the_report_loads_nothing(results, tmp_path):
