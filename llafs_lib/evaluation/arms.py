@@ -18,10 +18,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from llafs_lib.evaluation.metrics import best_threshold, curve
 from llafs_lib.records import Episode
 from llafs_lib.retrieval.bank import SupportBank
 from llafs_lib.retrieval.policies import Choice, K, Request, augment, select_supports
-from llafs_lib.vision.prototype import best_threshold
 
 SHOTS = (1, 5)
 ADDED, ADDED_WEIGHT = 5, 0.3  # base supports beside true ones, and what each counts; see benchmarks/policies.py
@@ -152,7 +152,7 @@ class CentrePrior:
     def __init__(self, masks: list[np.ndarray]):
         usual = np.mean(masks, axis=0, dtype=np.float32)  # [S, S]
         usual /= max(usual.max(), 1e-9)
-        self.marked = usual >= best_threshold([usual] * len(masks), masks)
+        self.marked = usual >= best_threshold([curve(usual, mask, f"mask {n}") for n, mask in enumerate(masks)])
 
     def __call__(self, episode: Episode, image: np.ndarray) -> np.ndarray:
         """Mask [H, W] bool for `image` [H, W, 3]."""

@@ -101,7 +101,16 @@ def curve(
 
 
 def best_threshold(curves: Sequence[Curve]) -> float:
-    """The threshold in [0, 1] with the highest mIoU, the lowest of several that are equally good."""
+    """The threshold in [0, 1] with the highest mIoU, the lowest of several that are equally good.
+
+    A threshold is a setting, so choose it on queries that no result is reported of: those of base classes, say. Curves
+    that each name a class of their own weigh the same.
+
+    Raises:
+        LlafsError: no truth has foreground.
+    """
+    if not any(c.inter[0] for c in curves):
+        raise LlafsError("a threshold needs score maps with truths, some of them not empty.")
     return int(np.argmax([miou([c.at(step / STEPS) for c in curves]) for step in range(STEPS + 1)])) / STEPS
 
 

@@ -120,48 +120,14 @@ def score_map(
     return (scores - low) / (high - low)
 
 
-def best_threshold(
-    scores: Sequence[np.ndarray],
-    truths: Sequence[np.ndarray],
-    voids: Sequence[np.ndarray] | None = None,
-    steps: int = 100,
-) -> float:
-    """The threshold whose masks `scores >= threshold` have the highest mean IoU over the queries.
-
-    A threshold is a setting, so choose it on queries that no result is reported of: base classes, say.
-
-    Args:
-        scores: of each query [H, W] in [0, 1].
-        truths: of each query [H, W] bool, not all empty.
-        voids: of each query [H, W] bool, the pixels not to look at (spec §3.8); None: there are none.
-        steps: the thresholds 0, 1/steps, …, 1 are tried.
-
-    Returns: in [0, 1]; the lowest of several that are equally good.
-
-    Raises:
-        LlafsError: no queries, not as many truths or void masks, sizes that differ, or no truth with foreground.
-    """
-    voids = [np.zeros(t.shape, bool) for t in truths] if voids is None else voids
-    shapes = [[m.shape for m in maps] for maps in (scores, truths, voids)]
-    if not scores or not shapes[0] == shapes[1] == shapes[2] or not any(t.any() for t in truths):
-        raise LlafsError("a threshold needs score maps with truths of the same sizes, some of them not empty.")
-    edges = np.arange(steps + 1) / steps
-    total = np.zeros(steps + 1)
-    for score, truth, void in zip(scores, truths, voids, strict=True):
-        score, truth = score[~void], truth[~void]  # [H, W] → [pixels]
-        passed = np.searchsorted(edges.astype(score.dtype), score, "right") - 1  # the highest edge a pixel reaches
-        marked, hit = (np.bincount(p, minlength=steps + 1)[::-1].cumsum()[::-1] for p in (passed, passed[truth]))
-        total += hit / np.maximum(marked + truth.sum() - hit, 1)
-    return float(edges[total.argmax()])
-
-
 class PrototypeSegmenter:
     """The baseline as a `Segmenter`.
 
     Args:
         backbone: a frozen one.
         size: side of the square that images are squashed to, in pixels.
-        threshold: a pixel whose score in [0, 1] reaches it is marked; `best_threshold` chooses it on base classes.
+        threshold: a pixel whose score in [0, 1] reaches it is marked. Choose it on base classes, with
+            `evaluation.metrics.best_threshold`.
         plain: leave the foreground prototype its length, as the background keeps its own. What both have in common is
             then taken off in full.
         sharpness: how scores are diffused (`diffuse`); None leaves them as they are.

@@ -129,6 +129,33 @@ def test_a_curve_counts_as_a_mask_does(seed, step):
     assert curve(scores, truth, "cat", 3, void).at(step / STEPS) == expected
 
 
+@given(st.integers(0, 10**6), st.integers(1, 4))
+def test_the_best_threshold_is_the_best(seed, queries):
+    rng = np.random.default_rng(seed)
+    scores = [rng.integers(0, 21, (5, 6)) / 20 + 1e-9 for _ in range(queries)]  # many ties
+    truths = [rng.random((5, 6)) < 0.3 for _ in range(queries)]
+    truths[0][0, 0] = True
+
+    def quality(threshold):
+        return miou([count(s >= threshold, t, str(n)) for n, (s, t) in enumerate(zip(scores, truths, strict=True))])
+
+    found = best_threshold([curve(s, t, str(n)) for n, (s, t) in enumerate(zip(scores, truths, strict=True))])
+    assert quality(found) == pytest.approx(max(quality(t / STEPS) for t in range(STEPS + 1)))
+
+
+def test_thresholds_that_cannot_be_chosen():
+    for bad in ([], [curve(np.ones((2, 2)), np.zeros((2, 2), bool))]):
+        with pytest.raises(LlafsError, match="a threshold needs"):
+            best_threshold(bad)
+
+
+def test_a_threshold_is_not_chosen_on_void_pixels():
+    score = np.linspace(0, 1, 11, dtype=np.float32)[None]  # [1, 11]
+    truth, void = score > 0.75, (score > 0.35) & (score < 0.75)
+    assert best_threshold([curve(score, truth)]) == pytest.approx(0.71)
+    assert best_threshold([curve(score, truth & ~void, void=void)]) == pytest.approx(0.31)
+
+
 def test_the_best_threshold_is_that_of_the_class_mean():
     truth = np.zeros((10, 10), bool)
     truth[:5] = True

@@ -12,7 +12,7 @@ from llafs_lib.errors import LlafsError
 from llafs_lib.records import Support
 from llafs_lib.vision.backbone import Backbone
 from llafs_lib.vision.features import masked_means, query_embedding
-from llafs_lib.vision.prototype import PrototypeSegmenter, best_threshold, combine, diffuse, prototypes, score_map
+from llafs_lib.vision.prototype import PrototypeSegmenter, combine, diffuse, prototypes, score_map
 
 
 def random_maps(k=2, channels=5, grid=(4, 6)):
@@ -81,36 +81,6 @@ def test_a_map_without_differences_scores_nothing():
 def test_a_query_without_finite_features():
     with pytest.raises(LlafsError, match="NaN"):
         score_map(torch.full((5, 4, 4), torch.nan), torch.ones(5), torch.zeros(5), (8, 8))
-
-
-@settings(deadline=None, max_examples=50)
-@given(st.integers(0, 10**6), st.integers(1, 4))
-def test_the_best_threshold_is_the_best(seed, queries):
-    rng = np.random.default_rng(seed)
-    scores = [rng.integers(0, 21, (5, 6)).astype(np.float32) / 20 for _ in range(queries)]  # many ties
-    truths = [rng.random((5, 6)) < 0.3 for _ in range(queries)]
-    truths[0][0, 0] = True
-
-    def quality(threshold):
-        masks = [s >= threshold for s in scores]
-        return np.mean([(m & t).sum() / max((m | t).sum(), 1) for m, t in zip(masks, truths, strict=True)])
-
-    found = best_threshold(scores, truths, steps=20)
-    assert quality(found) == pytest.approx(max(quality(t / 20) for t in range(21)))
-
-
-def test_thresholds_that_cannot_be_chosen():
-    one = np.ones((2, 2))
-    for bad in (([], []), ([one], [one > 1]), ([one], [np.ones((3, 3), bool)]), ([one], []), ([one], [one > 0], [])):
-        with pytest.raises(LlafsError, match="a threshold needs"):
-            best_threshold(*bad)
-
-
-def test_a_threshold_is_not_chosen_on_void_pixels():
-    score = np.linspace(0, 1, 11, dtype=np.float32)[None]  # [1, 11]
-    truth, void = score > 0.75, (score > 0.35) & (score < 0.75)
-    assert best_threshold([score], [truth]) == pytest.approx(0.71)
-    assert best_threshold([score], [truth & ~void], [void]) == pytest.approx(0.31)
 
 
 # --- the segmenter ---------------------------------------------------------------------------------------------------
