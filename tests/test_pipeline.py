@@ -19,7 +19,7 @@ from llafs_lib.language.asking import Asker
 from llafs_lib.language.prompts import CONSTRAINED, Question
 from llafs_lib.language.replay import ReplayMiss
 from llafs_lib.records import Episode, RelatedClass, RelatedClasses
-from llafs_lib.retrieval.bank import BankError, build_bank, described_by
+from llafs_lib.retrieval.bank import build_bank, described_by
 from llafs_lib.retrieval.policies import Request, load_supports, select_supports
 from llafs_lib.settings import Settings
 from llafs_lib.tools.cli import main
@@ -165,7 +165,7 @@ def test_a_bank_of_another_model_is_refused(project, method):
     index.write_text(kept.replace('"weights": "', '"weights": "0'))
     run.record("support_bank", {})
     try:
-        with pytest.raises(BankError, match="stale"):
+        with pytest.raises(LlafsError, match="stale"):
             LLaFS.from_run(run.path, method=method)
     finally:
         index.write_text(kept)
@@ -244,7 +244,7 @@ def test_prototypes_on_photographs_need_no_trained_model(project, tmp_path, monk
         LLaFS.from_run(run.path)
     other = Backbone("mobilenet_v2").net.state_dict()
     torch.save(other, tmp_path / "weights" / "mobilenet_v2-imagenet.pth")
-    with pytest.raises(BankError, match="stale bank: it was made with weights="):
+    with pytest.raises(LlafsError, match="stale bank: it was made with weights="):
         LLaFS.from_run(run.path, method="prototypes")
 
 

@@ -31,10 +31,7 @@ from llafs_lib.vision.features import masked_means
 from llafs_lib.vision.prototype import combine
 
 INDEX = "index.json"
-
-
-class BankError(LlafsError):
-    """A support bank that cannot be read, or that was made from something else."""
+COLUMNS = ("image_ids", "class_index", "foreground", "background", "area")
 
 
 @dataclass(frozen=True)
@@ -97,7 +94,7 @@ class SupportBank:
             expected: what the bank must have been made from, for instance `fold=0`.
 
         Raises:
-            BankError: a file is missing, cut off or foreign, or the bank was made from something else.
+            LlafsError: a file is missing, cut off or foreign, or the bank was made from something else.
         """
         path = Path(path)
         try:
@@ -106,8 +103,6 @@ class SupportBank:
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise _unreadable(path / INDEX, error) from error
         bank = cls(classes, made_from=made_from, **_open(path))
-        if bank._starts[-1] != len(bank):
-            raise _unreadable(path / INDEX, "it lists fewer classes than the rows have")
         bank.check(**expected)
         return bank
 
@@ -115,12 +110,12 @@ class SupportBank:
         """Compare what the bank was made from with what it must have been made from.
 
         Raises:
-            BankError: they differ; the message names the first difference.
+            LlafsError: they differ; the message names the first difference.
         """
         for name, value in expected.items():
             made = self.made_from.get(name)
             if made != value:
-                raise BankError(f"stale bank: it was made with {name}={made!r}, not {value!r}. Run notebook 04 again.")
+                raise LlafsError(f"stale bank: it was made with {name}={made!r}, not {value!r}. Run notebook 04 again.")
 
 
 def described_by(backbone: Backbone, size: int) -> dict[str, Any]:
@@ -159,11 +154,11 @@ def build_bank(
         made_from: all that decides the rows: the data, the fold, and `described_by`.
 
     Raises:
-        BankError: there is something else at `path`.
+        LlafsError: there is something else at `path`.
     """
     path = Path(path)
     if path.exists() and not (path / INDEX).is_file():
-        raise BankError(f"{path} exists and is no support bank, so it is not replaced: choose another place.")
+        raise LlafsError(f"{path} exists and is no support bank, so it is not replaced: choose another place.")
     pairs = [(i, c) for c in classes for i in sorted(images) if c in images[i]]
     begun = _begin(path, {"classes": list(classes), "made_from": dict(made_from)}, pairs, describe)
     _fill(begun, pairs, read, describe)
@@ -193,14 +188,14 @@ def _create(folder: Path, index: Mapping, pairs: Sequence[tuple[int, str]], widt
     folder.mkdir()
     write_json(folder / INDEX, index)
     known = {
-        "image_ids": [image_id for image_id, _ in pairs],
-        "class_index": [index["classes"].index(name) for _, name in pairs],
-        "area": np.nan,  # until the row is described
+        "image_ids": np.array([image_id for image_id, _ in pairs], np.int64),
+        "class_index": np.array([index["classes"].index(name) for _, name in pairs], np.int64),
+        "area": np.full(len(pairs), np.nan, np.float32),  # until the row is described
     }
-    for name, (kind, shape) in _columns(len(pairs), width).items():
-        column = open_memmap(folder / f"{name}.npy", "w+", kind, shape)  # zeros take no room until they are overwritten
-        if name in known:
-            column[:] = known[name]
+    for name, values in known.items():
+        np.save(folder / f"{name}.npy", values)
+    for name in ("foreground", "background"):  # zeros take no room until they are overwritten
+        open_memmap(folder / f"{name}.npy", "w+", np.float32, (len(pairs), width))
 
 
 def _fill(folder: Path, pairs: Sequence[tuple[int, str]], read: Callable, describe: Callable) -> None:
@@ -218,37 +213,21 @@ def _fill(folder: Path, pairs: Sequence[tuple[int, str]], read: Callable, descri
             columns["area"][row] = area  # last: if a kill comes before it, the row is described again
 
 
-# --- files -----------------------------------------------------------------------------------------------------------
-
-
-def _columns(n: int, width: int) -> dict[str, tuple[type[np.generic], tuple[int, ...]]]:
-    """The arrays of a bank of `n` rows with `width` features: name → kind and shape."""
-    integers = {name: (np.int64, (n,)) for name in ("image_ids", "class_index")}
-    features = {name: (np.float32, (n, width)) for name in ("foreground", "background")}
-    return integers | features | {"area": (np.float32, (n,))}
-
-
 def _open(folder: Path, mode: Literal["r", "r+"] = "r") -> dict[str, np.ndarray]:
     """The arrays of a bank by name, mapped into memory; with "r+", what is assigned to them goes to their files.
 
     Raises:
-        BankError: a file is missing, cut off or foreign.
+        LlafsError: a file is missing, cut off or foreign.
     """
     arrays = {}
-    for name in _columns(0, 0):
+    for name in COLUMNS:
         file = folder / f"{name}.npy"
         try:
             arrays[name] = open_memmap(file, mode)
         except Exception as error:  # numpy raises half a dozen types for a file that is cut off or foreign
             raise _unreadable(file, error) from error
-    features = arrays["foreground"]
-    n, width = features.shape if features.ndim == 2 else (len(features), -1)
-    for name, expected in _columns(n, width).items():
-        found = arrays[name].dtype, arrays[name].shape
-        if found != expected:
-            raise _unreadable(folder / f"{name}.npy", f"it holds {found[0]} {list(found[1])}")
     return arrays
 
 
-def _unreadable(file: Path, reason: object) -> BankError:
-    return BankError(f"{file} is not readable as part of a support bank ({reason}): run notebook 04 again.")
+def _unreadable(file: Path, reason: object) -> LlafsError:
+    return LlafsError(f"{file} is not readable as part of a support bank ({reason}): run notebook 04 again.")

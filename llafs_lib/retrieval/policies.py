@@ -142,14 +142,12 @@ def choose_rows(policy: str, bank: SupportBank, request: Request, k: K = 5, seed
 def _check(policy: str, k: K) -> None:
     if policy not in POLICIES:
         raise LlafsError(f"unknown policy {policy!r}: choose one of {', '.join(POLICIES)}.")
-    if k != "all" and (isinstance(k, bool) or not isinstance(k, int) or k < 1):
+    if k != "all" and not (isinstance(k, int) and k >= 1):
         raise LlafsError(f'shots must be at least 1, or "all", not {k!r}.')
 
 
 def _allowed(bank: SupportBank, rows: np.ndarray, request: Request) -> np.ndarray:
-    ids = bank.image_ids[rows]
-    keep = ids != request.episode.query_id
-    return rows[keep & ~np.isin(ids, list(request.exclude))] if request.exclude else rows[keep]
+    return rows[~np.isin(bank.image_ids[rows], [request.episode.query_id, *request.exclude])]
 
 
 def _any(bank: SupportBank, request: Request, k: K, rng: np.random.Generator) -> Chosen:
@@ -203,13 +201,7 @@ def has_related_support(bank: SupportBank, related: RelatedClasses) -> bool:
 
 
 def augment(true: Sequence[Choice], base: Sequence[Choice], weight: float) -> list[Choice]:
-    """True supports and base supports together; the latter count `weight` times as much (the document's "+" rows).
-
-    Raises:
-        LlafsError: the weight is below 0.
-    """
-    if not weight >= 0:
-        raise LlafsError(f"the weight of added supports must be a number from 0 up, not {weight!r}.")
+    """True and base supports together; the latter count `weight` ≥ 0 times as much (the document's "+" rows)."""
     return [*true, *(replace(c, weight=c.weight * weight) for c in base)]
 
 
