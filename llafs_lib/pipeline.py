@@ -29,7 +29,7 @@ from llafs_lib.records import Episode, Fold, Prediction, RelatedClass, RelatedCl
 from llafs_lib.retrieval.bank import SupportBank, described_by
 from llafs_lib.retrieval.policies import Request, choose_rows, has_related_support, load_supports, select_supports
 from llafs_lib.settings import METHODS
-from llafs_lib.vision.backbone import Backbone, BackboneError, check_image, load_backbone
+from llafs_lib.vision.backbone import Backbone, check_image, load_backbone
 from llafs_lib.vision.features import query_embedding
 from llafs_lib.vision.hsnet import HSNet
 from llafs_lib.vision.prototype import PrototypeSegmenter
@@ -199,7 +199,7 @@ def _backbone_of(bank: SupportBank, folder: RunFolder) -> Backbone:
     else:
         try:
             backbone = load_backbone(bank.made_from.get("backbone"), data_root() / "weights")
-        except BackboneError as error:
+        except LlafsError as error:
             raise MissingArtifactError(
                 f"{model} is missing, and the backbone of the support bank cannot be had from elsewhere: {error} "
                 "Run notebook 02_backbone_training first."

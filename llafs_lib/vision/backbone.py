@@ -22,14 +22,11 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from llafs_lib.errors import LlafsError
+from llafs_lib.vision.checkpoints import fill, read_state
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _MEAN, _STD = (255 * torch.tensor(v)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))  # [3, 1, 1], of bytes
-
-
-class BackboneError(LlafsError):
-    """An unknown backbone, or weights that are missing or do not fit."""
 
 
 class SmallNet(nn.Module):
@@ -137,8 +134,6 @@ _RECIPES: dict[str, _Recipe] = {
 }
 BACKBONES: tuple[str, ...] = tuple(_RECIPES)
 
-# The names of files in the weights folder: torchvision's own names match.
-_WEIGHT_FILES = "{name}-*.pth"
 _TOY_WEIGHTS = Path(__file__).with_name("toy_fold0.safetensors")
 
 
@@ -153,13 +148,13 @@ class Backbone(nn.Module):
         folded: an `optimised` copy.
 
     Raises:
-        BackboneError: unknown name.
+        LlafsError: unknown name.
     """
 
     def __init__(self, name: str):
         super().__init__()
         if name not in _RECIPES:
-            raise BackboneError(f"unknown backbone {name!r}: choose one of {', '.join(BACKBONES)}.")
+            raise LlafsError(f"unknown backbone {name!r}: choose one of {', '.join(BACKBONES)}.")
         self.name, self.levels = name, _RECIPES[name].levels
         self.net = _RECIPES[name].build()
         self.folded = False
@@ -236,11 +231,24 @@ def load_backbone(name: str, weights_folder: str | Path = "data/weights") -> Bac
     """A frozen ImageNet backbone, from a file `<name>-*.pth` in `weights_folder`, else from torchvision's download.
 
     Raises:
-        BackboneError: an unknown name, a file that does not fit, or neither a file nor a network.
+        LlafsError: an unknown name, a file that does not fit, or neither a file nor a network.
     """
-    backbone = Backbone(name)
-    files = sorted(Path(weights_folder).glob(_WEIGHT_FILES.format(name=name)))
-    backbone.net.load_state_dict(_read_state(files[0], backbone) if files else _download_state(name, weights_folder))
+    backbone, pattern = Backbone(name), f"{name}-*.pth"  # torchvision's own names match
+    files = sorted(Path(weights_folder).glob(pattern))
+    if files:
+        fill(backbone.net, read_state(files[0]), str(files[0]), f"{name} weights")
+        return backbone.freeze()
+    enum = _RECIPES[name].weights
+    if enum is None:
+        raise LlafsError(f"backbone {name!r} has no pretrained weights: notebook 02 trains it from scratch.")
+    try:
+        state = torchvision.models.get_weight(enum).get_state_dict(progress=True, check_hash=True)
+    except (OSError, RuntimeError) as error:
+        raise LlafsError(
+            f"no file {pattern} in {weights_folder}, and torchvision could not download its own ({error}). "
+            "Put the weights there and set LLAFS_DATA to the folder that holds weights/."
+        ) from error
+    backbone.net.load_state_dict(state)
     return backbone.freeze()
 
 
@@ -252,28 +260,6 @@ def toy_backbone() -> Backbone:
     backbone = Backbone("small")
     backbone.load_state_dict({k: v.float() for k, v in load_file(_TOY_WEIGHTS).items()})  # stored as float16
     return backbone.freeze()
-
-
-def _read_state(file: Path, backbone: Backbone) -> dict[str, Tensor]:
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True)
-        torch.nn.Module.load_state_dict(backbone.net, state)
-    except Exception as error:  # torch raises half a dozen types for a truncated or foreign file
-        raise BackboneError(f"{file} does not hold {backbone.name} weights: {str(error).splitlines()[0]}") from error
-    return state
-
-
-def _download_state(name: str, folder: str | Path) -> dict[str, Tensor]:
-    enum = _RECIPES[name].weights
-    if enum is None:
-        raise BackboneError(f"backbone {name!r} has no pretrained weights: notebook 02 trains it from scratch.")
-    try:
-        return torchvision.models.get_weight(enum).get_state_dict(progress=True, check_hash=True)
-    except (OSError, RuntimeError) as error:
-        raise BackboneError(
-            f"no file {_WEIGHT_FILES.format(name=name)} in {folder}, and torchvision could not download its own "
-            f"({error}). Put the weights there and set LLAFS_DATA to the folder that holds weights/."
-        ) from error
 
 
 def resize(x: Tensor, size: Sequence[int]) -> Tensor:
@@ -332,8 +318,3 @@ def to_mask(mask: np.ndarray, size: int) -> Tensor:
     """Squash a mask or label map [H, W] to [size, size] int64 by nearest neighbour (spec §1.9)."""
     square = cv2.resize(mask.astype(np.uint8), (size, size), interpolation=cv2.INTER_NEAREST)
     return torch.from_numpy(square).long()
-
-
-def parameter_count(modules: Sequence[nn.Module]) -> int:
-    """How many parameters the modules have, frozen ones included."""
-    return sum(p.numel() for m in modules for p in m.parameters())

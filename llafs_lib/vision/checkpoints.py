@@ -15,12 +15,6 @@ from torch import Tensor, nn
 from llafs_lib.artifacts import replacing
 from llafs_lib.errors import LlafsError
 
-CLASSIFIER = ("fc.", "classifier.")  # a backbone's own classifier: official checkpoints hold it, HSNet never uses it
-
-
-class CheckpointError(LlafsError):
-    """A checkpoint that cannot be read or does not fit."""
-
 
 def save_model(path: str | Path, model: nn.Module, kind: str, header: Mapping[str, Any]) -> None:
     """Write a model's weights to one file; `kind` and `header`, JSON values, travel with them."""
@@ -32,67 +26,50 @@ def read_model(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str
     """The weights and the header that `save_model` wrote.
 
     Raises:
-        CheckpointError: the file is missing, cut off, not of this library, or of another kind.
+        LlafsError: the file is missing, cut off, not of this library, or of another kind.
     """
     try:
         with safe_open(path, framework="pt") as file:
             facts = file.metadata() or {}
             if kind not in facts:
-                raise CheckpointError(f"{path} is no {kind} checkpoint of this library: {_found(facts)}.")
+                found = ", ".join(sorted(facts)) or "no model"
+                raise LlafsError(f"{path} is no {kind} checkpoint of this library: its header names {found}.")
             return {name: file.get_tensor(name) for name in file.keys()}, json.loads(facts[kind])
     except (OSError, SafetensorError, ValueError) as error:
-        raise CheckpointError(f"{path} is no {kind} checkpoint of this library ({error}).") from error
+        raise LlafsError(f"{path} is no {kind} checkpoint of this library ({error}).") from error
 
 
-def _found(facts: Mapping[str, str]) -> str:
-    return f"it holds {', '.join(sorted(facts))}" if facts else "its header names no model"
-
-
-def fill(model: nn.Module, state: Mapping[str, Tensor], path: str | Path) -> None:
-    """Load weights into a model; all names and shapes must agree.
+def read_state(path: str | Path) -> Mapping[str, Tensor]:
+    """The state dict in a file that `torch.save` wrote, such as those of torchvision and of the published code.
 
     Raises:
-        CheckpointError: they do not.
-    """
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise CheckpointError(f"{path} does not fit: {error}") from error
-
-
-def read_official(path: str | Path) -> Mapping[str, Tensor]:
-    """The state dict in a file of the published code.
-
-    Raises:
-        CheckpointError: the file is cut off, or holds no state dict.
+        LlafsError: the file is missing or cut off, or holds no state dict.
     """
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises half a dozen types for a truncated or foreign file
         reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise CheckpointError(f"{path} cannot be read as a checkpoint: {reason}") from error
+        raise LlafsError(f"{path} cannot be read as a checkpoint: {reason}") from error
     if not isinstance(state, Mapping):
-        raise CheckpointError(f"{path} holds a {type(state).__name__}, not the state dict of an HSNet.")
+        raise LlafsError(f"{path} holds a {type(state).__name__}, not a state dict.")
     return state
 
 
-def check_official(module: nn.Module, state: Mapping[str, Tensor], complaint: str) -> None:
-    """Names and shapes must agree, except for a backbone's classifier and its counters of batches.
+def fill(model: nn.Module, state: Mapping[str, Tensor], source: str, what: str) -> None:
+    """Load weights into a model. All names and shapes must agree, or else nothing is changed.
+
+    Args:
+        source, what: where the weights are from and what they should be, for the error message.
 
     Raises:
-        CheckpointError: they do not. The message begins with `complaint` and names the first parameter that differs.
+        LlafsError: they do not agree. The message names the first parameter that differs.
     """
-    expected = {n: v.shape for n, v in module.state_dict().items() if not n.startswith(CLASSIFIER)}
-    found = {n: getattr(v, "shape", None) for n, v in state.items() if not n.startswith(CLASSIFIER)}
-    for name in sorted(expected.keys() | found.keys()):
-        if name.endswith("num_batches_tracked"):
-            continue
-        if expected.get(name) != found.get(name):
-            there, wanted = (shapes.get(name) for shapes in (found, expected))
-            raise CheckpointError(
-                f"{complaint}: {name} is {tuple(there) if there is not None else 'missing'} in the file, "
-                f"{tuple(wanted) if wanted is not None else 'unknown'} in the model."
-            )
+    own = model.state_dict()
+    for name in sorted(own.keys() | state.keys()):
+        there, here = (list(getattr(s[name], "shape", ())) if name in s else "missing" for s in (state, own))
+        if there != here:
+            raise LlafsError(f"{source} does not hold {what}: {name} is {there} in it and {here} in the model.")
+    model.load_state_dict(state)
 
 
 def save_training(
@@ -127,7 +104,7 @@ def read_training(
         nothing is changed.
 
     Raises:
-        CheckpointError: the file is damaged.
+        LlafsError: the file is damaged.
     """
     if not path.is_file():
         return None
@@ -139,7 +116,7 @@ def read_training(
                 group, _, rest = name.partition(".")
                 groups.setdefault(group, {})[rest] = file.get_tensor(name)
     except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"{path} is damaged ({error}): remove it, and the training starts anew.") from error
+        raise LlafsError(f"{path} is damaged ({error}): remove it, and the training starts anew.") from error
     if facts.get("key") != key:
         return None
     model.load_state_dict(groups["model"])

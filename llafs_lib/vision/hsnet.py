@@ -10,7 +10,7 @@ squeezing to `hsnet_fast.py`, which gives the same result sooner.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -18,18 +18,11 @@ from torch import Tensor, nn
 
 from llafs_lib.errors import LlafsError
 from llafs_lib.vision.backbone import Backbone, resize
-from llafs_lib.vision.checkpoints import (
-    CLASSIFIER,
-    CheckpointError,
-    check_official,
-    fill,
-    read_model,
-    read_official,
-    save_model,
-)
+from llafs_lib.vision.checkpoints import fill, read_model, read_state, save_model
 from llafs_lib.vision.hsnet_fast import EPS, Pairs, check_support_grids, squeeze
 
 KIND = "HSNet"  # the name in checkpoints
+CLASSIFIER = ("backbone.net.fc.", "backbone.net.classifier.")  # official checkpoints hold it, HSNet never uses it
 NOTHING = (100.0, -100.0)  # the logits of a pixel that is certainly background
 
 
@@ -243,41 +236,44 @@ class HSNet(nn.Module):
         Returns: the model, ready for inference, and the file's header.
 
         Raises:
-            CheckpointError: another kind of file.
+            LlafsError: another kind of file.
         """
         state, header = read_model(path, KIND)
         model = cls(Backbone(header["backbone"]))
-        fill(model, state, path)
+        fill(model, state, str(path), f"an HSNet with {header['backbone']}")
         model.backbone.freeze()
         return model.eval(), header
 
-    def load_official(self, checkpoint: str | Path | Mapping[str, Tensor]) -> HSNet:
+    def load_official(self, path: str | Path) -> HSNet:
         """Fill the model from a checkpoint of the published code (spec §1.8), ready for inference.
 
         Args:
-            checkpoint: the file or its state dict. The names of parameters may start with DataParallel's `module.`,
-                those of the learner also with `hpn_learner.`. If there are names that start with `backbone.`, the
-                backbone is filled as well.
+            path: of a file with a state dict. The names of parameters may start with DataParallel's `module.`, those of
+                the learner also with `hpn_learner.`. If there are names that start with `backbone.`, the backbone is
+                filled as well. Its classifier and its counters of batches are not needed.
 
         Returns: the model itself.
 
         Raises:
-            CheckpointError: the file is cut off, of another kind or for another backbone. The model is then unchanged.
+            LlafsError: the file is cut off, of another kind or for another backbone. The model is then unchanged.
         """
-        state = checkpoint if isinstance(checkpoint, Mapping) else read_official(checkpoint)
-        state = {str(name).removeprefix("module."): value for name, value in state.items()}
-        backbone = {n.removeprefix("backbone."): v for n, v in state.items() if n.startswith("backbone.")}
-        learner = {n.removeprefix("hpn_learner."): v for n, v in state.items() if not n.startswith("backbone.")}
-        source = "the state dict" if isinstance(checkpoint, Mapping) else checkpoint
-        if backbone and self.backbone.folded:
-            raise CheckpointError(f"{source} fills the backbone: call optimised() afterwards.")
-        parts = [(self.learner, learner)] + [(self.backbone.net, backbone)] * bool(backbone)
-        for module, values in parts:
-            check_official(module, values, f"{source} is not an official HSNet checkpoint for {self.backbone.name}")
-        for module, values in parts:
-            module.load_state_dict({n: v for n, v in values.items() if not n.startswith(CLASSIFIER)}, strict=False)
+        found = {_own_name(name): value for name, value in read_state(path).items()}
+        whole = any(name.startswith("backbone.") for name in found)
+        if whole and self.backbone.folded:
+            raise LlafsError(f"{path} fills the backbone: call optimised() afterwards.")
+        # What HSNet does not use, and a backbone that is not in the file, stay as they are.
+        kept = CLASSIFIER if whole else ("backbone.",)
+        own = {n: v for n, v in self.state_dict().items() if n.startswith(kept) or n.endswith("num_batches_tracked")}
+        found = {n: v for n, v in found.items() if not n.startswith(CLASSIFIER)}
+        fill(self, own | found, str(path), f"an official HSNet for {self.backbone.name}")
         self.backbone.freeze()
         return self.eval()
+
+
+def _own_name(official: str) -> str:
+    """The name of a parameter in `HSNet`, given its name in the published code."""
+    name = str(official).removeprefix("module.").removeprefix("hpn_learner.")
+    return name.replace("backbone.", "backbone.net.", 1) if name.startswith("backbone.") else f"learner.{name}"
 
 
 def vote(logits: Tensor, weights: Tensor | None = None) -> Tensor:

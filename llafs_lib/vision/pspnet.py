@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from llafs_lib.vision.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone, BackboneError, last_taps, resize
+from llafs_lib.errors import LlafsError
+from llafs_lib.vision.backbone import IMAGENET_MEAN, IMAGENET_STD, Backbone, last_taps, resize
 from llafs_lib.vision.checkpoints import fill, read_model, save_model
 from llafs_lib.vision.losses import IGNORE
 
@@ -78,7 +79,7 @@ class PSPNet(nn.Module):
         dilated: a ResNet's strides 16 and 32 become 8, and its 3×3 convolutions are dilated in return.
 
     Raises:
-        BackboneError: a stride without taps, or a backbone that cannot be dilated.
+        LlafsError: a stride without taps, or a backbone that cannot be dilated.
     """
 
     def __init__(
@@ -91,7 +92,7 @@ class PSPNet(nn.Module):
     ):
         super().__init__()
         if not strides or not set(strides) <= {8, 16, 32}:
-            raise BackboneError(f"strides={tuple(strides)}: choose among 8, 16 and 32.")
+            raise LlafsError(f"strides={tuple(strides)}: choose among 8, 16 and 32.")
         self.backbone = _dilate(backbone) if dilated else backbone
         self.config = {"n_classes": n_classes, "strides": sorted(strides), "width": width, "dilated": dilated}
         self.head = PyramidHead(self._channels(), width, n_classes)
@@ -130,12 +131,12 @@ class PSPNet(nn.Module):
         Returns: the network, frozen and ready for inference, and the file's header.
 
         Raises:
-            CheckpointError: the file is cut off or of another kind.
+            LlafsError: the file is cut off or of another kind.
         """
         state, header = read_model(path, KIND)
         network = {key: header[key] for key in ("n_classes", "strides", "width", "dilated")}
         model = cls(Backbone(header["backbone"]), **network)
-        fill(model, state, path)
+        fill(model, state, str(path), f"a base network with {header['backbone']}")
         model.backbone.freeze()
         return model.requires_grad_(False).eval(), header
 
@@ -163,7 +164,7 @@ def _dilate(backbone: Backbone) -> Backbone:
     Torchvision's own option is different: it gives the first block of a stage the dilation of the stage before.
     """
     if not backbone.name.startswith("resnet"):
-        raise BackboneError(f"{backbone.name} cannot be dilated: take a ResNet, or `dilated=False`.")
+        raise LlafsError(f"{backbone.name} cannot be dilated: take a ResNet, or `dilated=False`.")
     backbone = copy.deepcopy(backbone)
     for stage, dilation in ((backbone.net.layer3, 2), (backbone.net.layer4, 4)):
         for layer in stage.modules():

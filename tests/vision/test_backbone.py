@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from llafs_lib.vision.backbone import Backbone, BackboneError, load_backbone, to_input, to_mask, toy_backbone
+from llafs_lib.errors import LlafsError
+from llafs_lib.vision.backbone import Backbone, load_backbone, to_input, to_mask, toy_backbone
 
 SMALL_INPUT = torch.rand(1, 3, 96, 128, generator=torch.Generator().manual_seed(0))
 
@@ -87,7 +88,7 @@ def test_an_optimised_backbone_in_float64():
 
 
 def test_unknown_backbone():
-    with pytest.raises(BackboneError, match="choose one of small"):
+    with pytest.raises(LlafsError, match="choose one of small"):
         Backbone("resnet51")
 
 
@@ -98,7 +99,7 @@ def test_real_imagenet_weights(photographs):
 
 def test_a_weights_file_that_does_not_fit(tmp_path):
     torch.save({"conv.weight": torch.zeros(1)}, tmp_path / "resnet18-mine.pth")
-    with pytest.raises(BackboneError, match="does not hold resnet18 weights"):
+    with pytest.raises(LlafsError, match="does not hold resnet18 weights"):
         load_backbone("resnet18", tmp_path)
 
 
@@ -106,12 +107,12 @@ def test_a_truncated_weights_file(tmp_path):
     torch.save(Backbone("small").net.state_dict(), tmp_path / "small-mine.pth")
     data = (tmp_path / "small-mine.pth").read_bytes()
     (tmp_path / "small-mine.pth").write_bytes(data[: len(data) // 2])
-    with pytest.raises(BackboneError, match="small-mine.pth"):
+    with pytest.raises(LlafsError, match="small-mine.pth"):
         load_backbone("small", tmp_path)
 
 
 def test_the_small_backbone_has_no_download(tmp_path):
-    with pytest.raises(BackboneError, match="notebook 02 trains it"):
+    with pytest.raises(LlafsError, match="notebook 02 trains it"):
         load_backbone("small", tmp_path)
 
 

@@ -8,7 +8,6 @@ import torch.nn.functional as F
 
 from llafs_lib.errors import LlafsError
 from llafs_lib.vision.backbone import Backbone
-from llafs_lib.vision.checkpoints import CheckpointError
 from llafs_lib.vision.hsnet import HSNet, HSNetLearner, hypercorrelation, vote
 
 RESNET50 = (4, 6, 3)  # taps per level, shallow to deep
@@ -147,7 +146,7 @@ def test_save_and_load(tmp_path):
 @pytest.mark.parametrize("content", [b"", b"no checkpoint", b"\x10\0\0\0\0\0\0\0{}"])
 def test_foreign_checkpoint(tmp_path, content):
     (tmp_path / "m.safetensors").write_bytes(content)
-    with pytest.raises(CheckpointError, match="no HSNet checkpoint"):
+    with pytest.raises(LlafsError, match="no HSNet checkpoint"):
         HSNet.load(tmp_path / "m.safetensors")
 
 
@@ -155,5 +154,5 @@ def test_truncated_checkpoint(tmp_path):
     path = tmp_path / "m.safetensors"
     HSNet(Backbone("small").freeze()).save(path, size=97)
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(CheckpointError):
+    with pytest.raises(LlafsError):
         HSNet.load(path)

@@ -9,7 +9,6 @@ from torch import nn
 
 from llafs_lib.errors import LlafsError
 from llafs_lib.vision.backbone import BACKBONES, Backbone
-from llafs_lib.vision.checkpoints import CheckpointError
 from llafs_lib.vision.hsnet import HSNet, HSNetLearner, hypercorrelation
 from llafs_lib.vision.hsnet_fast import Pairs, _AddConvolutions, _NormaliseAndRectify, correlate
 from llafs_lib.vision.losses import hsnet_loss
@@ -206,47 +205,57 @@ def official(model, prefix=""):
     return learner | {f"{prefix}backbone.{n}": v for n, v in model.backbone.net.state_dict().items()}
 
 
+@pytest.fixture
+def file_of(tmp_path):
+    """Writes a state dict to a file, as the published code does."""
+
+    def write(state):
+        torch.save(state, tmp_path / "best_model.pt")
+        return tmp_path / "best_model.pt"
+
+    return write
+
+
 def same(a, b):
     a, b = ({n: v for n, v in m.state_dict().items() if ".fc." not in n} for m in (a, b))  # HSNet has no classes
     return a.keys() == b.keys() and all(torch.equal(a[n], b[n]) for n in a)
 
 
 @pytest.mark.parametrize("prefix", ["", "module."])
-def test_official_checkpoints(tmp_path, prefix):
+def test_official_checkpoints(file_of, prefix):
     source, model = HSNet(Backbone("resnet18")), HSNet(Backbone("resnet18"))
-    torch.save(official(source, prefix), tmp_path / "best_model.pt")
-    assert model.load_official(tmp_path / "best_model.pt") is model
+    assert model.load_official(file_of(official(source, prefix))) is model
     assert same(model, source) and not model.training
     assert not any(p.requires_grad for p in model.backbone.parameters())
 
 
-def test_an_official_learner_alone_keeps_the_backbone():
+def test_an_official_learner_alone_keeps_the_backbone(file_of):
     source, model = HSNet(Backbone("small")), HSNet(Backbone("small"))
     before = HSNet(model.backbone)
     for state in (source.learner.state_dict(), {f"hpn_learner.{n}": v for n, v in source.learner.state_dict().items()}):
-        model.load_official(state)
+        model.load_official(file_of(state))
         assert same(model.learner, source.learner) and same(model.backbone, before.backbone)
 
 
-def test_official_checkpoints_without_classifier_and_counters():
+def test_official_checkpoints_without_classifier_and_counters(file_of):
     source, model = HSNet(Backbone("resnet18")), HSNet(Backbone("resnet18"))
     state = {n: v for n, v in official(source).items() if "fc.bias" not in n and "num_batches" not in n}
     state["backbone.fc.weight"] = torch.zeros(20, 512)  # of another number of classes
     query = torch.randn(1, 3, 64, 64)
-    torch.testing.assert_close(model.load_official(state).backbone(query), source.eval().backbone(query))
+    torch.testing.assert_close(model.load_official(file_of(state)).backbone(query), source.eval().backbone(query))
 
 
-def test_official_checkpoints_for_another_backbone_change_nothing():
+def test_official_checkpoints_for_another_backbone_change_nothing(file_of):
     model = HSNet(Backbone("resnet18"))
     before = {n: v.clone() for n, v in model.state_dict().items()}
-    with pytest.raises(CheckpointError, match="not an official HSNet checkpoint for resnet18.*weight"):
-        model.load_official(official(HSNet(Backbone("mobilenet_v2"))))
-    with pytest.raises(CheckpointError, match="backbone.*missing|missing"):
-        model.load_official({n: v for n, v in official(model).items() if "layer3.0.conv1" not in n})
-    with pytest.raises(CheckpointError, match="in the file"):
-        model.load_official({})
-    with pytest.raises(CheckpointError, match=r"call optimised\(\) afterwards"):
-        HSNet(model.backbone.optimised()).load_official(official(model))
+    with pytest.raises(LlafsError, match="not hold an official HSNet for resnet18: backbone.net.bn1.bias is missing"):
+        model.load_official(file_of(official(HSNet(Backbone("mobilenet_v2")))))
+    with pytest.raises(LlafsError, match="backbone.*missing"):
+        model.load_official(file_of({n: v for n, v in official(model).items() if "layer3.0.conv1" not in n}))
+    with pytest.raises(LlafsError, match="learner.*missing in it"):
+        model.load_official(file_of({}))
+    with pytest.raises(LlafsError, match=r"call optimised\(\) afterwards"):
+        HSNet(model.backbone.optimised()).load_official(file_of(official(model)))
     assert all(torch.equal(v, before[n]) for n, v in model.state_dict().items())
 
 
@@ -260,7 +269,7 @@ def test_bad_official_files(tmp_path, damage):
         path.write_bytes(path.read_bytes()[:-5000])
     elif damage != "missing":
         path.write_bytes(b"" if damage == "empty" else b"no checkpoint")
-    with pytest.raises(CheckpointError, match="best_model.pt"):
+    with pytest.raises(LlafsError, match="best_model.pt"):
         model.load_official(path)
 
 

@@ -15,8 +15,7 @@ from torch import nn
 
 from llafs_lib.errors import LlafsError
 from llafs_lib.records import Support
-from llafs_lib.vision.backbone import Backbone, BackboneError
-from llafs_lib.vision.checkpoints import CheckpointError
+from llafs_lib.vision.backbone import Backbone
 from llafs_lib.vision.losses import IGNORE, smoothed_cross_entropy
 from llafs_lib.vision.pspnet import PUBLISHED, PSPNet, fitted_size, padded_input, padded_labels, unpadded
 from llafs_lib.vision.repri import ORACLE, RePRISegmenter, RepriSettings, refine, true_proportion
@@ -329,9 +328,9 @@ def test_small_trunks(name, strides, channels, stride):
 
 
 def test_networks_that_do_not_exist():
-    with pytest.raises(BackboneError, match="take a ResNet"):
+    with pytest.raises(LlafsError, match="take a ResNet"):
         PSPNet(Backbone("small"), 6, dilated=True)
-    with pytest.raises(BackboneError, match="choose among"):
+    with pytest.raises(LlafsError, match="choose among"):
         PSPNet(Backbone("small"), 6, strides=(4,))
 
 
@@ -480,7 +479,7 @@ def test_save_and_load(tmp_path, backbone, network):
 @pytest.mark.parametrize("content", [b"", b"no checkpoint", b"\x10\0\0\0\0\0\0\0{}"])
 def test_foreign_checkpoint(tmp_path, content):
     (tmp_path / "m.safetensors").write_bytes(content)
-    with pytest.raises(CheckpointError, match="no RePRI checkpoint"):
+    with pytest.raises(LlafsError, match="no RePRI checkpoint"):
         PSPNet.load(tmp_path / "m.safetensors")
 
 
@@ -488,5 +487,5 @@ def test_truncated_checkpoint(tmp_path):
     path = tmp_path / "m.safetensors"
     PSPNet(Backbone("small").freeze(), 6, width=8).save(path, size=97)
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(CheckpointError):
+    with pytest.raises(LlafsError):
         PSPNet.load(path)

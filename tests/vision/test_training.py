@@ -14,7 +14,6 @@ from torch.utils.data import TensorDataset
 
 from llafs_lib.errors import LlafsError
 from llafs_lib.vision import recipes, training
-from llafs_lib.vision.checkpoints import CheckpointError
 from llafs_lib.vision.losses import IGNORE, contrastive, cross_entropy, dice
 from llafs_lib.vision.recipes import BASE, HSNET, Recipe, recipe_for
 from llafs_lib.vision.training import _optimizer as make
@@ -81,7 +80,7 @@ def test_resuming_can_be_declined(tmp_path, capsys):
 def test_a_damaged_checkpoint_says_what_to_do(tmp_path):
     train(tmp_path / "a.safetensors")
     (tmp_path / "a.safetensors").write_bytes((tmp_path / "a.safetensors").read_bytes()[:-10])
-    with pytest.raises(CheckpointError, match="damaged.*remove it"):
+    with pytest.raises(LlafsError, match="damaged.*remove it"):
         train(tmp_path / "a.safetensors")
 
 
