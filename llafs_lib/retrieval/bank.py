@@ -31,7 +31,10 @@ from llafs_lib.vision.features import masked_means
 from llafs_lib.vision.prototype import combine
 
 INDEX = "index.json"
-COLUMNS = ("image_ids", "class_index", "foreground", "background", "area")
+COLUMNS = {  # name of a file → kind of its numbers
+    **dict.fromkeys(("image_ids", "class_index"), np.int64),
+    **dict.fromkeys(("foreground", "background", "area"), np.float32),
+}
 
 
 @dataclass(frozen=True)
@@ -103,6 +106,8 @@ class SupportBank:
         except (OSError, KeyError, TypeError, ValueError) as error:
             raise _unreadable(path / INDEX, error) from error
         bank = cls(classes, made_from=made_from, **_open(path))
+        if bank._starts[-1] != len(bank):
+            raise _unreadable(path / INDEX, "it lists fewer classes than the rows have")
         bank.check(**expected)
         return bank
 
@@ -226,6 +231,8 @@ def _open(folder: Path, mode: Literal["r", "r+"] = "r") -> dict[str, np.ndarray]
             arrays[name] = open_memmap(file, mode)
         except Exception as error:  # numpy raises half a dozen types for a file that is cut off or foreign
             raise _unreadable(file, error) from error
+        if arrays[name].dtype != COLUMNS[name] or len(arrays[name]) != len(arrays["image_ids"]):
+            raise _unreadable(file, "it does not belong to the other files")
     return arrays
 
 

@@ -182,7 +182,15 @@ def emptied(file):
     file.write_bytes(b"")
 
 
-@pytest.mark.parametrize("damage", [cut, with_a_broken_header, emptied, Path.unlink])
+def of_another_kind(file):
+    np.save(file, np.load(file).astype(np.float16))
+
+
+def of_other_length(file):
+    np.save(file, np.load(file)[1:])
+
+
+@pytest.mark.parametrize("damage", [cut, of_another_kind, of_other_length, with_a_broken_header, emptied, Path.unlink])
 @pytest.mark.parametrize("name", ["foreground", "area"])
 def test_a_damaged_file_is_named_with_the_remedy(path, damage, name):
     build(path)
@@ -191,7 +199,7 @@ def test_a_damaged_file_is_named_with_the_remedy(path, damage, name):
         SupportBank.load(path)
 
 
-@pytest.mark.parametrize("index", ["", "[]", "{}"])
+@pytest.mark.parametrize("index", ["", "[]", "{}", '{"classes": ["horse"], "made_from": {}}'])
 def test_an_index_that_does_not_fit_is_named_with_the_remedy(path, index):
     build(path)
     (path / INDEX).write_text(index)
