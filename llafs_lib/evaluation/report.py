@@ -68,11 +68,14 @@ def place(results: Results) -> str:
 
 
 def findings(results: Results) -> list[str]:
-    """What was found in three sentences: against random supports, against one true support, against the floors."""
+    """What was found in three sentences: against random supports, against one true support, against the floors.
+
+    The result needs at least one of the `FLOORS`.
+    """
     k, arms = max(results["shots"]), arms_in(results)
     floors = {floor: arms[floor] for floor in FLOORS if floor in arms}
-    best = max(floors, key=lambda floor: floors[floor]["miou"], default=None)
-    called = {EVERYTHING: "to predict everything", CENTRE_PRIOR: "the centre prior", None: "a floor"}
+    best = max(floors, key=lambda floor: floors[floor]["miou"])
+    called = {EVERYTHING: "to predict everything", CENTRE_PRIOR: "the centre prior"}
     scores = [f"{called[f]} scores {found['miou']:.1f} {interval(found['ci95'])}" for f, found in floors.items()]
     random = {m: Arm(m, "random", k) for m in models_of(arms)}
     true = {m: Arm(m, "true", 1) for m in random}
@@ -80,12 +83,12 @@ def findings(results: Results) -> list[str]:
         f"On {place(results)}, {k} shots, {results['n_queries']} queries, LLM-chosen base supports are "
         f"{_compared(results, random, 'random ones')} (mIoU, 95% interval).",
         f"They are {_compared(results, true, 'one true support')}.",
-        f"Without a model, {' and '.join(scores) or 'nothing was asked'}; LLM-chosen base supports are "
+        f"Without a model, {' and '.join(scores)}; LLM-chosen base supports are "
         f"{_compared(results, dict.fromkeys(random, best), called[best])}.",
     ]
 
 
-def _compared(results: Results, worse: Mapping[str, Arm | None], name: str) -> str:
+def _compared(results: Results, worse: Mapping[str, Arm], name: str) -> str:
     """How each model's LLM-chosen supports compare with one other arm of it: "better than … with HSNet +8.6 […]"."""
     k, pairs = max(results["shots"]), pairs_in(results)
     found = [(model, pairs.get((Arm(model, "llm", k), other))) for model, other in worse.items()]

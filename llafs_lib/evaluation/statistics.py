@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import pandas as pd
 
 from llafs_lib.errors import LlafsError
 from llafs_lib.evaluation.metrics import ConfusionCounts, miou
@@ -141,13 +142,7 @@ def deviations(runs: Mapping[tuple[int, int], Sequence[ConfusionCounts]], bootst
     Returns: "training" is the spread between seeds with the same draw, "draws" that between draws with the same seed,
         and "queries" that of all runs pooled, by the bootstrap. nan where there is one value only.
     """
-    mious = {key: miou(counts) for key, counts in runs.items()}
-
-    def within(axis: int) -> float:
-        groups: dict[int, list[float]] = {}
-        for key, value in mious.items():
-            groups.setdefault(key[axis], []).append(value)
-        variances = [np.var(g, ddof=1) for g in groups.values() if len(g) > 1]
-        return float(np.sqrt(np.mean(variances))) if variances else float("nan")
-
-    return {"training": within(1), "draws": within(0), "queries": bootstrap.spread(pooled(list(runs.values())))}
+    mious = pd.Series({key: miou(counts) for key, counts in runs.items()})  # by (training seed, draw)
+    between_seeds, between_draws = (float(mious.groupby(level=same).var().mean() ** 0.5) for same in (1, 0))
+    of_queries = bootstrap.spread(pooled(list(runs.values())))
+    return {"training": between_seeds, "draws": between_draws, "queries": of_queries}
