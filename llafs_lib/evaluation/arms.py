@@ -23,7 +23,6 @@ from llafs_lib.records import Episode
 from llafs_lib.retrieval.bank import SupportBank
 from llafs_lib.retrieval.policies import Choice, K, Request, augment, select_supports
 
-SHOTS = (1, 5)
 ADDED, ADDED_WEIGHT = 5, 0.3  # base supports beside true ones, and what each counts; see benchmarks/policies.py
 LABELS = {
     "true": "true supports (annotated)",
@@ -102,7 +101,7 @@ def models_of(arms: Iterable[Arm]) -> list[str]:
     return list(dict.fromkeys(arm.model for arm in arms if arm.model))
 
 
-def document_arms(shots: Sequence[int] = SHOTS) -> list[Arm]:
+def document_arms(shots: Sequence[int] = (1, 5)) -> list[Arm]:
     """The supports of every row of the tables, for a model to be named; see `runner.arms_of`."""
     arms: list[Arm] = []
     for k in shots:
