@@ -15,33 +15,19 @@ from llafs_lib.vision.recipes import Recipe
 IGNORE = 255  # label of pixels that no loss looks at
 
 
-def cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
-    """HSNet's only loss (spec §1.9).
-
-    Args:
-        logits: [B, C, h, w], resized to the labels' size first (bilinear, corners aligned).
-        labels: [B, H, W] int64 in 0…C-1, or `IGNORE`.
-
-    Returns: the mean over the pixels that are not `IGNORE`; 0, not NaN, if there are none.
-    """
-    total = F.cross_entropy(_at_size_of(labels, logits), labels, ignore_index=IGNORE, reduction="sum")
-    return total / (labels != IGNORE).sum().clamp(min=1)
-
-
-def smoothed_cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.1) -> Tensor:
-    """Cross-entropy with smoothed labels, the loss of RePRI's base training (spec §2.2).
-
-    The target is 1 − `smoothing` for the true class and `smoothing` / (C − 1) for every other class.
+def cross_entropy(logits: Tensor, labels: Tensor, smoothing: float = 0.0) -> Tensor:
+    """Cross-entropy: HSNet's only loss (spec §1.9). With smoothed labels, RePRI's base network has it too (spec §2.2).
 
     Args:
         logits: [B, C, h, w], C ≥ 2, resized to the labels' size first (bilinear, corners aligned).
         labels: [B, H, W] int64 in 0…C-1, or `IGNORE`.
+        smoothing: the target is 1 − `smoothing` for the true class and `smoothing` / (C − 1) for every other class.
 
-    Returns: the mean over the pixels that are not `IGNORE`; 0 if there are none.
+    Returns: the mean over the pixels that are not `IGNORE`; 0, not NaN, if there are none.
     """
     classes = logits.shape[1]
     spread = smoothing * classes / (classes - 1)  # PyTorch spreads over all classes, the true one among them
-    logits = _at_size_of(labels, logits)
+    logits = resize(logits, labels.shape[-2:])
     total = F.cross_entropy(logits, labels, ignore_index=IGNORE, label_smoothing=spread, reduction="sum")
     return total / (labels != IGNORE).sum().clamp(min=1)
 
@@ -55,7 +41,7 @@ def dice(logits: Tensor, labels: Tensor) -> Tensor:
     Args:
         logits: [B, 2, h, w], channel 1 foreground; labels: [B, H, W] in {0, 1, IGNORE}.
     """
-    probability = _at_size_of(labels, logits).softmax(dim=1)[:, 1]  # [B, 2, H, W] → [B, H, W]
+    probability = resize(logits, labels.shape[-2:]).softmax(dim=1)[:, 1]  # [B, 2, H, W] → [B, H, W]
     seen = labels != IGNORE
     truth, probability = (labels == 1).float(), probability * seen
     overlap, total = (probability * truth).sum((1, 2)), probability.sum((1, 2)) + truth.sum((1, 2))
@@ -89,12 +75,6 @@ def contrastive(embeddings: Tensor, labels: Tensor, temperature: float = 0.1) ->
 Batch = Sequence[Tensor]
 
 
-def base_loss(network: nn.Module, batch: Batch) -> Tensor:
-    """The loss of a base network, or of its head, on (inputs, labels): smoothed cross-entropy (spec §2.2)."""
-    inputs, labels = batch
-    return smoothed_cross_entropy(network(inputs), labels)
-
-
 def hsnet_loss(levels: tuple[int, int, int], recipe: Recipe) -> Callable[[nn.Module, Batch], Tensor]:
     """The loss of an `HSNetLearner` on (query taps, support taps, support mask, query mask).
 
@@ -112,9 +92,3 @@ def hsnet_loss(levels: tuple[int, int, int], recipe: Recipe) -> Callable[[nn.Mod
         return total
 
     return loss
-
-
-def _at_size_of(labels: Tensor, logits: Tensor) -> Tensor:
-    if logits.shape[-2:] == labels.shape[-2:]:
-        return logits
-    return resize(logits, labels.shape[-2:])

@@ -28,7 +28,6 @@ class Recipe:
     whole: bool = False  # the backbone is trained as well
     upside_down: bool = False  # base images are mirrored at random; also from top to bottom, as published?
     label_stride: int = 1  # every n-th pixel is taught, on both axes
-    half: bool = False  # bfloat16 where a GPU allows it
 
 
 COCO_RELEASES = ("coco-20i", "coco-20i-2017", "coco-blocks", "coco-blocks-2017")

@@ -1,8 +1,7 @@
 """The samples that a training sees: base-class images for RePRI's base network, episodes for HSNet.
 
-Both are called with the number of an epoch and return the samples of that epoch. These depend on nothing else, so an
-interrupted training goes on with the samples that it would have seen. Where the backbone is frozen, the features of an
-image are computed once.
+The samples of an epoch depend on its number alone, so an interrupted training goes on with those that it would have
+seen. Where the backbone is frozen, the features of an image are computed once.
 """
 
 from __future__ import annotations
@@ -54,7 +53,8 @@ class _Drawn(Dataset):
 class BaseImages:
     """Images with label maps, flipped at random, to train a base network on (spec §2.2).
 
-    The samples are padded images where the whole network is trained, and `trunk` features where its backbone is frozen.
+    Called with the number of an epoch, it returns that epoch's samples.
+    These are padded images where the whole network is trained, and `trunk` features where its backbone is frozen.
 
     Args:
         ids: the images to train on.
@@ -105,31 +105,26 @@ def _flip(image: np.ndarray, key: tuple[int, bool, bool]) -> np.ndarray:
     return np.ascontiguousarray(image[:: -1 if down else 1, :: -1 if across else 1])
 
 
-class EpisodeImages:
+def episode_images(
+    episodes: Sequence[Episode],
+    mask: Callable[[int, str], np.ndarray],
+    features: FeatureCache,
+    size: int,
+) -> Dataset:
     """One-shot episodes to train HSNet on (spec §1.9).
 
     Args:
-        draw: number of an epoch → its episodes.
         mask: (image id, class) → [H, W] uint8 in {0, 1, IGNORE}.
         features: image id → taps of the frozen backbone (`tap_store`).
         size: side of the square that masks are squashed to, in pixels.
+
+    Returns: samples (query taps, support taps, support mask [S, S] bool, query mask [S, S] int64).
     """
 
-    def __init__(
-        self,
-        draw: Callable[[int], Sequence[Episode]],
-        mask: Callable[[int, str], np.ndarray],
-        features: FeatureCache,
-        size: int,
-    ):
-        self.draw, self.mask, self.features, self.size = draw, mask, features, size
-
-    def __call__(self, epoch: int) -> Dataset:
-        """Samples (query taps, support taps, support mask [S, S] bool, query mask [S, S] int64)."""
-        return _Drawn(self.draw(epoch), self._sample)
-
-    def _sample(self, e: Episode) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
+    def sample(e: Episode) -> tuple[list[Tensor], list[Tensor], Tensor, Tensor]:
         (support,) = e.support_ids
-        query_mask, support_mask = (to_mask(self.mask(i, e.class_name), self.size) for i in (e.query_id, support))
+        query_mask, support_mask = (to_mask(mask(i, e.class_name), size) for i in (e.query_id, support))
         # A pixel that losses ignore is no foreground of the support either.
-        return self.features(e.query_id), self.features(support), support_mask == 1, query_mask
+        return features(e.query_id), features(support), support_mask == 1, query_mask
+
+    return _Drawn(episodes, sample)

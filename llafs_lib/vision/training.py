@@ -52,11 +52,11 @@ def fit(
     facts: Mapping[str, str | int | float] | None = None,
     validate: Callable[[nn.Module], float] | None = None,
     logs: Path | None = None,
-    resume: bool = True,
 ) -> History:
     """Train `model` in place, on a GPU if there is one, on several with `torchrun`.
 
-    The model comes back to the device that it was on, so that it still fits what it was built with.
+    The training goes on from `checkpoint` if that was made with the same recipe, seed, `facts` and library. The model
+    comes back to the device that it was on, so that it still fits what it was built with.
 
     Args:
         loss_of: (model, batch) → scalar loss.
@@ -65,16 +65,15 @@ def fit(
         validate: model → a score, the higher the better, asked after every epoch; the model ends with the weights of
             the best epoch. Never score on novel classes (spec §6.1): that is what held-out base classes are for.
         logs: a folder for losses and scores, to be watched with TensorBoard where that is installed.
-        resume: go on from `checkpoint` if it was made with the same recipe, seed, `facts` and library.
 
     Raises:
         LlafsError: the loss is no longer finite.
     """
     key = json.dumps([asdict(recipe), seed, dict(facts or {}), library_digest(MODELS)], sort_keys=True)
-    accelerator = _accelerator(recipe, logs)
+    accelerator = _accelerator(logs)
     optimizer = _optimizer(model, recipe)
     history, best = History(), {}
-    if resume and (found := read_training(checkpoint, key, model, optimizer)):
+    if found := read_training(checkpoint, key, model, optimizer):
         history, best = History(**found[0]), found[1]
     home = next(model.parameters()).device
     if accelerator.num_processes > 1 and accelerator.device.type == "cuda":
@@ -87,8 +86,7 @@ def fit(
         losses = []
         for step, batch in enumerate(track(loader, f"epoch {epoch + 1}/{recipe.epochs}", "step")):
             _set_rate(optimizer, recipe, (epoch + step / len(loader)) / recipe.epochs)
-            with accelerator.autocast():
-                loss = loss_of(prepared, batch)
+            loss = loss_of(prepared, batch)
             accelerator.backward(loss)
             optimizer.step()
             optimizer.zero_grad()
@@ -99,7 +97,7 @@ def fit(
         if validate is not None:
             history.scores.append(validate(model.eval()))
             if history.best == epoch + 1:
-                best = _copy_of(model)
+                best = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
         accelerator.log({"loss": history.losses[-1]} | ({"score": history.scores[-1]} if validate else {}), epoch + 1)
         if accelerator.is_main_process:
             save_training(checkpoint, key, model, optimizer, asdict(history), best)
@@ -111,13 +109,12 @@ def fit(
     return history
 
 
-def _accelerator(recipe: Recipe, logs: Path | None) -> Accelerator:
+def _accelerator(logs: Path | None) -> Accelerator:
     gpu = torch.cuda.is_available() or torch.backends.mps.is_available()
     # Unless told to use the CPU, accelerate takes two processes without a GPU for two runs of their own.
-    options = {"cpu": not gpu, "mixed_precision": "bf16" if recipe.half and gpu else "no"}
     if logs is None or importlib.util.find_spec("tensorboard") is None:
-        return Accelerator(**options)
-    accelerator = Accelerator(**options, log_with="tensorboard", project_dir=logs.parent)
+        return Accelerator(cpu=not gpu)
+    accelerator = Accelerator(cpu=not gpu, log_with="tensorboard", project_dir=logs.parent)
     accelerator.init_trackers(logs.name)
     return accelerator
 
@@ -140,7 +137,3 @@ def _set_rate(optimizer: torch.optim.Optimizer, recipe: Recipe, progress: float)
     for group in optimizer.param_groups:
         left = 0.5 * (1 + math.cos(math.pi * progress))
         group["lr"] = recipe.rate * left + recipe.last_rate * (1 - left)
-
-
-def _copy_of(model: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}

@@ -16,7 +16,7 @@ from torch import nn
 from llafs_lib.errors import LlafsError
 from llafs_lib.records import Support
 from llafs_lib.vision.backbone import Backbone
-from llafs_lib.vision.losses import IGNORE, smoothed_cross_entropy
+from llafs_lib.vision.losses import IGNORE, cross_entropy
 from llafs_lib.vision.pspnet import PUBLISHED, PSPNet, fitted_size, padded_input, padded_labels, unpadded
 from llafs_lib.vision.repri import ORACLE, RePRISegmenter, RepriSettings, refine, true_proportion
 
@@ -345,16 +345,16 @@ def test_smoothed_cross_entropy_by_hand():
             target = torch.full((4,), 0.1 / 3, dtype=torch.float64)
             target[labels[b, i, j]] = 0.9
             losses.append(-(target * log_p[b, :, i, j]).sum())
-    torch.testing.assert_close(smoothed_cross_entropy(logits, labels), torch.stack(losses).mean())
+    torch.testing.assert_close(cross_entropy(logits, labels, smoothing=0.1), torch.stack(losses).mean())
     plain = F.cross_entropy(logits, labels, ignore_index=IGNORE)
-    torch.testing.assert_close(smoothed_cross_entropy(logits, labels, smoothing=0), plain)
-    assert smoothed_cross_entropy(logits, torch.full_like(labels, IGNORE)) == 0
+    torch.testing.assert_close(cross_entropy(logits, labels), plain)
+    assert cross_entropy(logits, torch.full_like(labels, IGNORE), smoothing=0.1) == 0
 
 
-def test_smoothed_cross_entropy_resizes_the_logits():
+def test_cross_entropy_resizes_the_logits():
     logits, labels = torch.randn(1, 3, 4, 4), torch.randint(0, 3, (1, 9, 9))
     large = F.interpolate(logits, (9, 9), mode="bilinear", align_corners=True)
-    assert smoothed_cross_entropy(logits, labels) == smoothed_cross_entropy(large, labels)
+    assert cross_entropy(logits, labels) == cross_entropy(large, labels)
 
 
 # --- images --------------------------------------------------------------------------------------------------------

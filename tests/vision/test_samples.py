@@ -9,7 +9,7 @@ from llafs_lib.vision.backbone import Backbone, encode, to_input, to_mask
 from llafs_lib.vision.losses import IGNORE
 from llafs_lib.vision.pspnet import PSPNet, padded_input, padded_labels
 from llafs_lib.vision.recipes import Recipe
-from llafs_lib.vision.samples import BaseImages, EpisodeImages, tap_store
+from llafs_lib.vision.samples import BaseImages, episode_images, tap_store
 
 RECIPE = Recipe(size=97, epochs=2, batch=2, whole=True, upside_down=True, label_stride=4)
 IDS = list(range(8))
@@ -73,8 +73,7 @@ def test_episodes_come_as_taps_and_masks():
         return shown
 
     store = tap_store(backbone, image, 97).fill(IDS)
-    samples = EpisodeImages(lambda epoch: [Episode("cat", epoch, (epoch + 1,))], mask, store, 97)
-    ((query, support, support_mask, query_mask),) = list(samples(2))
+    ((query, support, support_mask, query_mask),) = list(episode_images([Episode("cat", 2, (3,))], mask, store, 97))
     for taps, i in ((query, 2), (support, 3)):
         for a, b in zip(taps, encode(backbone, to_input(image(i), 97)), strict=True):
             torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)

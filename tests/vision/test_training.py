@@ -71,12 +71,6 @@ def test_a_checkpoint_of_another_run_is_not_resumed(tmp_path, capsys):
     assert "resumed" not in capsys.readouterr().out
 
 
-def test_resuming_can_be_declined(tmp_path, capsys):
-    first, _ = train(tmp_path / "a.safetensors")
-    again, _ = train(tmp_path / "a.safetensors", resume=False)
-    assert "resumed" not in capsys.readouterr().out and all(torch.equal(first[k], again[k]) for k in first)
-
-
 def test_a_damaged_checkpoint_says_what_to_do(tmp_path):
     train(tmp_path / "a.safetensors")
     (tmp_path / "a.safetensors").write_bytes((tmp_path / "a.safetensors").read_bytes()[:-10])
