@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
@@ -13,7 +14,6 @@ from matplotlib.patches import FancyBboxPatch
 from llafs_lib.artifacts import MADE_BY, NOTEBOOKS
 from llafs_lib.plots import NEUTRAL, PREDICTION, SUPPORT, draw_mask, finish
 
-_TWO_COLOURS = ListedColormap([PREDICTION, SUPPORT])
 # Where each notebook stands in the map of the series, and what it answers.
 _PLACES = {"01": (0, 1), "02": (1, 1.7), "03": (1, 0.3), "04": (2, 1), "05": (3, 1)}
 _ANSWERS = {
@@ -55,13 +55,9 @@ def fold_map(is_novel: np.ndarray, classes: Sequence[str]) -> Figure:
         is_novel: [folds, classes] bool.
     """
     figure, ax = plt.subplots(figsize=(max(6, 0.16 * len(classes) + 1), 2.2))
-    ax.imshow(is_novel, cmap=_TWO_COLOURS, vmin=0, vmax=1, aspect="auto")
+    _squares(ax, is_novel)
     ax.set_yticks(range(len(is_novel)), [f"fold {f}" for f in range(len(is_novel))])
     ax.set_xticks(range(len(classes)), classes, rotation=90, fontsize=7)
-    ax.set_xticks(np.arange(len(classes)) - 0.5, minor=True)
-    ax.set_yticks(np.arange(len(is_novel)) - 0.5, minor=True)
-    ax.grid(which="minor", color="white", linewidth=1)
-    ax.tick_params(which="both", length=0)
     ax.set_title("orange: novel, asked about; blue: base, trained on", fontsize=9, loc="left")
     ax.spines[:].set_visible(False)
     return finish(figure)
@@ -101,17 +97,24 @@ def kernel_taps(kept: np.ndarray) -> Figure:
         kept: [9, 9] bool, those that are there: place in the query's 3 × 3 plane, place in the support's.
     """
     figure, ax = plt.subplots(figsize=(3.4, 3.2))
-    ax.imshow(kept, cmap=_TWO_COLOURS, vmin=0, vmax=1)
+    _squares(ax, kept)
+    ax.set_aspect("equal")
     offsets = [f"{i:+d},{j:+d}".replace("+0", "0") for i in (-1, 0, 1) for j in (-1, 0, 1)]
     ax.set_xticks(range(9), offsets, rotation=90, fontsize=7)
     ax.set_yticks(range(9), offsets, fontsize=7)
     ax.set(xlabel="offset in the support", ylabel="offset in the query")
     ax.set_title(f"{int(kept.sum())} of {kept.size} weights (orange)", fontsize=9)
-    ax.set_xticks(np.arange(9) - 0.5, minor=True)
-    ax.set_yticks(np.arange(9) - 0.5, minor=True)
+    return finish(figure)
+
+
+def _squares(ax: Axes, values: np.ndarray) -> None:
+    """A matrix [rows, columns] bool as squares with white lines between them: False blue, True orange."""
+    ax.imshow(values, cmap=ListedColormap([PREDICTION, SUPPORT]), vmin=0, vmax=1, aspect="auto")
+    rows, columns = values.shape
+    ax.set_xticks(np.arange(columns) - 0.5, minor=True)
+    ax.set_yticks(np.arange(rows) - 0.5, minor=True)
     ax.grid(which="minor", color="white", linewidth=1)
     ax.tick_params(which="both", length=0)
-    return finish(figure)
 
 
 def embedding_map(points: np.ndarray, names: Sequence[str], shown: Sequence[str]) -> Figure:

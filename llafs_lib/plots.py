@@ -23,8 +23,10 @@ plt.rcParams["figure.dpi"] = 80  # a notebook with its figures stays well below 
 
 # Okabe and Ito's palette
 TRUTH, SUPPORT, PREDICTION, NEUTRAL = "#009E73", "#E69F00", "#0072B2", "#999999"
-ARM_COLOURS = {"everything": NEUTRAL, "centre prior": NEUTRAL, "random": "#E69F00", "llm": "#0072B2", "true": "#009E73"}
-ARM_COLOURS |= {"shuffled": "#CC79A7", "all": "#56B4E9"}
+ARM_COLOURS = {
+    "everything": NEUTRAL, "centre prior": NEUTRAL, "random": SUPPORT, "llm": PREDICTION, "true": TRUTH,
+    "shuffled": "#CC79A7", "all": "#56B4E9",
+}  # fmt: skip
 
 
 def draw_mask(
@@ -68,14 +70,6 @@ def class_counts(counts: Mapping[str, int], novel: Sequence[str], title: str) ->
     ax.set_title(title, fontsize=10, loc="left")
     ax.spines[["top", "right"]].set_visible(False)
     return finish(figure)
-
-
-def episode(
-    query: tuple[np.ndarray, np.ndarray], supports: Sequence[tuple[np.ndarray, np.ndarray]], name: str
-) -> Figure:
-    """One episode: the supports with their masks, then the query with the mask that is to be found."""
-    cells = [(image, mask, SUPPORT, f"support: {name}") for image, mask in supports]
-    return image_grid([*cells, (*query, TRUTH, f"query: {name} (truth)")], len(cells) + 1)
 
 
 def training_curves(histories: Mapping[str, History]) -> Figure:
@@ -149,13 +143,17 @@ def prediction(image: np.ndarray, prediction: Prediction, truth: np.ndarray | No
     draw_mask(axes["query"], image, title=f"where is the {prediction.class_name}?")
     for name, s in zip(supports, prediction.supports, strict=True):
         draw_mask(axes[name], s.image, s.mask, SUPPORT, f"support: {s.class_name}")
-    axes["heat"].imshow(prediction.probability, cmap="cividis", vmin=0, vmax=1)
-    axes["heat"].set_title("probability", fontsize=9)
-    axes["heat"].axis("off")
+    _heat_map(axes["heat"], prediction)
     draw_mask(axes["mask"], image, prediction.mask, PREDICTION, "mask")
     if truth is not None:
         draw_mask(axes["truth"], image, truth, TRUTH, "truth")
     return finish(figure)
+
+
+def _heat_map(ax: Axes, prediction: Prediction) -> None:
+    ax.imshow(prediction.probability, cmap="cividis", vmin=0, vmax=1)
+    ax.set_title("probability", fontsize=9)
+    ax.axis("off")
 
 
 def explanation(image: np.ndarray, prediction: Prediction) -> Figure:
@@ -174,9 +172,7 @@ def explanation(image: np.ndarray, prediction: Prediction) -> Figure:
         draw_mask(ax, s.image, s.mask, SUPPORT, f"{s.class_name}, score {s.score:.2f}")
     query, heat, mask = bottom.subplots(1, 3)
     draw_mask(query, image, title=f"where is the {prediction.class_name}?")
-    heat.imshow(prediction.probability, cmap="cividis", vmin=0, vmax=1)
-    heat.set_title("probability", fontsize=9)
-    heat.axis("off")
+    _heat_map(heat, prediction)
     sure = "" if prediction.confidence is None else f", confidence {prediction.confidence:.2f}"
     draw_mask(mask, image, prediction.mask, PREDICTION, f"mask{sure}")
     plt.close(figure)
@@ -273,10 +269,10 @@ def per_class(results: Mapping[str, Any], arms: Sequence[Arm]) -> Figure:
     return finish(figure)
 
 
-def iou_by_area(asked: Sequence[Asked], arms: Sequence[Arm], bins: int = 5) -> Figure:
-    """Mean IoU of single queries by the share of the image that the object covers, in equally filled bins."""
+def iou_by_area(asked: Sequence[Asked], arms: Sequence[Arm]) -> Figure:
+    """Mean IoU of single queries by the share of the image that the object covers, in five equally filled bins."""
     areas = np.array([a.area for a in asked])
-    parts = np.array_split(np.argsort(areas, kind="stable"), min(bins, len(areas)))
+    parts = np.array_split(np.argsort(areas, kind="stable"), min(5, len(areas)))
     figure, ax = plt.subplots(figsize=(6, 3))
     for arm in arms:
         ious = np.array([a.answers[arm].iou for a in asked])

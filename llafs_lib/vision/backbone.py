@@ -35,13 +35,11 @@ class SmallNet(nn.Module):
     Two residual units at each of the strides 4, 8, 16 and 32; the last three pairs are the taps.
     """
 
-    widths = (32, 48, 64, 96)
-
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Sequential(nn.Conv2d(3, 32, 3, 2, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU())
         units, channels = [], 32
-        for width in self.widths:
+        for width in (32, 48, 64, 96):
             units += [ResidualUnit(channels, width, stride=2), ResidualUnit(width, width, stride=1)]
             channels = width
         self.units = nn.ModuleList(units)

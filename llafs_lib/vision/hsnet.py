@@ -95,12 +95,11 @@ class HSNetLearner(nn.Module):
     def __init__(self, channels: tuple[int, int, int]):
         super().__init__()
         deep, middle, shallow = channels
-        self.channels = channels
-        self.encoder_layer4 = _squeeze(deep, (16, 64, 128), (3, 3, 3), (2, 2, 2))
-        self.encoder_layer3 = _squeeze(middle, (16, 64, 128), (5, 3, 3), (4, 2, 2))
-        self.encoder_layer2 = _squeeze(shallow, (16, 64, 128), (5, 5, 3), (4, 4, 2))
-        self.encoder_layer4to3 = _squeeze(128, (128, 128, 128), (3, 3, 3), (1, 1, 1))
-        self.encoder_layer3to2 = _squeeze(128, (128, 128, 128), (3, 3, 3), (1, 1, 1))
+        self.encoder_layer4 = _block(deep, (16, 64, 128), (3, 3, 3), (2, 2, 2))
+        self.encoder_layer3 = _block(middle, (16, 64, 128), (5, 3, 3), (4, 2, 2))
+        self.encoder_layer2 = _block(shallow, (16, 64, 128), (5, 5, 3), (4, 4, 2))
+        self.encoder_layer4to3 = _block(128, (128, 128, 128), (3, 3, 3), (1, 1, 1))
+        self.encoder_layer3to2 = _block(128, (128, 128, 128), (3, 3, 3), (1, 1, 1))
         self.decoder1 = nn.Sequential(
             nn.Conv2d(128, 128, 3, padding=1), nn.ReLU(), nn.Conv2d(128, 64, 3, padding=1), nn.ReLU()
         )
@@ -146,7 +145,7 @@ class HSNetLearner(nn.Module):
         return block(wide + fine)
 
 
-def _squeeze(c_in: int, widths: Sequence[int], kernels: Sequence[int], strides: Sequence[int]) -> nn.Sequential:
+def _block(c_in: int, widths: Sequence[int], kernels: Sequence[int], strides: Sequence[int]) -> nn.Sequential:
     """Three times: centre-pivot convolution, group normalisation (4 groups), ReLU."""
     layers: list[nn.Module] = []
     for width, kernel, stride in zip(widths, kernels, strides, strict=True):
@@ -176,14 +175,10 @@ class HSNet(nn.Module):
         Returns: logits [B, K, 2, H, W], channel 1 is foreground. An empty mask gives background everywhere (`match`).
 
         Raises:
-            LlafsError: K = 0, images without 3 channels, or NaN or infinity in images or weights.
+            LlafsError: K = 0, or NaN or infinity in images or weights.
         """
         if not supports.shape[1]:
             raise LlafsError("K = 0: HSNet needs at least one support per query.")
-        if query.shape[1] != 3 or supports.shape[2] != 3:
-            raise LlafsError(
-                f"images have 3 channels, not {query.shape[1]} (query) and {supports.shape[2]} (supports)."
-            )
         query_taps = self.backbone(query)  # once, however many supports there are
         shots = [
             self.match(query_taps, self.backbone(supports[:, k]), masks[:, k], query.shape[-2:])

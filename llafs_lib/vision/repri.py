@@ -86,7 +86,7 @@ def refine(
     support: Tensor,
     query: Tensor,
     masks: Tensor,
-    padding: Tensor | None = None,
+    padding: Tensor,
     settings: RepriSettings | None = None,
     proportion: Tensor | None = None,
     weights: Tensor | None = None,
@@ -98,8 +98,8 @@ def refine(
     Args:
         support: features [n, K, C, h, w] of any length; query: the same, [n, 1, C, h, w].
         masks: of the supports, [n, K, H, W] in {0, 1, IGNORE}.
-        padding: where the query image was padded, [n, H, W] bool; None: nowhere. (The published code takes this from
-            the query's annotation. Here, all that is known about a query comes from its image.)
+        padding: where the query image was padded, [n, H, W] bool. (The published code takes this from the query's
+            annotation. Here, all that is known about a query comes from its image.)
         settings: None means the published ones.
         proportion: [n], the true π (`true_proportion`), which is kept to the end: the oracle, for analysis.
         weights: [n, K] ≥ 0, how much a support's pixels count in the first w and in CE; None: all the same, as
@@ -116,7 +116,6 @@ def refine(
     settings = settings or RepriSettings()
     grid = tuple(support.shape[-2:])
     labels = _nearest(masks, grid).flatten(1)  # [n, K, H, W] → [n, K·h·w]; each n from here on may be 1
-    padding = torch.zeros_like(masks[:, 0], dtype=torch.bool) if padding is None else padding
     inside = (~_nearest(padding[:, None], grid)).to(query).flatten(1)  # [n, H, W] → [n, h·w]
     if not inside.any(dim=1).all():
         raise LlafsError("a query has no pixel to segment: all of it is padding. Check the padding mask.")
@@ -183,9 +182,8 @@ def _adapt(
             classifier = replace(classifier, prototype=w, bias=b, proportion=proportion)
             p = classifier.probability(q)
             loss = _cross_entropy(classifier.probability(s), labels, known)
-            loss = (
-                loss + kl_weight * _kl_divergence(_mean(p, inside), proportion) + entropy_weight * _entropy(p, inside)
-            )
+            loss = loss + kl_weight * _kl_divergence(_mean(p, inside), proportion)
+            loss = loss + entropy_weight * _entropy(p, inside)
             by_w, by_b = torch.autograd.grad(loss.sum(), (w, b))
         w, b = w - settings.rate * by_w, b - settings.rate * by_b
         if t + 1 == settings.update_at and not oracle:
@@ -232,7 +230,7 @@ def _check(
     support: Tensor,
     query: Tensor,
     masks: Tensor,
-    padding: Tensor | None,
+    padding: Tensor,
     proportion: Tensor | None,
     weights: Tensor | None,
 ) -> None:
@@ -259,7 +257,7 @@ def _check(
 def _pooled(tasks: Sequence[Sequence[Support]]) -> tuple[list[Support], Tensor]:
     """The supports of n tasks, each once, and the weights [n, K] that the tasks give them: 0 where one is not shown.
 
-    A support that a task is shown twice counts as two of its supports, so it is twice in the pool.
+    The published draws may show a task one support twice. It then counts as two of the K, so it is twice in the pool.
 
     Raises:
         LlafsError: two supports have the same key but not the same image and mask.

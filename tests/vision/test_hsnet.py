@@ -114,24 +114,6 @@ def test_a_mask_that_is_not_seen_marks_nothing():
     assert logits[0, 2].isfinite().all()
 
 
-@torch.no_grad()
-def test_one_model_takes_many_sizes_and_a_batch_equals_a_loop():
-    model = HSNet(Backbone("small").freeze()).eval()
-    for height, width in ((160, 160), (129, 161), (97, 97)):
-        query, supports = torch.rand(2, 3, height, width), torch.rand(2, 3, 3, height, width)
-        masks = (torch.rand(2, 3, height, width) > 0.5).float()
-        logits = model(query, supports, masks)
-        assert logits.shape == (2, 3, 2, height, width)
-        alone = model(query[1:], supports[1:, 2:], masks[1:, 2:])
-        torch.testing.assert_close(logits[1, 2], alone[0, 0], atol=1e-5, rtol=0)
-
-
-def test_no_supports():
-    model = HSNet(Backbone("small").freeze())
-    with pytest.raises(LlafsError, match="K = 0"):
-        model(torch.rand(1, 3, 97, 97), torch.rand(1, 0, 3, 97, 97), torch.rand(1, 0, 97, 97))
-
-
 def test_save_and_load(tmp_path):
     model = HSNet(Backbone("small").freeze())
     model.save(tmp_path / "m.safetensors", size=97)

@@ -190,7 +190,7 @@ def test_padding_enters_the_initial_bias_alone(seed):
     shuffled[..., -2:] = query[..., -2:].flip(-1, -2)
     a, b = refine(support, query, masks, padding), refine(support, shuffled, masks, padding)
     torch.testing.assert_close(a.probability[..., :-2], b.probability[..., :-2], atol=1e-9, rtol=0)
-    unpadded_result = refine(support, query, masks)
+    unpadded_result = refine(support, query, masks, torch.zeros_like(padding))
     torch.testing.assert_close(a.initial.bias, unpadded_result.initial.bias)
     assert not torch.allclose(a.final.bias, unpadded_result.final.bias, atol=1e-6)
 
