@@ -10,7 +10,8 @@ from pathlib import Path
 from _common import add_download_options, images_listed, make_parser, next_step, run
 
 from llafs_lib.data import official
-from llafs_lib.data.download import DownloadError, complete
+from llafs_lib.data.download import complete
+from llafs_lib.errors import LlafsError
 
 EPILOG = """\
 examples:
@@ -37,7 +38,7 @@ def download(options: argparse.Namespace) -> None:
     """Download what is missing of what the options name, and say where it lies.
 
     Raises:
-        DownloadError: it could not be downloaded, or annotations of a smaller data set are in its place.
+        LlafsError: it could not be downloaded, or annotations of a smaller data set are in its place.
     """
     folder, splits = options.root / "coco", [f"{split}{options.release}" for split in sorted(set(options.split))]
     archives = []
@@ -56,11 +57,11 @@ def download(options: argparse.Namespace) -> None:
 
 
 def refuse_smaller(folder: Path, splits: list[str]) -> None:
-    """Raise `DownloadError` if an annotation file is there that lists only some of the images, as coco-mini's does."""
+    """Raise `LlafsError` if an annotation file is there that lists only some of the images, as coco-mini's does."""
     for split in splits:
         path, whole = folder / "annotations" / f"instances_{split}.json", official.COCO_IMAGES[split]
         if path.is_file() and (listed := images_listed(path)) < whole:
-            raise DownloadError(
+            raise LlafsError(
                 f"{path} lists {listed:,} of the {whole:,} images of {split}, so it belongs to a smaller data set such "
                 "as coco-mini, or is cut off. Give another --root, or move the file away."
             )

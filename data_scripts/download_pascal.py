@@ -33,7 +33,7 @@ def download(options: argparse.Namespace) -> None:
     """Download what is missing of what the options name, and say where it lies.
 
     Raises:
-        DownloadError: it could not be downloaded.
+        LlafsError: it could not be downloaded.
     """
     folder, mirrors = options.root / "pascal", {"voc": options.voc_mirror, "sbd": options.sbd_mirror}
     archives = [archive.at(mirrors[part]) for part, archive in official.PASCAL.items() if part in options.parts]

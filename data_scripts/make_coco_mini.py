@@ -15,7 +15,8 @@ from PIL import Image
 
 from llafs_lib.artifacts import replacing
 from llafs_lib.data import official
-from llafs_lib.data.download import DownloadError, Remote, complete, fetch_all
+from llafs_lib.data.download import Remote, complete, fetch_all
+from llafs_lib.errors import LlafsError
 
 EPILOG = """\
 examples:
@@ -43,7 +44,7 @@ def make(options: argparse.Namespace) -> None:
     """Write the images and exactly their annotations into ROOT/coco. The annotations come last: they promise images.
 
     Raises:
-        DownloadError: something could not be downloaded, or the annotations of another data set are there.
+        LlafsError: something could not be downloaded, or the annotations of another data set are there.
     """
     folder, ids = options.root / "coco", read_ids(options.ids)
     files = {split: folder / "annotations" / f"instances_{split}.json" for split in ids}
@@ -72,30 +73,28 @@ def read_ids(path: Path) -> dict[str, list[int]]:
     """Image ids by split.
 
     Raises:
-        DownloadError: the file cannot be read, or has another form.
+        LlafsError: the file cannot be read, or has another form.
     """
     try:
         ids = {split: [int(i) for i in some] for split, some in json.loads(path.read_text(encoding="utf-8")).items()}
         if ids and all(ids.values()) and set(ids) <= {"train2017", "val2017"}:
             return ids
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise DownloadError(f"{path} cannot be read as lists of image ids ({error}).") from error
-    raise DownloadError(
-        f'{path} does not list image ids: it must look like {{"train2017": [9, 25], "val2017": [802]}}.'
-    )
+        raise LlafsError(f"{path} cannot be read as lists of image ids ({error}).") from error
+    raise LlafsError(f'{path} does not list image ids: it must look like {{"train2017": [9, 25], "val2017": [802]}}.')
 
 
 def read_again(path: Path, ids: list[int]) -> dict:
     """The annotations that an earlier run wrote.
 
     Raises:
-        DownloadError: they are those of another data set.
+        LlafsError: they are those of another data set.
     """
     if (listed := images_listed(path)) == len(ids):  # a full release is not parsed only to be refused
         content = read(path)
         if {info["id"] for info in content["images"]} == set(ids):
             return content
-    raise DownloadError(
+    raise LlafsError(
         f"{path} lists {listed:,} images, but not the {len(ids)} of coco-mini, and is left alone. Give another --root, "
         "with --annotations if this file is the official one."
     )
@@ -106,7 +105,7 @@ def pick(path: Path, ids: list[int]) -> dict:
     content, wanted = read(path), set(ids)
     images = [info for info in content["images"] if info["id"] in wanted]
     if len(images) != len(wanted):
-        raise DownloadError(
+        raise LlafsError(
             f"{path} lists {len(images)} of the {len(wanted)} images, so it is not the official file. Name the folder "
             "of the official one with --annotations."
         )
@@ -114,13 +113,13 @@ def pick(path: Path, ids: list[int]) -> dict:
 
 
 def read(path: Path) -> dict:
-    """The content of an annotation file, or `DownloadError`."""
+    """The content of an annotation file, or `LlafsError`."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         content["images"], content["annotations"]
         return content
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise DownloadError(
+        raise LlafsError(
             f"{path} is not a readable COCO annotation file ({error}). Name the folder of the official one with "
             "--annotations, or delete the file and run again."
         ) from error

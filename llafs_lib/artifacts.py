@@ -23,6 +23,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from llafs_lib import __version__
 from llafs_lib.errors import LlafsError
 from llafs_lib.threads import threads_in_use
 
@@ -58,15 +59,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
 }
 _DECIDES = (".py", ".json", ".safetensors")  # endings of the files that decide
 
-_PACKAGES = ("llafs-notebooks", "torch", "torchvision", "numpy", "pycocotools", "openai", "accelerate")
-
-
-class MissingArtifactError(LlafsError):
-    """A notebook was started before the one it builds on."""
-
-
-class UnfitArtifactError(LlafsError):
-    """An artifact is there but was made with other parameters, or does not match its manifest."""
+_PACKAGES = ("torch", "torchvision", "numpy", "pycocotools", "openai", "accelerate")
 
 
 class RunFolder:
@@ -87,14 +80,12 @@ class RunFolder:
         """Open a run folder by its path, such as `runs/toy/fold0`.
 
         Raises:
-            MissingArtifactError: there is no such folder, or its name does not say which fold it is.
+            LlafsError: there is no such folder, or its name does not say which fold it is.
         """
         path = Path(path)
         fold = path.name.removeprefix("fold")
         if not path.is_dir() or not fold.isdigit():
-            raise MissingArtifactError(
-                f"{path} is not a run folder such as runs/toy/fold0: make one with `make tutorial`."
-            )
+            raise LlafsError(f"{path} is not a run folder such as runs/toy/fold0: make one with `make tutorial`.")
         return cls(path.parent.parent, path.parent.name, int(fold))
 
     def __repr__(self) -> str:
@@ -120,20 +111,20 @@ class RunFolder:
         """The path of a finished artifact made with the `expected` parameters.
 
         Raises:
-            MissingArtifactError: it is not there; the message names the notebook that makes it.
-            UnfitArtifactError: it was made with other parameters, or is not what its manifest describes.
+            LlafsError: it is not there, was made with other parameters, or is not what its manifest describes; the
+                message names the notebook that makes it.
         """
         path, book = self.path / name, MADE_BY.get(name, "that writes it")
         again = f"run notebook {book} (`llafs tutorial --only {book[:2]}` with the same parameters)"
         if not path.exists():
-            raise MissingArtifactError(f"{path} is missing: {again} first.")
+            raise LlafsError(f"{path} is missing: {again} first.")
         manifest = self.manifest(name)
         if manifest.get("sha256") != file_hash(path):
-            raise UnfitArtifactError(f"{path} does not match its manifest (cut off or edited): {again} again.")
+            raise LlafsError(f"{path} does not match its manifest (cut off or edited): {again} again.")
         for key, value in expected.items():
             made = manifest["parameters"].get(key)
             if made != value:
-                raise UnfitArtifactError(f"{path} was made with {key}={made!r}, not {key}={value!r}: {again}.")
+                raise LlafsError(f"{path} was made with {key}={made!r}, not {key}={value!r}: {again}.")
         return path
 
     def manifest(self, name: str) -> dict[str, Any]:
@@ -239,27 +230,14 @@ def peak_rss_mb() -> int:
 @functools.cache
 def package_versions() -> dict[str, str]:
     """The installed versions of the packages that decide a result."""
-    found = {}
-    for name in _PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    return {"llafs-notebooks": __version__, **{name: importlib.metadata.version(name) for name in _PACKAGES}}
 
 
 @functools.cache
 def git_commit() -> str | None:
     """The commit of the library's checkout, or None for an installed copy."""
     try:
-        answer = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=10,
-        )
+        command = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+        return subprocess.check_output(command, stderr=subprocess.DEVNULL, text=True).strip()
     except (OSError, subprocess.SubprocessError):
         return None
-    return answer.stdout.strip()

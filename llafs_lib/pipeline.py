@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import torch
 
-from llafs_lib.artifacts import MissingArtifactError, RunFolder
+from llafs_lib.artifacts import RunFolder
 from llafs_lib.classes import find_class, normalise
 from llafs_lib.data.folds import data_root, load_fold, open_dataset
 from llafs_lib.data.splits import SupportReader, read_rgb
@@ -158,7 +158,8 @@ class LLaFS:
         if small is not image:
             notes.append(f"segmented at {small.shape[1]} × {small.shape[0]} px, enlarged to the image's size")
         if isinstance(self.method, PrototypeSegmenter):
-            found = self._compare_with_all(small, request)
+            chosen = choose_rows("llm", self.bank, request, "all")
+            found = self.method.mark(small, *self.bank.prototypes(chosen.rows, chosen.weights, self.method.plain))
             which = "related" if has_related_support(self.bank, related) else "base"
             notes.append(f"marked by prototypes of all {which} supports; those shown are the first few")
         else:
@@ -182,16 +183,12 @@ class LLaFS:
             notes.append("no related base class has a support: random base supports were used instead")
         return notes
 
-    def _compare_with_all(self, image: np.ndarray, request: Request) -> Prediction:
-        chosen = choose_rows("llm", self.bank, request, "all")
-        return self.method.mark(image, *self.bank.prototypes(chosen.rows, chosen.weights, self.method.plain))
-
 
 def _backbone_of(bank: SupportBank, folder: RunFolder) -> Backbone:
     """The frozen backbone that described a bank: the one in `hsnet.safetensors`, or else one with ImageNet weights.
 
     Raises:
-        MissingArtifactError: there is no `hsnet.safetensors`, and the backbone cannot be had from elsewhere.
+        LlafsError: there is no `hsnet.safetensors`, and the backbone cannot be had from elsewhere.
     """
     model = folder.path / "hsnet.safetensors"
     if model.exists():
@@ -200,7 +197,7 @@ def _backbone_of(bank: SupportBank, folder: RunFolder) -> Backbone:
         try:
             backbone = load_backbone(bank.made_from.get("backbone"), data_root() / "weights")
         except LlafsError as error:
-            raise MissingArtifactError(
+            raise LlafsError(
                 f"{model} is missing, and the backbone of the support bank cannot be had from elsewhere: {error} "
                 "Run notebook 02_backbone_training first."
             ) from error

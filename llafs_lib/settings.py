@@ -24,10 +24,6 @@ _EVALUATION, _LLM = "evaluation (notebook 05)", "language model"
 _KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
 
 
-class ParameterError(LlafsError):
-    """An unknown parameter, or an impossible value."""
-
-
 def unknown(value: object, known: Iterable[object]) -> str:
     """The sentence that refuses `value` and lists what is known; it suggests the closest word, if one is close."""
     words = [str(k) for k in known]
@@ -50,7 +46,7 @@ def check_parameters(chosen: Any) -> None:
     """Look at every field that `parameter` declared.
 
     Raises:
-        ParameterError: a value of another type than the default's, below the least, or none of the choices.
+        LlafsError: a value of another type than the default's, below the least, or none of the choices.
     """
     for declared in fields(chosen):
         name, value = declared.name, getattr(chosen, declared.name)
@@ -58,9 +54,9 @@ def check_parameters(chosen: Any) -> None:
         of_kind = type(value) is kind or (kind is float and type(value) is int)
         if not of_kind or (low is not None and not low <= value < float("inf")):
             least = "" if low is None else f" of at least {low}"
-            raise ParameterError(f"{name} must be {_KINDS[kind]}{least}, not {value!r}.")
+            raise LlafsError(f"{name} must be {_KINDS[kind]}{least}, not {value!r}.")
         if choices and value not in choices:
-            raise ParameterError(f"{name}: {unknown(value, choices)}")
+            raise LlafsError(f"{name}: {unknown(value, choices)}")
 
 
 @dataclass(frozen=True)
@@ -71,7 +67,7 @@ class Settings:
     looks at those two.
 
     Raises:
-        ParameterError: an impossible value; the message lists the possible ones.
+        LlafsError: an impossible value; the message lists the possible ones.
     """
 
     dataset: str = parameter("toy", _DATA, f"one of {', '.join(DATASETS)}", choices=DATASETS)
@@ -98,13 +94,13 @@ class Settings:
         check_parameters(self)
         for name in self.segmenters.split(","):
             if name not in SEGMENTERS:
-                raise ParameterError(f"segmenters: {unknown(name, SEGMENTERS)}")
+                raise LlafsError(f"segmenters: {unknown(name, SEGMENTERS)}")
         if self.llm_mode == "refresh" and not self.llm:
-            raise ParameterError("llm_mode 'refresh' asks a model anew: name one as llm.")
+            raise LlafsError("llm_mode 'refresh' asks a model anew: name one as llm.")
         if self.backbone == "auto":
             object.__setattr__(self, "backbone", "small" if self.dataset == "toy" else "mobilenet_v2")
         if self.backbone == "small" and self.dataset != "toy":
-            raise ParameterError("backbone 'small' is trained on toy; photographs need one with ImageNet weights.")
+            raise LlafsError("backbone 'small' is trained on toy; photographs need one with ImageNet weights.")
 
     @property
     def run(self) -> RunFolder:

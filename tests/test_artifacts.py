@@ -14,12 +14,11 @@ from llafs_lib.artifacts import (
     MODELS,
     NOTEBOOKS,
     ROOMS,
-    MissingArtifactError,
     RunFolder,
-    UnfitArtifactError,
     library_digest,
     replacing,
 )
+from llafs_lib.errors import LlafsError
 
 
 @pytest.fixture
@@ -42,13 +41,13 @@ def test_written_with_a_manifest(run):
 
 @pytest.mark.parametrize("name", MADE_BY)
 def test_a_missing_artifact_names_the_notebook_to_run(run, name):
-    with pytest.raises(MissingArtifactError, match=f"run notebook {MADE_BY[name]}"):
+    with pytest.raises(LlafsError, match=f"run notebook {MADE_BY[name]}"):
         run.require(name)
 
 
 def test_other_parameters_are_refused(run):
     write(run, seed=3)
-    with pytest.raises(UnfitArtifactError, match="seed=3, not seed=4"):
+    with pytest.raises(LlafsError, match="seed=3, not seed=4"):
         run.require("folds.json", seed=4)
 
 
@@ -70,7 +69,7 @@ def test_a_failing_rewrite_keeps_the_old_one(run):
 def test_a_cut_off_artifact_is_refused(run):
     write(run)
     (run.path / "folds.json").write_text("cont")
-    with pytest.raises(UnfitArtifactError, match="run notebook 01_data_folds"):
+    with pytest.raises(LlafsError, match="run notebook 01_data_folds"):
         run.require("folds.json")
 
 
@@ -80,14 +79,14 @@ def test_an_artifact_may_be_a_folder(run):
         (path / "area.npy").write_bytes(b"0123")
     assert (run.require("support_bank", seed=3) / "area.npy").is_file()
     (run.path / "support_bank" / "area.npy").write_bytes(b"012")
-    with pytest.raises(UnfitArtifactError, match="run notebook 04_retrieval_scoring"):
+    with pytest.raises(LlafsError, match="run notebook 04_retrieval_scoring"):
         run.require("support_bank")
 
 
 def test_an_artifact_without_its_manifest_is_refused(run):
     write(run)
     (run.path / "folds.json.manifest.json").write_text("{")
-    with pytest.raises(UnfitArtifactError):
+    with pytest.raises(LlafsError):
         run.require("folds.json")
 
 
@@ -99,7 +98,7 @@ def test_open_by_path(run):
 
 @pytest.mark.parametrize("name", ["nowhere/toy/fold0", "."])
 def test_not_a_run_folder(in_tmp, name):
-    with pytest.raises(MissingArtifactError, match="make tutorial"):
+    with pytest.raises(LlafsError, match="make tutorial"):
         RunFolder.at(in_tmp / name)
 
 

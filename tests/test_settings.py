@@ -8,7 +8,7 @@ import pytest
 
 from llafs_lib.artifacts import SERIES
 from llafs_lib.errors import LlafsError
-from llafs_lib.settings import ParameterError, Settings
+from llafs_lib.settings import Settings
 from llafs_lib.tools.tutorial import checked, notebook_parameters
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -37,7 +37,7 @@ DEFAULTS = {f.name: f.default for f in fields(Settings)}
     ],
 )
 def test_impossible_values(wrong, message):
-    with pytest.raises(ParameterError, match=message):
+    with pytest.raises(LlafsError, match=message):
         Settings(**wrong)
 
 

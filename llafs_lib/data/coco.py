@@ -18,8 +18,9 @@ import numpy as np
 from pycocotools import mask as coco_rle
 from pycocotools.coco import COCO
 
-from llafs_lib.data.labels import DataError, Painted, Skipped, open_labels
+from llafs_lib.data.labels import Painted, Skipped, open_labels
 from llafs_lib.data.splits import Split
+from llafs_lib.errors import LlafsError
 from llafs_lib.progress import track
 
 
@@ -35,7 +36,7 @@ class CocoSplit(Split):
         classes: the class names in index order. Objects of the file's other categories are left out.
 
     Raises:
-        DataError: a missing folder or file, broken JSON, a class that the file does not list, or an image that it
+        LlafsError: a missing folder or file, broken JSON, a class that the file does not list, or an image that it
             lists twice with different facts.
     """
 
@@ -43,7 +44,7 @@ class CocoSplit(Split):
         images, self.annotations = Path(images), Path(annotations)
         for path, kind in ((self.annotations, "annotation file"), (images, "image folder")):
             if not path.exists():
-                raise DataError(
+                raise LlafsError(
                     f"the {kind} {path} does not exist. LLAFS_DATA names the folder that holds coco/ in the official "
                     "layout (coco/train2017, coco/val2017, coco/annotations); its default is ./data."
                 )
@@ -66,7 +67,7 @@ class CocoSplit(Split):
             with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
                 return COCO(str(self.annotations))
         except (ValueError, KeyError, TypeError, AssertionError) as error:
-            raise DataError(
+            raise LlafsError(
                 f"{self.annotations} is not a readable COCO annotation file ({error}); download it again."
             ) from error
 
@@ -88,7 +89,7 @@ class CocoSplit(Split):
         by_name = {c["name"]: c["id"] for c in self.categories}
         unknown = [c for c in self.classes if c not in by_name]
         if unknown:
-            raise DataError(f"{self.annotations} has no category named {', '.join(unknown)}: is it the right file?")
+            raise LlafsError(f"{self.annotations} has no category named {', '.join(unknown)}: is it the right file?")
         return {by_name[name]: value for value, name in enumerate(self.classes, start=1)}
 
     def _images(self, skipped: Skipped) -> dict[int, dict]:
@@ -96,12 +97,12 @@ class CocoSplit(Split):
         for info in self._coco.dataset.get("images", []):
             sides = info.get("height"), info.get("width")
             if not info.get("file_name") or not all(isinstance(s, int) and s > 0 for s in sides):
-                raise DataError(
+                raise LlafsError(
                     f"{self.annotations}: image {info.get('id')} lacks a file name, or a height and width in px."
                 )
             if images.setdefault(info["id"], info) is not info:
                 if images[info["id"]] != info:
-                    raise DataError(f"{self.annotations} lists image {info['id']} twice, with different facts.")
+                    raise LlafsError(f"{self.annotations} lists image {info['id']} twice, with different facts.")
                 skipped.add("an image listed twice", f"image {info['id']}")
         return images
 
@@ -134,18 +135,18 @@ class CocoSplit(Split):
         """Run lengths → [H, W] bool.
 
         Raises:
-            DataError: they cannot be decoded, or they are of an image of another size.
+            LlafsError: they cannot be decoded, or they are of an image of another size.
         """
         try:
             if isinstance(segmentation["counts"], list):
                 segmentation = coco_rle.frPyObjects(segmentation, *segmentation["size"])
             mask = coco_rle.decode(segmentation).astype(bool)
         except (KeyError, TypeError, ValueError) as error:
-            raise DataError(
+            raise LlafsError(
                 f"{self.annotations}, {where}: unreadable run lengths ({error}). Correct or remove it."
             ) from error
         if mask.shape != size:
-            raise DataError(
+            raise LlafsError(
                 f"{self.annotations}, {where}: run lengths of {mask.shape[1]}×{mask.shape[0]} px in an image of "
                 f"{size[1]}×{size[0]} px. Correct or remove it."
             )

@@ -25,8 +25,8 @@ from typing import IO
 import httpx
 
 from llafs_lib.artifacts import replacing
-from llafs_lib.data.labels import DataError
 from llafs_lib.data.official import Archive
+from llafs_lib.errors import LlafsError
 from llafs_lib.progress import bar, track
 
 RETRIES = 5  # a download is given up after this many retries in a row that brought no new byte
@@ -34,10 +34,6 @@ BACKOFF = 0.5  # s between two tries; each failure in a row doubles the wait
 TIMEOUT = httpx.Timeout(30.0, connect=15.0)  # s without a single byte; s until the server answers a connection
 BLOCK = 2**20  # bytes
 DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeError)
-
-
-class DownloadError(DataError):
-    """A file that could not be downloaded, stored or unpacked; the message says what to do next."""
 
 
 class _TryAgain(Exception):
@@ -82,7 +78,7 @@ def complete(archives: Iterable[Archive], folder: Path, keep_archives: bool = Fa
     Returns: whether anything was missing.
 
     Raises:
-        DownloadError: too little space, or an archive that could not be downloaded or unpacked. Another run continues.
+        LlafsError: too little space, or an archive that could not be downloaded or unpacked. Another run continues.
     """
     todo = [archive for archive in archives if archive.lacking(folder)]
     remotes = [Remote(a.url, folder / Path(a.name).name, a.size, a.digest) for a in todo]
@@ -99,7 +95,7 @@ def complete(archives: Iterable[Archive], folder: Path, keep_archives: bool = Fa
             fetch(remote, client, shown.update)
         unpack(remote.path, folder, archive.wants)
         if lacking := archive.lacking(folder):
-            raise DownloadError(
+            raise LlafsError(
                 f"{remote.path} is unpacked, but {folder} still lacks {', '.join(lacking)}. Delete the archive and run "
                 "again; if the same happens, name another server with --mirror."
             )
@@ -115,7 +111,7 @@ def unpack(archive: Path, folder: Path, wants: Callable[[str], bool] = lambda me
     device are refused. In a zip all names are checked before the first file is written.
 
     Raises:
-        DownloadError: the archive is damaged or unsafe, or there is no space.
+        LlafsError: the archive is damaged or unsafe, or there is no space.
     """
     members = _zip_members if archive.suffix == ".zip" else _tar_members
     try:
@@ -127,7 +123,7 @@ def unpack(archive: Path, folder: Path, wants: Callable[[str], bool] = lambda me
                 shutil.copyfileobj(source, file, BLOCK)
     except DAMAGED as error:
         reason = str(error).partition(":\n")[0] or type(error).__name__  # tarfile lists every format that it tried
-        raise DownloadError(
+        raise LlafsError(
             f"{archive} is damaged ({reason}). Delete it and run again; what was unpacked is kept."
         ) from error
 
@@ -154,12 +150,12 @@ def _safe(archive: Path, name: str, is_file: bool = True) -> Path:
     """The relative path that a member's name means, on any system.
 
     Raises:
-        DownloadError: it leads out of the folder, or the member is no plain file. (The "data" filter of `tarfile` is
+        LlafsError: it leads out of the folder, or the member is no plain file. (The "data" filter of `tarfile` is
             not used, because `zipfile` has none.)
     """
     path = PureWindowsPath(name)  # understands / and \, drives and network paths
     if path.anchor or ".." in path.parts or not path.name or not is_file:
-        raise DownloadError(
+        raise LlafsError(
             f"{archive} holds {name!r}, which would lead out of the folder or is no plain file, so it is not the "
             "official archive. Delete it and download it from another server."
         )
@@ -178,7 +174,7 @@ def fetch_all(remotes: Sequence[Remote], desc: str, workers: int = 8) -> None:
     """Download many small files, `workers` at a time.
 
     Raises:
-        DownloadError: the first file that could not be downloaded; what has arrived is kept.
+        LlafsError: the first file that could not be downloaded; what has arrived is kept.
     """
     with connect() as client, ThreadPoolExecutor(workers) as pool:
         jobs = [pool.submit(fetch, remote, client) for remote in remotes]
@@ -196,7 +192,7 @@ def fetch(remote: Remote, client: httpx.Client, moved: Callable[[int], object] =
         moved: is told how many bytes came; a negative number if bytes that an earlier run left had to be dropped.
 
     Raises:
-        DownloadError: no connection, a refusal, another file than the expected one, or no space.
+        LlafsError: no connection, a refusal, another file than the expected one, or no space.
     """
     if remote.path.is_file() and _problem(remote, remote.path) is None:
         return
@@ -216,13 +212,13 @@ def _try_until_whole(remote: Remote, client: httpx.Client, moved: Callable[[int]
         try:
             return _try(remote, client, moved)
         except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.TooManyRedirects) as error:
-            raise DownloadError(f"{remote.url} is not a usable address ({error}). Check --mirror.") from error
+            raise LlafsError(f"{remote.url} is not a usable address ({error}). Check --mirror.") from error
         except (_TryAgain, httpx.TransportError) as error:
             have = _size(remote.part)
             failures, most = (0, have) if have > most else (failures + 1, most)
             if failures > RETRIES:
                 reason = str(error) or type(error).__name__
-                raise DownloadError(
+                raise LlafsError(
                     f"{remote.url} could not be downloaded ({reason}). Check the connection and run again: the "
                     "download continues where it stopped. If the server stays silent, name another one with --mirror."
                 ) from error
@@ -260,11 +256,11 @@ def _first_byte(response: httpx.Response, remote: Remote, have: int) -> int:
         raise _TryAgain("the server sent other bytes than those asked for")
     if code in (408, 429) or code >= 500:
         raise _TryAgain(f"the server answered {status}")
-    raise DownloadError(f"{remote.url} answered {status}. Check the address, or name another server with --mirror.")
+    raise LlafsError(f"{remote.url} answered {status}. Check the address, or name another server with --mirror.")
 
 
-def _unexpected(remote: Remote, problem: str) -> DownloadError:
-    return DownloadError(
+def _unexpected(remote: Remote, problem: str) -> LlafsError:
+    return LlafsError(
         f"{remote.url} is not the expected file: it {problem}. Run again, or name another server with --mirror."
     )
 
@@ -303,12 +299,12 @@ def require_space(folder: Path, n_bytes: int, what: str) -> None:
     """Check that `n_bytes` are free on the disk of `folder`, which need not exist yet.
 
     Raises:
-        DownloadError: they are not.
+        LlafsError: they are not.
     """
     existing = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
     free = shutil.disk_usage(existing).free
     if n_bytes > free:
-        raise DownloadError(
+        raise LlafsError(
             f"{what} needs {gigabytes(n_bytes)}, but only {gigabytes(free)} are free at {folder}. Free "
             f"{gigabytes(n_bytes - free)} more or choose another folder, then run again. What is there is kept."
         )
@@ -320,12 +316,12 @@ def _size(path: Path) -> int:
 
 @contextmanager
 def _writing(path: Path) -> Iterator[None]:
-    """Turn an `OSError` from writing `path` into a `DownloadError`."""
+    """Turn an `OSError` from writing `path` into a `LlafsError`."""
     try:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):  # the disk is full, or the user's quota
-            raise DownloadError(f"no space is left for {path}. Free some and run again; it continues there.") from error
-        raise DownloadError(
+            raise LlafsError(f"no space is left for {path}. Free some and run again; it continues there.") from error
+        raise LlafsError(
             f"{path} cannot be written ({error.strerror or error}). Choose a folder that you may write to."
         ) from error

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llafs_lib.data.labels import DataError
+from llafs_lib.errors import LlafsError
 from llafs_lib.records import Episode, Fold
 
 PROTOCOLS = ("distinct", "hsnet", "hsnet-list")
@@ -43,18 +43,18 @@ class EpisodeSampler:
         notes: one sentence per class that cannot be asked about, or has fewer supports than `shots`.
 
     Raises:
-        DataError: an unknown protocol, `shots` below 1, or no class with enough images.
+        LlafsError: an unknown protocol, `shots` below 1, or no class with enough images.
     """
 
     def __init__(
         self, queries: Lists, shots: int = 1, supports: Lists | None = None, protocol: str = "distinct", seed: int = 0
     ):
         if protocol not in PROTOCOLS:
-            raise DataError(f"protocol {protocol!r} is unknown: choose one of {', '.join(PROTOCOLS)}.")
+            raise LlafsError(f"protocol {protocol!r} is unknown: choose one of {', '.join(PROTOCOLS)}.")
         if shots < 1:
-            raise DataError(f"shots={shots}: an episode needs at least one support.")
+            raise LlafsError(f"shots={shots}: an episode needs at least one support.")
         if supports is not None and protocol != "distinct":
-            raise DataError(
+            raise LlafsError(
                 f"protocol {protocol!r} draws queries and supports from the same lists: give no `supports`."
             )
         self.shots, self.protocol, self.seed = shots, protocol, seed
@@ -63,7 +63,7 @@ class EpisodeSampler:
         self.classes = tuple(name for name in queries if not notes[name].endswith("left out"))
         self.notes = tuple(f"{name}: {note}" for name, note in notes.items() if note)
         if not self.classes:
-            raise DataError(f"no episode can be drawn: {'; '.join(self.notes) or 'there is no class'}.")
+            raise LlafsError(f"no episode can be drawn: {'; '.join(self.notes) or 'there is no class'}.")
 
     def draw(self, count: int) -> list[Episode]:
         """The first `count` episodes of the stream."""
@@ -76,10 +76,10 @@ class EpisodeSampler:
             limit: the number of episodes at most; None gives all.
 
         Raises:
-            DataError: the protocol is not "distinct".
+            LlafsError: the protocol is not "distinct".
         """
         if self.protocol != "distinct":
-            raise DataError(f"protocol {self.protocol!r} is a stream without an end: use draw(count).")
+            raise LlafsError(f"protocol {self.protocol!r} is a stream without an end: use draw(count).")
         columns = [itertools.islice(self._of_class(c), len(self._queries[c])) for c in self.classes]
         rows = itertools.zip_longest(*columns)
         episodes = (episode for row in rows for episode in row if episode is not None)
@@ -142,7 +142,7 @@ def test_episodes(fold: Fold, classes: Sequence[str], shots: int, limit: int | N
         seed: decides the order of the queries and the supports.
 
     Raises:
-        DataError: `shots` is below 1, or no class has images to ask about and to show.
+        LlafsError: `shots` is below 1, or no class has images to ask about and to show.
     """
     queries, supports = ({c: images[c] for c in classes} for images in (fold.test_images, fold.train_images))
     return EpisodeSampler(queries, shots, supports, seed=seed).each_query_once(limit)
@@ -155,7 +155,7 @@ def training_episodes(fold: Fold, count: int, seed: int) -> list[Episode]:
     """`count` one-shot episodes among the training images of `fold.training`.
 
     Raises:
-        DataError: none of these classes has two training images.
+        LlafsError: none of these classes has two training images.
     """
     return EpisodeSampler({c: fold.train_images[c] for c in fold.training}, seed=seed).draw(count)
 

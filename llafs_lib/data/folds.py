@@ -13,10 +13,11 @@ import numpy as np
 from llafs_lib.artifacts import RunFolder, write_json
 from llafs_lib.classes import DATASETS, base_classes, novel_classes, validation_classes
 from llafs_lib.data.coco import CocoSplit
-from llafs_lib.data.labels import VOID, DataError
+from llafs_lib.data.labels import VOID
 from llafs_lib.data.pascal import VocSplit, list_files
 from llafs_lib.data.splits import Split
 from llafs_lib.data.toy.dataset import make_toy
+from llafs_lib.errors import LlafsError
 from llafs_lib.records import Fold
 from llafs_lib.settings import NOVEL_IN_TRAIN
 
@@ -47,19 +48,20 @@ def open_dataset(name: str) -> DataSet:
     """Open a data set by name. `toy` is drawn first if it is not there yet.
 
     Raises:
-        DataError: an unknown name, or files that are missing or unreadable; the message names them.
+        LlafsError: an unknown name, or files that are missing or unreadable; the message names them.
     """
     if name not in DATASETS:
-        raise DataError(f"unknown dataset {name!r}: choose one of {', '.join(DATASETS)}.")
+        raise LlafsError(f"unknown dataset {name!r}: choose one of {', '.join(DATASETS)}.")
     if name == "toy":
         make_toy(TOY_FOLDER)
     classes = DATASETS[name].classes
     if name == "pascal-5i":
-        return DataSet(
-            name, classes, VocSplit(data_root() / "pascal", "train"), VocSplit(data_root() / "pascal", "val")
-        )
-    train, val = (_coco_split(annotations, classes) for annotations in source_files(name))
-    return DataSet(name, classes, train, val)
+        return DataSet(name, classes, *(VocSplit(data_root() / "pascal", part) for part in ("train", "val")))
+    splits = []
+    for file in source_files(name):
+        images = file.parent.parent / file.stem.removeprefix("instances_")
+        splits.append(CocoSplit(images, file, classes))
+    return DataSet(name, classes, *splits)
 
 
 def source_files(name: str) -> tuple[Path, ...]:
@@ -72,11 +74,6 @@ def source_files(name: str) -> tuple[Path, ...]:
         year = "2014" if name in ("coco-20i", "coco-blocks") else "2017"
         folder, splits = data_root() / "coco", (f"train{year}", f"val{year}")
     return tuple(folder / "annotations" / f"instances_{split}.json" for split in splits)
-
-
-def _coco_split(annotations: Path, classes: tuple[str, ...]) -> CocoSplit:
-    split = annotations.stem.removeprefix("instances_")
-    return CocoSplit(annotations.parent.parent / split, annotations, classes)
 
 
 def make_fold(dataset: DataSet, index: int, novel_in_train: str = "background", hold_out: bool = True) -> Fold:
@@ -94,11 +91,11 @@ def make_fold(dataset: DataSet, index: int, novel_in_train: str = "background", 
         hold_out: set `validation_classes` aside to choose a model on. False trains on all base classes, as HSNet does.
 
     Raises:
-        LlafsError: `index` is not from 0 to 3, or `novel_in_train` is none of the three.
-        DataError: a listed image is missing or cut off, or no image is left to train on or to ask about.
+        LlafsError: `index` is not from 0 to 3, `novel_in_train` is none of the three, a listed image is missing or cut
+            off, or no image is left to train on or to ask about.
     """
     if novel_in_train not in NOVEL_IN_TRAIN:
-        raise DataError(f"novel_in_train={novel_in_train!r} is unknown: choose one of {', '.join(NOVEL_IN_TRAIN)}.")
+        raise LlafsError(f"novel_in_train={novel_in_train!r} is unknown: choose one of {', '.join(NOVEL_IN_TRAIN)}.")
     base, novel = base_classes(dataset.name, index), novel_classes(dataset.name, index)
     for split in (dataset.train, dataset.val):
         split.check_files()
@@ -119,7 +116,7 @@ def make_fold(dataset: DataSet, index: int, novel_in_train: str = "background", 
     )
     for what, images, classes in (("train on", fold.train_images, fold.training), ("test on", fold.test_images, novel)):
         if not any(images[c] for c in classes):
-            raise DataError(f"{dataset.name} fold {index} is empty: no image to {what} shows any of its classes.")
+            raise LlafsError(f"{dataset.name} fold {index} is empty: no image to {what} shows any of its classes.")
     return fold
 
 
@@ -157,8 +154,7 @@ def load_fold(run: RunFolder, dataset: DataSet) -> Fold:
     """Read `folds.json` and check that it was made from `dataset`.
 
     Raises:
-        MissingArtifactError: there is none.
-        UnfitArtifactError: it was made from other data, or was cut off.
+        LlafsError: there is none, or it was made from other data or was cut off.
     """
     stored = json.loads(run.require("folds.json", data=dataset.fingerprint).read_text(encoding="utf-8"))
     for key in ("base", "novel", "validation"):

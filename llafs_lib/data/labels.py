@@ -28,10 +28,6 @@ RULE_VERSION = 1  # raise it when the rule of painting changes, so that every ca
 VOID = 255  # label of pixels that are neither an object nor scored, such as PASCAL's object outlines
 
 
-class DataError(LlafsError):
-    """A data set, image or annotation cannot be used; the message names the file."""
-
-
 @dataclass(frozen=True)
 class Painted:
     """The label map of one image: `labels` [H, W] uint8 holds 0 for background, class index + 1, or `VOID`."""
@@ -57,12 +53,8 @@ class Skipped:
 class LabelStore:
     """The label maps of one split, read from a cache folder.
 
-    Attributes:
-        image_ids: ascending.
-        files: image id → file name, relative to the folder of the split's images.
-        pixels: [images, classes] uint32, the number of pixels of each class; rows in the order of `image_ids`.
-        skipped: one sentence per reason for which something was left out.
-        fingerprint: a short hash of file names and label maps. Equal splits have equal fingerprints.
+    `Split` says what `image_ids`, `pixels`, `skipped` and `fingerprint` hold; `files` is image id → file name, relative
+    to the folder of the split's images.
     """
 
     def __init__(self, folder: Path):
@@ -111,7 +103,7 @@ def open_labels(
         cache: the folder of all caches; None means `CACHE`.
 
     Raises:
-        DataError: there is no image, or the cache cannot be written.
+        LlafsError: there is no image, or the cache cannot be written.
     """
     cache = CACHE if cache is None else cache
     key = [RULE_VERSION, list(classes), [_state(path) for path in sources]]
@@ -144,13 +136,13 @@ def _write(
             fresh.mkdir()
             index, fingerprint = _write_maps(fresh / "labels.bin", n_classes, paint(skipped))
             if not len(index["ids"]):
-                raise DataError(f"no image is listed in {' or '.join(about['sources'])}: is it the right file?")
+                raise LlafsError(f"no image is listed in {' or '.join(about['sources'])}: is it the right file?")
             np.savez(fresh / "index.npz", **index)
             about = {**about, "fingerprint": fingerprint, "skipped": skipped.sentences()}
             (fresh / "about.json").write_text(json.dumps(about, indent=2, ensure_ascii=False), encoding="utf-8")
     except OSError as error:
         if not folder.is_dir():  # otherwise another process was faster, and its label maps are the same
-            raise DataError(
+            raise LlafsError(
                 f"the cache of label maps, {folder}, cannot be written ({error}). Start from a folder that you may "
                 "write to, with some space left."
             ) from error

@@ -16,8 +16,9 @@ import numpy as np
 from PIL import Image
 
 from llafs_lib.classes import PASCAL_CLASSES
-from llafs_lib.data.labels import VOID, DataError, Painted, Skipped, open_labels
+from llafs_lib.data.labels import VOID, Painted, Skipped, open_labels
 from llafs_lib.data.splits import Split
+from llafs_lib.errors import LlafsError
 from llafs_lib.progress import track
 
 TRAINAUG = 10_582  # images in the merged training list of the official files
@@ -34,7 +35,7 @@ class VocSplit(Split):
         part: "train" (VOC and SBD) or "val" (VOC).
 
     Raises:
-        DataError: a missing file or folder, or a file that is not a mask of VOC classes.
+        LlafsError: a missing file or folder, or a file that is not a mask of VOC classes.
     """
 
     def __init__(self, root: str | Path, part: str):
@@ -46,7 +47,7 @@ class VocSplit(Split):
         needed = [*list_files(root, part), *folders, self._voc / "JPEGImages"]
         missing = [path for path in needed if not path.exists()]
         if missing:
-            raise DataError(
+            raise LlafsError(
                 f"PASCAL-5i lacks {missing[0]}: run `python data_scripts/download_pascal.py`, or set LLAFS_DATA to the "
                 "folder that holds pascal/."
             )
@@ -69,7 +70,7 @@ class VocSplit(Split):
             with Image.open(path) as image:
                 labels = np.asarray(image)
         except (OSError, SyntaxError) as error:
-            raise DataError(f"{path} is not a readable mask ({error}); download it again.") from error
+            raise LlafsError(f"{path} is not a readable mask ({error}); download it again.") from error
         return _checked(labels, path)
 
     def _sbd_labels(self, name: str) -> np.ndarray:
@@ -80,7 +81,7 @@ class VocSplit(Split):
         try:
             labels = loadmat(path)["GTcls"]["Segmentation"][0, 0]
         except Exception as error:  # scipy raises half a dozen types for a missing, truncated or foreign file
-            raise DataError(f"{path} is not a readable SBD mask ({error}); download it again.") from error
+            raise LlafsError(f"{path} is not a readable SBD mask ({error}); download it again.") from error
         return _checked(labels, path)
 
 
@@ -117,5 +118,5 @@ def _image_id(name: str) -> int:
 def _checked(labels: np.ndarray, path: Path) -> np.ndarray:
     values = np.flatnonzero(np.bincount(labels.ravel(), minlength=256))
     if labels.ndim != 2 or labels.dtype != np.uint8 or set(values) - {*range(len(PASCAL_CLASSES) + 1), VOID}:
-        raise DataError(f"{path} is not a mask of VOC classes (labels 0 to 20, void {VOID}); download it again.")
+        raise LlafsError(f"{path} is not a mask of VOC classes (labels 0 to 20, void {VOID}); download it again.")
     return labels

@@ -12,7 +12,8 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from llafs_lib.data.labels import VOID, DataError, LabelStore
+from llafs_lib.data.labels import VOID, LabelStore
+from llafs_lib.errors import LlafsError
 
 END_OF_JPEG = b"\xff\xd9"
 MIN_PIXELS = 2 * 32 * 32  # an image counts for a class if at least 2,048 of its label pixels are the class (spec §3.3)
@@ -25,33 +26,21 @@ class Split:
         folder: the folder of the images.
         classes: the class names in index order. Label maps hold 0 for background, `index + 1`, or 255 for void.
         labels: the label maps, as `llafs_lib.data.labels.open_labels` returns them.
+
+    Attributes:
+        image_ids: ascending.
+        pixels: [images, classes] uint32, how many pixels of each class each image shows, in the order of `image_ids`.
+        fingerprint: a short hash of file names and label maps. Equal splits have equal fingerprints.
+        skipped: what the annotations hold but the label maps do not, one sentence per reason.
     """
 
     def __init__(self, folder: Path, classes: tuple[str, ...], labels: LabelStore):
         self.folder, self.classes, self._labels = folder, classes, labels
+        self.image_ids, self.pixels = labels.image_ids, labels.pixels
+        self.fingerprint, self.skipped = labels.fingerprint, labels.skipped
 
     def __len__(self) -> int:
         return len(self.image_ids)
-
-    @property
-    def image_ids(self) -> tuple[int, ...]:
-        """Ascending."""
-        return self._labels.image_ids
-
-    @property
-    def pixels(self) -> np.ndarray:
-        """[images, classes] uint32: how many pixels of each class each image shows, in the order of `image_ids`."""
-        return self._labels.pixels
-
-    @property
-    def fingerprint(self) -> str:
-        """A short hash of file names and label maps. Equal splits have equal fingerprints."""
-        return self._labels.fingerprint
-
-    @property
-    def skipped(self) -> tuple[str, ...]:
-        """What the annotations hold but the label maps do not, one sentence per reason."""
-        return self._labels.skipped
 
     def size(self, image_id: int) -> tuple[int, int]:
         """(height, width) of an image in px, as its annotations state it."""
@@ -67,14 +56,14 @@ class Split:
         The EXIF orientation is applied, unless the annotations were made without it.
 
         Raises:
-            DataError: the image is not listed, missing, unreadable, or has another size.
+            LlafsError: the image is not listed, missing, unreadable, or has another size.
         """
         path, size = self.file(image_id), self.size(image_id)
         pixels = read_rgb(path)
         if pixels.shape[:2] == size[::-1] != size:
             pixels = read_rgb(path, turn=False)
         if pixels.shape[:2] != size:
-            raise DataError(
+            raise LlafsError(
                 f"{path} is {pixels.shape[1]}×{pixels.shape[0]} px, but was annotated at {size[1]}×{size[0]} px, so "
                 "the image and the annotations do not belong together. Download the image again."
             )
@@ -92,10 +81,12 @@ class Split:
         """The value of a class in the label maps: class index + 1.
 
         Raises:
-            DataError: the data set has no such class.
+            LlafsError: the data set has no such class.
         """
         if class_name not in self.classes:
-            raise DataError(f"{class_name!r} is not a class of this data set: choose one of {', '.join(self.classes)}.")
+            raise LlafsError(
+                f"{class_name!r} is not a class of this data set: choose one of {', '.join(self.classes)}."
+            )
         return self.classes.index(class_name) + 1
 
     def void(self, image_id: int) -> np.ndarray:
@@ -113,26 +104,23 @@ class Split:
         Only a file that does not end so is decoded.
 
         Raises:
-            DataError: images are missing (the message counts them and names the first), or one cannot be decoded.
+            LlafsError: images are missing (the message counts them and names the first), or one cannot be decoded.
         """
-        try:
-            there = set(os.listdir(self.folder))
-        except FileNotFoundError:
-            there = set()
+        there = set(os.listdir(self.folder)) if self.folder.is_dir() else set()
         names = self._labels.files
         missing = [f for f in names.values() if f not in there and not (self.folder / f).is_file()]
         if missing:
-            raise DataError(
+            raise LlafsError(
                 f"{len(missing):,} of {len(names):,} images are missing in {self.folder}, the first is {missing[0]}: "
                 "run the download again (data_scripts/), it completes what is there."
             )
-        cut = [f for f in names.values() if not _ends_well(self.folder / f)]
-        for file in cut:
-            read_rgb(self.folder / file)
+        for file in names.values():
+            if not _ends_well(self.folder / file):
+                read_rgb(self.folder / file)
 
     def _known(self, image_id: int) -> LabelStore:
         if image_id not in self._labels:
-            raise DataError(f"image {image_id} is not listed for {self.folder}: choose one of `image_ids`.")
+            raise LlafsError(f"image {image_id} is not listed for {self.folder}: choose one of `image_ids`.")
         return self._labels
 
 
@@ -163,7 +151,7 @@ def read_rgb(path: str | Path, turn: bool = True) -> np.ndarray:
         turn: apply the EXIF orientation.
 
     Raises:
-        DataError: the file is missing, is not an image, or is cut off.
+        LlafsError: the file is missing, is not an image, or is cut off.
     """
     path = Path(path)
     try:
@@ -183,9 +171,9 @@ def read_rgb(path: str | Path, turn: bool = True) -> np.ndarray:
                 return np.repeat(grey[..., None], 3, axis=2)
             return np.array(image.convert("RGB"))
     except FileNotFoundError:
-        raise DataError(f"{path} does not exist: correct the path, or download the image again.") from None
+        raise LlafsError(f"{path} does not exist: correct the path, or download the image again.") from None
     except (OSError, ValueError, SyntaxError, cv2.error, Image.DecompressionBombError) as error:
-        raise DataError(f"{path} is not a readable image ({error}); replace or download it again.") from error
+        raise LlafsError(f"{path} is not a readable image ({error}); replace or download it again.") from error
 
 
 def _ends_well(path: Path) -> bool:

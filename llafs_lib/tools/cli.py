@@ -113,7 +113,7 @@ def _add_sweep(parser: argparse.ArgumentParser) -> None:
 
 def _sweep(arguments: argparse.Namespace) -> None:
     from llafs_lib.evaluation.report import text_report
-    from llafs_lib.tools.sweep import Resources, Sweep, SweepError, dry_run, merge, numbers, run_sweep
+    from llafs_lib.tools.sweep import Resources, Sweep, dry_run, merge, numbers, run_sweep
 
     folds, seeds = numbers(arguments.folds), numbers(arguments.seeds)
     sweep = Sweep(_made(Settings, arguments), tuple(folds), tuple(seeds), tuple(arguments.only))
@@ -128,7 +128,7 @@ def _sweep(arguments: argparse.Namespace) -> None:
     results = merge(sweep, outcome.failed)
     print(f"\n{text_report(results)}\n\nreport: {sweep.folder / 'report.html'}")
     if outcome.failed:
-        raise SweepError(f"{len(outcome.failed)} runs failed: {', '.join(outcome.failed)}.")
+        raise LlafsError(f"{len(outcome.failed)} runs failed: {', '.join(outcome.failed)}.")
 
 
 # --- ask and segment -------------------------------------------------------------------------------------------------
@@ -291,10 +291,6 @@ def _examples(*commands: tuple[str, str]) -> str:
     return "examples:\n" + "\n".join(f"  llafs {command}\n      {what}" for command, what in commands)
 
 
-class UsageError(LlafsError):
-    """A command, an option or a value that does not exist."""
-
-
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser whose errors are one line that suggests the right word."""
 
@@ -302,7 +298,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**{"formatter_class": _Help, **given})
 
     def error(self, message: str):
-        raise UsageError(f"{message}{'' if message.endswith(('.', '?')) else '.'} See `{self.prog} --help`.")
+        raise LlafsError(f"{message}{'' if message.endswith(('.', '?')) else '.'} See `{self.prog} --help`.")
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):
         arguments, left = super().parse_known_args(args, namespace)

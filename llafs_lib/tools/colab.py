@@ -23,15 +23,11 @@ _OWNER_NAME = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9_-]{0,38})/(?!\.{1,2}$)[A-Za-
 _SECTION = "## The series\n"
 
 
-class StampError(LlafsError):
-    """A repository that cannot be one, files that do not agree on it, or a file with no place for it."""
-
-
 def stamp(repository: str) -> list[Path]:
     """Write `repository` (OWNER/NAME on GitHub) into the notebooks and README; return the files that changed.
 
     Raises:
-        StampError: not OWNER/NAME, or a file without the line or the table that is to be stamped. Nothing is written.
+        LlafsError: not OWNER/NAME, or a file without the line or the table that is to be stamped. Nothing is written.
     """
     _check_name(repository)
     changed = _changed_files(repository)
@@ -47,7 +43,7 @@ def check_stamps(repository: str | None = None) -> str:
     `repository`: the one that is asked for; None takes the one that the first notebook names.
 
     Raises:
-        StampError: names the files that are not stamped with it, or as `stamp`.
+        LlafsError: names the files that are not stamped with it, or as `stamp`.
     """
     if repository is None:
         repository = _repository_of(notebooks(names=SERIES)[0])
@@ -56,13 +52,13 @@ def check_stamps(repository: str | None = None) -> str:
     odd = ", ".join(path.relative_to(project_root()).as_posix() for path in _changed_files(repository))
     if odd:
         wanted = f"for {repository}" if repository else "like the rest, which is not stamped"
-        raise StampError(f"not stamped {wanted}: {odd}. Run `llafs stamp --repo {repository or 'OWNER/NAME'}`.")
+        raise LlafsError(f"not stamped {wanted}: {odd}. Run `llafs stamp --repo {repository or 'OWNER/NAME'}`.")
     return repository
 
 
 def _check_name(repository: str) -> None:
     if not _OWNER_NAME.fullmatch(repository):
-        raise StampError(f"{repository!r} is no repository on GitHub: say OWNER/NAME, without an address around it.")
+        raise LlafsError(f"{repository!r} is no repository on GitHub: say OWNER/NAME, without an address around it.")
 
 
 def _changed_files(repository: str) -> dict[Path, str]:
@@ -100,7 +96,7 @@ def _setup_cell(notebook: dict[str, Any], path: Path) -> dict[str, Any]:
     for cell in notebook["cells"]:
         if "setup" in cell["metadata"].get("tags", []) and _REPOSITORY.search("".join(cell["source"])):
             return cell
-    raise StampError(f'{path.as_posix()} has no cell tagged "setup" with a line REPOSITORY = "".')
+    raise LlafsError(f'{path.as_posix()} has no cell tagged "setup" with a line REPOSITORY = "".')
 
 
 def _repository_of(path: Path) -> str:
@@ -116,7 +112,7 @@ def _stamped_readme(text: str, repository: str) -> str:
     before, section, after = text.partition(_SECTION)
     table = re.search(r"^\|.*\n(?:\|.*\n)+", after, re.MULTILINE)
     if not section or not table:
-        raise StampError(f"README.md has no table under {_SECTION.strip()!r}.")
+        raise LlafsError(f"README.md has no table under {_SECTION.strip()!r}.")
     rows = table.group().splitlines()
     if rows[0].endswith("| Colab |"):
         rows = [row[: row.rindex("|", 0, -1) + 1] for row in rows]
@@ -130,5 +126,5 @@ def _column(rows: list[str], repository: str) -> list[str]:
     linked = [re.search(r"\(notebooks/(\w+)\.ipynb\)", row) for row in rows[2:]]
     missing = set(SERIES) - {link.group(1) for link in linked if link}
     if missing:
-        raise StampError(f"README.md: the table of the series has no row for {', '.join(sorted(missing))}.")
+        raise LlafsError(f"README.md: the table of the series has no row for {', '.join(sorted(missing))}.")
     return [" Colab ", "---", *(f" {_badge(link.group(1), repository)} " if link else " " for link in linked)]

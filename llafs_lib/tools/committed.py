@@ -22,10 +22,6 @@ _WIDGET = "application/vnd.jupyter.widget-view+json"
 _WIDGET_STANDS_FOR = "(interactive: a menu and its figure appear here in a running notebook)"
 
 
-class StaleError(LlafsError):
-    """A committed notebook shows something else than a fresh run does."""
-
-
 def refresh_committed(only: Sequence[str] = ()) -> None:
     """Execute the committed notebooks in place with their own parameters, so that their outputs are current.
 
@@ -42,7 +38,7 @@ def check_committed(only: Sequence[str] = ()) -> None:
     """Execute copies of the committed notebooks, and compare what they show with what is committed.
 
     Raises:
-        StaleError: lists what differs (`differences`), by notebook and cell.
+        LlafsError: lists what differs (`differences`), by notebook and cell.
     """
     found = []
     for path in notebooks(only, SERIES):
@@ -51,7 +47,7 @@ def check_committed(only: Sequence[str] = ()) -> None:
         committed = json.loads(path.read_text(encoding="utf-8"))
         found += [f"{path.name}, {difference}" for difference in differences(committed, fresh)]
     if found:
-        raise StaleError("committed outputs are stale (`make notebooks` renews them):\n  " + "\n  ".join(found))
+        raise LlafsError("committed outputs are stale (`make notebooks` renews them):\n  " + "\n  ".join(found))
 
 
 def _executed(path: Path, output: Path) -> dict[str, Any]:

@@ -29,31 +29,27 @@ from filelock import FileLock
 from llafs_lib.artifacts import write_json
 from llafs_lib.errors import LlafsError
 from llafs_lib.progress import bar
-from llafs_lib.settings import ParameterError, Settings, check_parameters, parameter
+from llafs_lib.settings import Settings, check_parameters, parameter
 from llafs_lib.tools.tutorial import Step, checked, import_extra, notebooks, run_tutorial
 
 # Minutes that a run takes on one core of an AMD EPYC; for a dry run before any run has been measured.
 MINUTES = {("coco-mini", "small"): 21}
 
 
-class SweepError(LlafsError):
-    """A sweep that cannot be run, or that has nothing to report."""
-
-
 def numbers(text: str) -> list[int]:
     """ "0-3" → [0, 1, 2, 3], "0,2" → [0, 2].
 
     Raises:
-        ParameterError: anything else.
+        LlafsError: anything else.
     """
     found: list[int] = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
         if not first.isdigit() or (dash and not last.isdigit()):
-            raise ParameterError(f"{text!r} is not a list of whole numbers such as 0-3 or 0,2.")
+            raise LlafsError(f"{text!r} is not a list of whole numbers such as 0-3 or 0,2.")
         found += range(int(first), int(last or first) + 1)
     if len(set(found)) < len(found) or not found:
-        raise ParameterError(f"{text!r} names a number twice, or none.")
+        raise LlafsError(f"{text!r} names a number twice, or none.")
     return found
 
 
@@ -102,7 +98,7 @@ class Resources:
     """What a run is given, and where. One that dies with its machine is started again up to three times.
 
     Raises:
-        ParameterError: an impossible value.
+        LlafsError: an impossible value.
     """
 
     address: str = parameter(
@@ -208,7 +204,7 @@ def _cluster(resources: Resources) -> Iterator[Any]:
     try:
         have = ray.cluster_resources()
         if have.get("GPU", 0) < resources.gpus or have.get("CPU", 0) < resources.cpus:
-            raise SweepError(
+            raise LlafsError(
                 f"a run asks for {resources.cpus:g} CPUs and {resources.gpus:g} GPUs, but all of the cluster has "
                 f"{have.get('CPU', 0):g} and {have.get('GPU', 0):g}."
             )
@@ -228,7 +224,7 @@ def _connect(ray: Any, address: str) -> None:
             return
     except ConnectionError as error:
         if address != "auto":
-            raise SweepError(f"no Ray cluster answers at {address!r}: {error}") from None
+            raise LlafsError(f"no Ray cluster answers at {address!r}: {error}") from None
         print("no Ray cluster is running here: the runs share this machine", flush=True)
     ray.init(address="local", include_dashboard=False, **quiet)
 
@@ -239,7 +235,7 @@ def _check_answers(address: str) -> None:
     try:
         socket.create_connection((host, int(port)), timeout=10).close()
     except (OSError, ValueError) as error:
-        raise SweepError(
+        raise LlafsError(
             f"no Ray cluster answers at {address!r} ({error}): give host:port of its head node, or auto."
         ) from None
 
@@ -279,7 +275,7 @@ def merge(sweep: Sweep, failed: Mapping[str, str] | None = None) -> dict[str, An
     The classes of all folds stand side by side. The answers of trainings with other seeds are pooled, query by query.
 
     Raises:
-        SweepError: no seed has finished all folds.
+        LlafsError: no seed has finished all folds.
     """
     from llafs_lib import plots
     from llafs_lib.evaluation.arms import EVERYTHING, Arm, models_of
@@ -296,7 +292,7 @@ def merge(sweep: Sweep, failed: Mapping[str, str] | None = None) -> dict[str, An
             runs[name_of(settings)] = json.loads((path / "results.json").read_text(encoding="utf-8"))
     whole = {s: a for s, a in asked.items() if all(f"seed {s}, fold {f}" in runs for f in sweep.folds)}
     if not whole:
-        raise SweepError("no seed has finished all folds: there is nothing to merge yet.")
+        raise LlafsError("no seed has finished all folds: there is nothing to merge yet.")
     results = {
         "dataset": sweep.settings.dataset,
         "folds": list(sweep.folds),

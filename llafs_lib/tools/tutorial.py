@@ -24,7 +24,7 @@ from typing import Any
 from llafs_lib.artifacts import NOTEBOOKS, ROOMS, file_hash, library_digest, write_json
 from llafs_lib.errors import LlafsError
 from llafs_lib.progress import bar
-from llafs_lib.settings import ParameterError, Settings, unknown
+from llafs_lib.settings import Settings, unknown
 from llafs_lib.threads import share_cores
 
 CELL_TIMEOUT = 4 * 3600  # seconds; a cell that takes longer has hung
@@ -41,7 +41,7 @@ def checked(settings: Settings) -> Settings:
 
     recipe_for(settings.budget, settings.dataset)
     if settings.backbone not in BACKBONES:
-        raise ParameterError(f"backbone: {unknown(settings.backbone, BACKBONES)}")
+        raise LlafsError(f"backbone: {unknown(settings.backbone, BACKBONES)}")
     return settings
 
 
@@ -59,7 +59,7 @@ def settings_from(namespace: Mapping[str, Any]) -> Settings:
         if cell.startswith("# Parameters\n"):  # how papermill begins an injected cell
             for name in _assigned(cell):
                 if name not in own:
-                    raise ParameterError(f"parameter {unknown(name, own)}")
+                    raise LlafsError(f"parameter {unknown(name, own)}")
     return checked(Settings(**own))
 
 
@@ -184,12 +184,12 @@ def notebooks(only: Sequence[str] = (), names: Iterable[str] = NOTEBOOKS) -> lis
     """The committed notebooks, in order: all of `names`, or those with the numbers `only`, such as "03".
 
     Raises:
-        ParameterError: there is no notebook with such a number.
+        LlafsError: there is no notebook with such a number.
     """
     by_number = {name[:2]: project_root() / "notebooks" / f"{name}.ipynb" for name in names}
     for number in only:
         if number not in by_number:
-            raise ParameterError(f"notebook {unknown(number, by_number)}")
+            raise LlafsError(f"notebook {unknown(number, by_number)}")
     return [path for number, path in by_number.items() if not only or number in only]
 
 

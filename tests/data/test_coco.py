@@ -13,7 +13,7 @@ from pycocotools.coco import COCO
 from llafs_lib.classes import COCO_CLASSES, COCO_IDS
 from llafs_lib.data.coco import CocoSplit
 from llafs_lib.data.folds import open_dataset, source_files
-from llafs_lib.data.labels import DataError
+from llafs_lib.errors import LlafsError
 
 SQUARE = [2.9, 2.9, 12.9, 2.9, 12.9, 12.9, 2.9, 12.9]  # cut to whole pixels: corners at 2 and 12
 LATER = [8, 8, 18, 8, 18, 18, 8, 18]
@@ -119,49 +119,49 @@ def test_faulty_annotations_are_left_out_and_counted(make_split, fault, reason):
 def test_an_image_listed_twice(make_split):
     split = make_split([annotation(1, [SQUARE])], images=(IMAGE, IMAGE))
     assert len(split) == 1 and split.skipped == ("1 × an image listed twice, the first in image 1",)
-    with pytest.raises(DataError, match="a.json lists image 1 twice, with different facts"):
+    with pytest.raises(LlafsError, match="a.json lists image 1 twice, with different facts"):
         make_split([], images=(IMAGE, IMAGE | {"width": 41}))
 
 
 @pytest.mark.parametrize("fault", [{"width": 0}, {"height": None}, {"height": "30"}, {"file_name": ""}])
 def test_an_image_without_a_name_or_size(make_split, fault):
-    with pytest.raises(DataError, match=r"a.json: image 1 lacks a file name, or a height and width"):
+    with pytest.raises(LlafsError, match=r"a.json: image 1 lacks a file name, or a height and width"):
         make_split([], images=(IMAGE | fault,))
 
 
 @pytest.mark.parametrize("counts", [[30, 60], "no run lengths", 7])
 def test_run_lengths_that_are_none(make_split, counts):
-    with pytest.raises(DataError, match=r"a.json, annotation 1: (unreadable )?run lengths"):
+    with pytest.raises(LlafsError, match=r"a.json, annotation 1: (unreadable )?run lengths"):
         make_split([annotation(1, {"size": [3, 30], "counts": counts})])
 
 
 def test_a_missing_category(make_split):
-    with pytest.raises(DataError, match="no category named horse"):
+    with pytest.raises(LlafsError, match="no category named horse"):
         make_split([], categories=("zebra",))
 
 
 def test_no_image_at_all(make_split):
-    with pytest.raises(DataError, match="no image is listed"):
+    with pytest.raises(LlafsError, match="no image is listed"):
         make_split([], images=())
 
 
 def test_missing_and_broken_files(make_split, tmp_path):
-    with pytest.raises(DataError, match="LLAFS_DATA"):
+    with pytest.raises(LlafsError, match="LLAFS_DATA"):
         CocoSplit(tmp_path, tmp_path / "nothing.json", ())
     for content in ("{", "[]", '{"annotations": [{}]}', ""):
         (tmp_path / "bad.json").write_text(content)
-        with pytest.raises(DataError, match="bad.json"):
+        with pytest.raises(LlafsError, match="bad.json"):
             CocoSplit(tmp_path, tmp_path / "bad.json", ())
-    with pytest.raises(DataError, match="image 7 is not listed"):
+    with pytest.raises(LlafsError, match="image 7 is not listed"):
         make_split([]).image(7)
-    with pytest.raises(DataError, match="'okapi' is not a class of this data set: choose one of zebra, horse"):
+    with pytest.raises(LlafsError, match="'okapi' is not a class of this data set: choose one of zebra, horse"):
         make_split([]).mask(1, "okapi")
 
 
 def test_the_wrong_layout_is_named(tmp_path, monkeypatch):
     monkeypatch.setenv("LLAFS_DATA", str(tmp_path))
     (tmp_path / "annotations").mkdir()  # somebody pointed LLAFS_DATA at coco/ itself
-    with pytest.raises(DataError, match="LLAFS_DATA names the folder that holds coco/"):
+    with pytest.raises(LlafsError, match="LLAFS_DATA names the folder that holds coco/"):
         open_dataset("coco-mini")
 
 
@@ -169,7 +169,7 @@ def test_the_wrong_layout_is_named(tmp_path, monkeypatch):
 
 
 def test_unknown_data_set():
-    with pytest.raises(DataError, match="choose one of toy, coco-mini, coco-20i"):
+    with pytest.raises(LlafsError, match="choose one of toy, coco-mini, coco-20i"):
         open_dataset("coco")
 
 

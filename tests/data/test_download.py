@@ -21,7 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llafs_lib.data import download
-from llafs_lib.data.download import DownloadError, Remote, connect, fetch, fetch_all, unpack
+from llafs_lib.data.download import Remote, connect, fetch, fetch_all, unpack
+from llafs_lib.errors import LlafsError
 
 BODY = bytes(range(256)) * 200  # 51,200 bytes
 
@@ -99,14 +100,14 @@ def test_a_server_without_ranges_sends_all_again(server, remote):
 @pytest.mark.parametrize("status", [403, 404])
 def test_a_refusal_is_final_and_named(server, remote, status):
     server.faults["/a.bin"] = [status]
-    with pytest.raises(DownloadError, match=rf"/a\.bin answered {status} .*--mirror"):
+    with pytest.raises(LlafsError, match=rf"/a\.bin answered {status} .*--mirror"):
         get(remote)
     assert len(server.seen) == 1 and not names(remote.path.parent)
 
 
 def test_a_server_that_stays_in_trouble_ends_in_an_error_and_the_next_run_continues(server, remote):
     server.faults["/a.bin"] = [("cut", 5_000), *[500] * 9]
-    with pytest.raises(DownloadError, match="answered 500.*run again"):
+    with pytest.raises(LlafsError, match="answered 500.*run again"):
         get(remote)
     assert len(server.seen) == 2 + download.RETRIES and remote.have == 5_000
     server.faults.clear()
@@ -125,7 +126,7 @@ def test_a_silent_server_is_given_up_in_time(server, remote, monkeypatch, after)
     monkeypatch.setattr(download, "TIMEOUT", httpx.Timeout(0.1))
     server.faults["/a.bin"] = [("stall", after)] * 9
     begun = time.monotonic()
-    with pytest.raises(DownloadError, match="timed out.*If the server stays silent"):
+    with pytest.raises(LlafsError, match="timed out.*If the server stays silent"):
         get(replace(remote, digest=None))
     assert time.monotonic() - begun < 3
 
@@ -134,7 +135,7 @@ def test_no_server_at_all_and_no_address_at_all(tmp_path):
     with serving() as server:
         url = server.url
     for address, words in ((url, "could not be downloaded.*refused.*run again"), ("nonsense", "not a usable address")):
-        with pytest.raises(DownloadError, match=words):
+        with pytest.raises(LlafsError, match=words):
             get(Remote(f"{address}/a.bin", tmp_path / "a.bin"))
 
 
@@ -155,12 +156,12 @@ def test_a_part_that_is_too_long_is_begun_again(server, remote):
 
 def test_another_hash_is_refused_and_does_not_poison_the_next_run(server, remote):
     server.files["/a.bin"] = BODY[::-1]
-    with pytest.raises(DownloadError, match=r"/a\.bin is not the expected file: it has another hash.*--mirror"):
+    with pytest.raises(LlafsError, match=r"/a\.bin is not the expected file: it has another hash.*--mirror"):
         get(remote)
     assert not names(remote.path.parent)
     server.files["/a.bin"] = BODY
     begin(remote, b"wrong" * 1_000)  # the rest of the right file, glued to this
-    with pytest.raises(DownloadError, match="another hash"):
+    with pytest.raises(LlafsError, match="another hash"):
         get(remote)
     get(remote)
     assert remote.path.read_bytes() == BODY and names(remote.path.parent) == ["a.bin"]
@@ -169,7 +170,7 @@ def test_another_hash_is_refused_and_does_not_poison_the_next_run(server, remote
 def test_another_size_is_refused_before_anything_is_stored_or_lost(server, remote):
     begin(remote, BODY[:20_000])
     server.files["/a.bin"], server.ranges = b"<html>the page of a hotel's network</html>", False
-    with pytest.raises(DownloadError, match="it has 42 bytes instead of 51,200.*--mirror"):
+    with pytest.raises(LlafsError, match="it has 42 bytes instead of 51,200.*--mirror"):
         get(remote)
     assert remote.part.read_bytes() == BODY[:20_000] and not remote.path.exists()
 
@@ -180,7 +181,7 @@ def test_a_file_that_fails_a_check_is_fetched_again(server, remote):
             raise ValueError("does not say ok")
 
     get(remote)
-    with pytest.raises(DownloadError, match="it does not say ok"):
+    with pytest.raises(LlafsError, match="it does not say ok"):
         get(Remote(remote.url, remote.path, check=check))
     assert len(server.seen) == 2
 
@@ -198,7 +199,7 @@ def test_a_full_disk_is_named_and_costs_nothing_that_was_stored(server, remote, 
     server.pause = 0.01  # so that the bytes come in several blocks
     with monkeypatch.context() as patch:
         patch.setattr(download, "open", lambda path, mode: Full(open(path, mode).detach()), raising=False)
-        with pytest.raises(DownloadError, match=r"no space is left for .*a\.bin.*run again"):
+        with pytest.raises(LlafsError, match=r"no space is left for .*a\.bin.*run again"):
             get(replace(remote, digest=None))
     stored = remote.have
     assert 0 < stored < len(BODY)
@@ -208,13 +209,13 @@ def test_a_full_disk_is_named_and_costs_nothing_that_was_stored(server, remote, 
 
 def test_too_little_room_is_said_with_both_figures(tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(10**10, 10**10, 2 * 10**6))
-    with pytest.raises(DownloadError, match=r"all needs 3\.5 GB, but only 2 MB are free at .*run again"):
+    with pytest.raises(LlafsError, match=r"all needs 3\.5 GB, but only 2 MB are free at .*run again"):
         download.require_space(tmp_path / "not yet", 3_500_000_000, "all")
 
 
 def test_a_folder_that_cannot_be_made_is_named(server, remote, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(DownloadError, match=r"a\.bin cannot be written.*Choose a folder"):
+    with pytest.raises(LlafsError, match=r"a\.bin cannot be written.*Choose a folder"):
         get(replace(remote, path=tmp_path / "file" / "a.bin"))
 
 
@@ -225,7 +226,7 @@ def test_many_files_end_at_the_first_failure_and_the_next_run_fetches_the_rest(s
     many = [Remote(f"{server.url}/{i:02}", tmp_path / f"{i:02}.bin") for i in range(20)]
     server.files = {f"/{i:02}": BODY + bytes([i]) for i in range(20)}
     lost = server.files.pop("/03")
-    with pytest.raises(DownloadError, match="/03 answered 404"):
+    with pytest.raises(LlafsError, match="/03 answered 404"):
         fetch_all(many, "test", workers=2)
     assert 3 <= len(there := names(tmp_path)) < 19
     server.files["/03"] = lost
@@ -278,7 +279,7 @@ def test_unpacking_that_was_cut_off_continues(tmp_path, monkeypatch):
 def test_a_name_that_leads_out_is_refused(tmp_path, make, archive, name):
     name = name.replace("/{tmp}", str(tmp_path))
     path = make(tmp_path / archive, {"good": b"1", name: b"2"})
-    with pytest.raises(DownloadError, match="would lead out of the folder"):
+    with pytest.raises(LlafsError, match="would lead out of the folder"):
         unpack(path, tmp_path / "out" / "in")
     assert names(tmp_path) in ([archive], [archive, "out/in/good"])
 
@@ -290,14 +291,14 @@ def test_a_name_that_leads_out_is_refused(tmp_path, make, archive, name):
 def test_links_and_devices_in_a_tar_are_refused(tmp_path, member):
     (tmp_path / "secret").write_bytes(b"mine")
     path = make_tar(tmp_path / "a.tgz", {"way": member, "way/evil": b"2"})
-    with pytest.raises(DownloadError, match="no plain file"):
+    with pytest.raises(LlafsError, match="no plain file"):
         unpack(path, tmp_path / "out" / "in")
     assert names(tmp_path) == ["a.tgz", "secret"] and (tmp_path / "secret").read_bytes() == b"mine"
 
 
 def test_a_link_in_a_zip_is_refused_before_anything_is_written(tmp_path):
     path = make_zip(tmp_path / "a.zip", {"good": b"1", "way": b"../..", "way/evil": b"2"}, link="way")
-    with pytest.raises(DownloadError, match="no plain file"):
+    with pytest.raises(LlafsError, match="no plain file"):
         unpack(path, tmp_path / "out" / "in")
     assert names(tmp_path) == ["a.zip"]
 
@@ -306,7 +307,7 @@ def test_a_link_in_a_zip_is_refused_before_anything_is_written(tmp_path):
 def test_no_name_leads_out(name):
     try:
         inside = download._safe(Path("a.zip"), name)
-    except DownloadError:
+    except LlafsError:
         return
     folder = Path("/data/out")
     assert folder in Path(os.path.normpath(folder / inside)).parents
@@ -322,6 +323,6 @@ def test_damaged_archives_are_named(tmp_path):
     (tmp_path / "page.tar").write_bytes(gzip.compress(b"<html></html>"))
     for name in ("crc.zip", "cut.zip", "page.zip", "cut.tgz", "page.tar"):
         out = tmp_path / "out" / name
-        with pytest.raises(DownloadError, match=rf"{name} is damaged .*Delete it and run again"):
+        with pytest.raises(LlafsError, match=rf"{name} is damaged .*Delete it and run again"):
             unpack(tmp_path / name, out)
         assert names(out) in ([], ["1"], ["1", "2"])

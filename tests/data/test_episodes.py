@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from llafs_lib.classes import TOY_CLASSES, base_classes, novel_classes
 from llafs_lib.data.episodes import EpisodeSampler, save_episodes, training_episodes
 from llafs_lib.data.episodes import test_episodes as make_test_episodes
-from llafs_lib.data.labels import DataError
+from llafs_lib.errors import LlafsError
 from llafs_lib.records import Episode, Fold
 
 
@@ -81,7 +81,7 @@ def test_too_few_images_are_reported():
         "horse: 1 images to ask about, 1 to show: left out",
         "cow: 0 images to ask about, 0 to show: left out",
     )
-    with pytest.raises(DataError, match="no episode can be drawn: horse: 1 images"):
+    with pytest.raises(LlafsError, match="no episode can be drawn: horse: 1 images"):
         EpisodeSampler({"horse": [4]})
 
 
@@ -94,9 +94,9 @@ def test_too_few_images_are_reported():
     ],
 )
 def test_impossible_requests(arguments, message):
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(LlafsError, match=message):
         EpisodeSampler({"zebra": [1, 2]}, **arguments)
-    with pytest.raises(DataError, match="a stream without an end"):
+    with pytest.raises(LlafsError, match="a stream without an end"):
         EpisodeSampler({"zebra": [1, 2]}, protocol="hsnet").each_query_once()
 
 
@@ -213,7 +213,7 @@ def test_training_episodes_use_classes_not_held_out_and_two_images(n_train, seed
 
 
 def test_nothing_to_train_on():
-    with pytest.raises(DataError, match="no episode can be drawn: horse: 1 images to ask about, 1 to show: left out"):
+    with pytest.raises(LlafsError, match="no episode can be drawn: horse: 1 images to ask about, 1 to show: left out"):
         training_episodes(fold_with(1, 1), 5, 0)
 
 

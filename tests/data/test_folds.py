@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from llafs_lib.artifacts import RunFolder, UnfitArtifactError
+from llafs_lib.artifacts import RunFolder
 from llafs_lib.classes import DATASETS, TOY_CLASSES
 from llafs_lib.data import folds
 from llafs_lib.data.coco import CocoSplit
 from llafs_lib.data.folds import DataSet, images_with, load_fold, make_fold, save_fold, training_labels
-from llafs_lib.data.labels import DataError
 from llafs_lib.data.toy.dataset import make_toy
 from llafs_lib.errors import LlafsError
 
@@ -78,7 +77,7 @@ def test_an_empty_fold(tmp_path):
     }
     (tmp_path / "a.json").write_text(json.dumps(content))
     split = CocoSplit(tmp_path / "p", tmp_path / "a.json", TOY_CLASSES)
-    with pytest.raises(DataError, match="toy fold 2 is empty: no image to train on shows any of its classes"):
+    with pytest.raises(LlafsError, match="toy fold 2 is empty: no image to train on shows any of its classes"):
         make_fold(DataSet("toy", TOY_CLASSES, split, split), 2)
 
 
@@ -86,7 +85,7 @@ def test_a_fold_survives_its_file(toy, tmp_path):
     fold, run = make_fold(toy, 0, "drop"), RunFolder(tmp_path, "toy", 0)
     save_fold(run, fold)
     assert load_fold(run, toy) == fold and load_fold(run, toy).digest == fold.digest
-    with pytest.raises(UnfitArtifactError, match="01_data_folds"):
+    with pytest.raises(LlafsError, match="01_data_folds"):
         load_fold(run, replace(toy, train=toy.val))
     assert "5 novel classes: giraffe" in str(fold) and "novel objects: drop" in str(fold)
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from llafs_lib.data import labels
-from llafs_lib.data.labels import DataError, Painted, open_labels
+from llafs_lib.data.labels import Painted, open_labels
+from llafs_lib.errors import LlafsError
 
 CLASSES = ("zebra", "horse")
 
@@ -87,7 +88,7 @@ def test_an_interrupted_painter_leaves_nothing(source, tmp_path):
 
 def test_a_cache_that_cannot_be_written(source, tmp_path):
     (tmp_path / "cache").write_text("a file where the folder should be")
-    with pytest.raises(DataError, match="the cache of label maps, .*, cannot be written"):
+    with pytest.raises(LlafsError, match="the cache of label maps, .*, cannot be written"):
         open_labels("train", [source], CLASSES, Painter(), tmp_path / "cache")
 
 

@@ -7,8 +7,8 @@ from scipy.io import savemat
 
 from llafs_lib.classes import PASCAL_CLASSES
 from llafs_lib.data.folds import make_fold, open_dataset
-from llafs_lib.data.labels import DataError
 from llafs_lib.data.pascal import VocSplit, merged_list
+from llafs_lib.errors import LlafsError
 
 AEROPLANE, CAT = PASCAL_CLASSES.index("aeroplane") + 1, PASCAL_CLASSES.index("cat") + 1
 LISTS = {
@@ -71,14 +71,14 @@ def test_a_fold_of_it(root, monkeypatch):
     assert fold.novel == ("bus", "car", "cat", "chair", "cow")
     assert fold.test_images["cat"] == dataset.val.image_ids
     assert fold.train_images["aeroplane"] == (2008000003, 2008000007)
-    with pytest.raises(DataError, match="pascal-5i fold 3 is empty: no image to test on"):
+    with pytest.raises(LlafsError, match="pascal-5i fold 3 is empty: no image to test on"):
         make_fold(dataset, 3)
 
 
 @pytest.mark.parametrize("gone", ["VOCdevkit/VOC2012/JPEGImages", "benchmark_RELEASE/dataset/train.txt"])
 def test_what_is_missing_is_named(root, gone):
     (root / gone).rename(root / "elsewhere")
-    with pytest.raises(DataError, match=f"PASCAL-5i lacks .*{gone.split('/')[-1]}: run .*download_pascal.py"):
+    with pytest.raises(LlafsError, match=f"PASCAL-5i lacks .*{gone.split('/')[-1]}: run .*download_pascal.py"):
         VocSplit(root, "train")
 
 
@@ -105,5 +105,5 @@ def remove_mat(root):
 @pytest.mark.parametrize("fault", [damage_png, colour_png, damage_mat, remove_mat])
 def test_bad_masks_are_named(root, fault):
     message = fault(root)
-    with pytest.raises(DataError, match=message):
+    with pytest.raises(LlafsError, match=message):
         VocSplit(root, "train")

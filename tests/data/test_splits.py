@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from llafs_lib.data.coco import CocoSplit
-from llafs_lib.data.labels import DataError
 from llafs_lib.data.splits import read_rgb
+from llafs_lib.errors import LlafsError
 
 
 @pytest.fixture
@@ -61,7 +61,7 @@ def test_a_turned_image_comes_at_the_size_it_was_annotated_at(split, width, heig
 
 def test_an_image_of_another_size(split):
     Image.new("RGB", (41, 30)).save(split.file(1))
-    with pytest.raises(DataError, match=r"1.jpg is 41×30 px, but was annotated at 40×30 px"):
+    with pytest.raises(LlafsError, match=r"1.jpg is 41×30 px, but was annotated at 40×30 px"):
         split.image(1)
 
 
@@ -69,23 +69,23 @@ def test_broken_images_are_named(split, tmp_path):
     split.file(1).write_text("no image")
     split.file(2).write_bytes(split.file(2).read_bytes()[:700])
     for image_id in (1, 2):
-        with pytest.raises(DataError, match=f"{image_id}.jpg is not a readable image"):
+        with pytest.raises(LlafsError, match=f"{image_id}.jpg is not a readable image"):
             split.image(image_id)
-    with pytest.raises(DataError, match=r"nothing.jpg does not exist"):
+    with pytest.raises(LlafsError, match=r"nothing.jpg does not exist"):
         read_rgb(tmp_path / "nothing.jpg")
 
 
 def test_missing_files_are_found_before_the_work_begins(split):
     split.check_files()
     split.file(2).unlink()
-    with pytest.raises(DataError, match=r"1 of 2 images are missing in .*, the first is 2.jpg: run the download"):
+    with pytest.raises(LlafsError, match=r"1 of 2 images are missing in .*, the first is 2.jpg: run the download"):
         split.check_files()
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-300], lambda b: b"", lambda b: b"<html>no such image</html>"])
 def test_cut_off_files_are_found_before_the_work_begins(split, damage):
     split.file(2).write_bytes(damage(split.file(2).read_bytes()))
-    with pytest.raises(DataError, match=r"2.jpg is not a readable image"):
+    with pytest.raises(LlafsError, match=r"2.jpg is not a readable image"):
         split.check_files()
 
 

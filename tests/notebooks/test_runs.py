@@ -47,7 +47,7 @@ def test_a_notebook_whose_input_is_missing_names_the_one_to_run(finished_run):
     aside = model.rename(model.with_suffix(".aside"))
     try:
         code, _, err = tutorial(runs, "--only", "04")
-        assert code == 2 and "MissingArtifactError" in err and "run notebook 02_backbone_training" in err
+        assert code == 2 and "LlafsError" in err and "run notebook 02_backbone_training" in err
     finally:
         aside.rename(model)
 

@@ -8,9 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llafs_lib.artifacts import SERIES
+from llafs_lib.errors import LlafsError
 from llafs_lib.tools import colab
 from llafs_lib.tools.cli import main
-from llafs_lib.tools.colab import StampError, check_stamps, stamp
+from llafs_lib.tools.colab import check_stamps, stamp
 from llafs_lib.tools.tutorial import project_root
 
 ROOT = project_root()
@@ -124,7 +125,7 @@ def test_a_badge_for_another_repository_than_the_setup_cells_is_found(project):
     stamp("owner/name")
     path = project / "notebooks" / f"{SERIES[1]}.ipynb"
     path.write_text(path.read_text(encoding="utf-8").replace("github/owner/name/", "github/owner/fork/"), "utf-8")
-    with pytest.raises(StampError, match=f"not stamped for owner/name: notebooks/{SERIES[1]}.ipynb"):
+    with pytest.raises(LlafsError, match=f"not stamped for owner/name: notebooks/{SERIES[1]}.ipynb"):
         check_stamps()
 
 
@@ -133,7 +134,7 @@ def test_a_row_that_is_missing_in_the_table_is_named_and_nothing_written(project
     kept = [line for line in readme.read_text("utf-8").splitlines() if "| [01 · " not in line[:8]]
     readme.write_text("\n".join(kept) + "\n", "utf-8")
     before = files_of(project)
-    with pytest.raises(StampError, match="no row for 01_data_folds"):
+    with pytest.raises(LlafsError, match="no row for 01_data_folds"):
         stamp("owner/name")
     assert files_of(project) == before
 
@@ -141,7 +142,7 @@ def test_a_row_that_is_missing_in_the_table_is_named_and_nothing_written(project
 def test_a_notebook_without_the_line_is_named(project):
     path = project / "notebooks" / f"{SERIES[0]}.ipynb"
     path.write_text(path.read_text(encoding="utf-8").replace("REPOSITORY = ", "REPO = "), "utf-8")
-    with pytest.raises(StampError, match=f"{SERIES[0]}.ipynb has no cell tagged"):
+    with pytest.raises(LlafsError, match=f"{SERIES[0]}.ipynb has no cell tagged"):
         stamp("owner/name")
 
 

@@ -14,9 +14,10 @@ from types import SimpleNamespace
 import pytest
 
 from llafs_lib.artifacts import NOTEBOOKS
-from llafs_lib.settings import ParameterError, Settings
+from llafs_lib.errors import LlafsError
+from llafs_lib.settings import Settings
 from llafs_lib.tools.cli import main
-from llafs_lib.tools.sweep import Resources, Sweep, SweepError, dry_run, merge, numbers, run_sweep
+from llafs_lib.tools.sweep import Resources, Sweep, dry_run, merge, numbers, run_sweep
 
 NEEDS_RAY = "sweeps need Ray: pip install -e .[cluster]"
 PARAMETERS = "dataset = 'toy'\nfold = 0\nseed = 0\nruns = 'runs'"
@@ -111,7 +112,7 @@ def test_numbers(text, found):
 
 @pytest.mark.parametrize("text", ["", "a", "1-", "-1", "0,0", "3-1"])
 def test_what_is_no_list_of_numbers(text):
-    with pytest.raises(ParameterError):
+    with pytest.raises(LlafsError):
         numbers(text)
 
 
@@ -204,7 +205,7 @@ def test_a_run_that_fails_is_tried_again_and_then_listed(project, capsys):
     assert "sweep.log" in outcome.failed["seed 0, fold 1"]
     assert executions(project).count("04 seed0 fold1") == 2, "once more"
     assert executions(project).count("02 seed0 fold1") == 1, "what was finished is kept"
-    with pytest.raises(SweepError, match="no seed has finished all folds"):
+    with pytest.raises(LlafsError, match="no seed has finished all folds"):
         merge(sweep, outcome.failed)
     (project / "fail-04-1").unlink()
     outcome = run_sweep(sweep, Resources(address="local"))
@@ -226,11 +227,11 @@ def ray(monkeypatch):
 
 
 def test_more_than_the_cluster_has_is_refused(project, ray):
-    with pytest.raises(SweepError, match="asks for 1 CPUs and 8 GPUs"):
+    with pytest.raises(LlafsError, match="asks for 1 CPUs and 8 GPUs"):
         run_sweep(sweep_of((0,)), Resources(gpus=8))
 
 
 def test_no_cluster_at_the_address(project, ray):
     ray.is_initialized = lambda: False
-    with pytest.raises(SweepError, match="no Ray cluster answers"):
+    with pytest.raises(LlafsError, match="no Ray cluster answers"):
         run_sweep(sweep_of((0,)), Resources(address="127.0.0.1:1"))

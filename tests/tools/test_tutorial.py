@@ -9,7 +9,7 @@ import pytest
 from llafs_lib import progress
 from llafs_lib.artifacts import NOTEBOOKS
 from llafs_lib.errors import LlafsError
-from llafs_lib.settings import ParameterError, Settings
+from llafs_lib.settings import Settings
 from llafs_lib.threads import threads
 from llafs_lib.tools import tutorial
 from llafs_lib.tools.cli import main
@@ -18,7 +18,7 @@ from llafs_lib.tools.tutorial import settings_from
 
 def test_a_notebook_refuses_an_injected_parameter_that_it_does_not_have():
     namespace = {"dataset": "toy", "fold": 0, "In": ["", "# Parameters\nflod = 2\n"]}
-    with pytest.raises(ParameterError, match="'flod' is unknown.*Did you mean 'fold'"):
+    with pytest.raises(LlafsError, match="'flod' is unknown.*Did you mean 'fold'"):
         settings_from(namespace)
     assert settings_from(namespace | {"In": ["", "# Parameters\nfold = 0\n"]}) == Settings()
     with pytest.raises(LlafsError, match="no recipe for budget='full' on dataset='toy'"):
