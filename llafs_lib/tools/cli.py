@@ -97,7 +97,7 @@ def _add_sweep(parser: argparse.ArgumentParser) -> None:
         "What is finished is skipped, what fails is tried again and then listed."
     )
     parser.epilog = _examples(
-        ("sweep --dataset coco-mini --dry-run", "what would be run, and about how long"),
+        ("sweep --dataset coco-mini --dry-run", "what would be run"),
         ("sweep --dataset coco-mini --folds 0-3 --seeds 0,1", "eight runs on this machine"),
         ("sweep --dataset coco-20i --budget full --gpus 1 --address HEAD:6379", "on a Ray cluster"),
         ("sweep --dataset coco-mini --only 05", "evaluate again, without training again"),
@@ -106,7 +106,7 @@ def _add_sweep(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seeds", default="0-2", help="of the training (default: %(default)s)")
     _add_options(parser, [f for f in PARAMETERS.values() if f.name not in ("fold", "seed")])
     parser.add_argument("--only", help="run just these notebooks: 05, or 04,05", **_NUMBERS)
-    parser.add_argument("--dry-run", action="store_true", help="list what would be run, and about how long it takes")
+    parser.add_argument("--dry-run", action="store_true", help="list what would be run")
     _add_options(parser, fields(Resources))
     parser.set_defaults(command=_sweep, queries=0)
 
@@ -119,7 +119,7 @@ def _sweep(arguments: argparse.Namespace) -> None:
     sweep = Sweep(_made(Settings, arguments), tuple(folds), tuple(seeds), tuple(arguments.only))
     resources = _made(Resources, arguments)
     if arguments.dry_run:
-        print(dry_run(sweep, resources.cpus))
+        print(dry_run(sweep))
         return
     outcome = run_sweep(sweep, resources)
     print(f"{len(outcome.done)} runs done, {len(outcome.skipped)} were finished, {len(outcome.failed)} failed")
@@ -238,19 +238,13 @@ def _add_stamp(parser: argparse.ArgumentParser) -> None:
         "Write the repository into the setup cell of every notebook, with a badge that opens it in Colab, and into "
         "README's table of the series."
     )
-    parser.add_argument("--repo", metavar="OWNER/NAME", help="on GitHub; may be left out with --check")
-    parser.add_argument("--check", action="store_true", help="change nothing; fail if the files do not agree")
+    parser.add_argument("--repo", metavar="OWNER/NAME", required=True, help="on GitHub")
     parser.set_defaults(command=_stamp)
 
 
 def _stamp(arguments: argparse.Namespace) -> None:
-    from llafs_lib.tools.colab import check_stamps, stamp
+    from llafs_lib.tools.colab import stamp
 
-    if arguments.check:
-        print(f"all stamped for {found}" if (found := check_stamps(arguments.repo)) else "nothing is stamped")
-        return
-    if arguments.repo is None:
-        raise LlafsError("which repository? llafs stamp --repo OWNER/NAME")
     changed = stamp(arguments.repo)
     print("\n".join(f"stamped: {path.as_posix()}" for path in changed) or "stamped already, nothing changed")
 

@@ -32,9 +32,6 @@ from llafs_lib.progress import bar
 from llafs_lib.settings import Settings, check_parameters, parameter
 from llafs_lib.tools.tutorial import Step, checked, import_extra, notebooks, run_tutorial
 
-# Minutes that a run takes on one core of an AMD EPYC; for a dry run before any run has been measured.
-MINUTES = {("coco-mini", "small"): 21}
-
 
 def numbers(text: str) -> list[int]:
     """ "0-3" → [0, 1, 2, 3], "0,2" → [0, 2].
@@ -95,7 +92,7 @@ def name_of(settings: Settings) -> str:
 
 @dataclass(frozen=True)
 class Resources:
-    """What a run is given, and where. One that dies with its machine is started again up to three times.
+    """What a run is given, and where.
 
     Raises:
         LlafsError: an impossible value.
@@ -106,7 +103,7 @@ class Resources:
     )
     cpus: float = parameter(1.0, "machines", "for each run; also its number of threads", low=0.01)
     gpus: float = parameter(0.0, "machines", "for each run; with 0.25, four runs share one", low=0)
-    retries: int = parameter(1, "machines", "how often a run that failed is tried again", low=0)
+    retries: int = parameter(2, "machines", "how often a run that failed, or whose machine died, is tried again", low=0)
 
     def __post_init__(self) -> None:
         check_parameters(self)
@@ -132,45 +129,30 @@ def run_sweep(sweep: Sweep, resources: Resources | None = None) -> Outcome:
     outcome = Outcome(skipped=[name_of(run) for run in sweep.runs() if name_of(run) not in left])
     if not left:
         return outcome
-    settings, tries = {name_of(run): asdict(run) for run in sweep.runs()}, dict.fromkeys(left, 0)
-    with _cluster(resources) as ray:
-        task = ray.remote(num_cpus=resources.cpus, num_gpus=resources.gpus, max_retries=3)(_run)
-
-        def start(name: str) -> Any:
-            tries[name] += 1
-            return task.remote(os.getcwd(), settings[name], sweep.only, max(int(resources.cpus), 1), _environment())
-
-        pending = {start(name): name for name in left}
-        for name, error in _finished(ray, pending):
-            if error and tries[name] <= resources.retries:
-                print(f"{name} failed and is tried again: {error}", flush=True)
-                pending[start(name)] = name
-            elif error:
-                outcome.failed[name] = error
-            else:
-                outcome.done.append(name)
-    return outcome
-
-
-def _finished(ray: Any, pending: dict[Any, str]) -> Iterator[tuple[str, str]]:
-    """(name, error or "") of each task as it ends, with a bar; `pending` may grow meanwhile."""
-    with bar(len(pending), "sweep", "run") as progress:
+    with _cluster(resources) as ray, bar(len(left), "sweep", "run") as progress:
+        options = {"num_cpus": resources.cpus, "num_gpus": resources.gpus, "max_retries": resources.retries}
+        task = ray.remote(retry_exceptions=True, **options)(_run)
+        threads, place, given = max(int(resources.cpus), 1), os.getcwd(), _environment()
+        runs = {name_of(run): run for run in sweep.runs()}
+        pending = {task.remote(place, asdict(runs[name]), sweep.only, threads, given): name for name in left}
         while pending:
             (ready,), _ = ray.wait(list(pending), num_returns=1)
             name = pending.pop(ready)
             try:
-                error = ray.get(ready)
-            except ray.exceptions.RayError as lost:  # its machine died more often than `max_retries`
-                error = f"{type(lost).__name__}: {str(lost).splitlines()[0]}"
-            yield name, error
-            progress.total = progress.n + 1 + len(pending)
+                ray.get(ready)
+                outcome.done.append(name)
+            except ray.exceptions.RayTaskError as failed:
+                outcome.failed[name] = str(failed.cause)
+            except ray.exceptions.RayError as lost:  # its machine died more often than it may be tried again
+                outcome.failed[name] = f"{type(lost).__name__}: {str(lost).splitlines()[0]}"
             progress.update()
+    return outcome
 
 
 def _run(
     place: str, settings: Mapping[str, Any], only: Sequence[str], threads: int, environment: Mapping[str, str]
-) -> str:
-    """One run, in a Ray worker. Returns "" or the error; what it prints goes to `sweep.log` in its folder."""
+) -> None:
+    """One run, in a Ray worker. What it prints goes to `sweep.log` in its folder; an error ends it, and Ray retries."""
     os.chdir(place)
     os.environ.update(environment, OMP_NUM_THREADS=str(threads))
     chosen = Settings(**settings)
@@ -182,8 +164,7 @@ def _run(
                 run_tutorial(chosen, only, again=False)  # what a task before this one finished is not done again
             except Exception as error:
                 print(f"{type(error).__name__}: {error}", flush=True)
-                return f"{error} (see {log_path.as_posix()})"
-    return ""
+                raise LlafsError(f"{error} (see {log_path.as_posix()})") from None  # every worker can send this one
 
 
 def _environment() -> dict[str, str]:
@@ -243,30 +224,11 @@ def _check_answers(address: str) -> None:
 # --- before and after ------------------------------------------------------------------------------------------------
 
 
-def dry_run(sweep: Sweep, cpus: float = 1) -> str:
-    """What would be run, and about how long that takes on this machine with `cpus` cores a run."""
+def dry_run(sweep: Sweep) -> str:
+    """What would be run: for each run the numbers of its notebooks that are not up to date."""
     names, left = [name_of(run) for run in sweep.runs()], sweep.unfinished()
     lines = [f"{name}: {', '.join(left.get(name, ['finished']))}" for name in names]
-    todo, (minutes, source) = f"{len(left)} of {len(names)} runs to do", _minutes(sweep)
-    if minutes is None:
-        return "\n".join([*lines, f"{todo}; how long one takes has not been measured"])
-    slots = max(int((os.cpu_count() or 1) / cpus), 1)
-    total = minutes * -(-len(left) // slots)
-    return "\n".join([*lines, f"{todo}: about {total:.0f} minutes, {slots} at a time here ({source})"])
-
-
-def _minutes(sweep: Sweep) -> tuple[float | None, str]:
-    """How long a run takes, if that is known, and from where."""
-    measured = []
-    for run in sweep.runs():
-        stamps = [Step(book, run).stamp for book in notebooks(sweep.only)]
-        if all(stamp.is_file() for stamp in stamps):
-            measured.append(sum(json.loads(stamp.read_text(encoding="utf-8"))["seconds"] for stamp in stamps) / 60)
-    if measured:
-        mean = sum(measured) / len(measured)
-        return mean, f"{len(measured)} runs took {mean:.1f} minutes each"
-    known = None if sweep.only else MINUTES.get((sweep.settings.dataset, sweep.settings.budget))
-    return known, f"a run takes about {known} minutes on one core"
+    return "\n".join([*lines, f"{len(left)} of {len(names)} runs to do"])
 
 
 def merge(sweep: Sweep, failed: Mapping[str, str] | None = None) -> dict[str, Any]:

@@ -135,7 +135,7 @@ def test_a_missing_extra_is_named_in_one_sentence(in_tmp, capsys, monkeypatch, c
     assert re.fullmatch(rf"llafs: .*{missing}.* run `pip install -e \"\.\[notebooks.*\]\"` in a checkout.*\.", said)
 
 
-@pytest.mark.parametrize("command", ["tutorial", "sweep", "sweep --dry-run", "refresh", "stamp --check"])
+@pytest.mark.parametrize("command", ["tutorial", "sweep", "sweep --dry-run", "refresh", "stamp --repo a/b"])
 def test_missing_notebooks_are_named_in_one_sentence(in_tmp, capsys, monkeypatch, command):
     monkeypatch.setattr(tutorial, "__file__", str(in_tmp / "site-packages" / "llafs_lib" / "tools" / "tutorial.py"))
     assert main(command.split()) == 2

@@ -7,7 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -132,16 +131,8 @@ def test_impossible_resources(project, capsys, option, value):
 def test_a_dry_run_says_what_would_be_run(project):
     said = dry_run(sweep_of((0, 1), (0, 1)))
     assert "seed 1, fold 0: 01, 02, 03, 04, 05" in said
-    assert "4 of 4 runs to do; how long one takes has not been measured" in said
-    assert not (project / "runs").exists()
-    photographs = Sweep(Settings(dataset="coco-mini"), (0, 1), (0,))
-    assert "2 of 2 runs to do: about" in dry_run(photographs)
-    stamps = photographs.runs()[0].run.path / "notebooks"
-    stamps.mkdir(parents=True)
-    for name in NOTEBOOKS:
-        (stamps / f"{name}.stamp.json").write_text(json.dumps({"cause": {}, "made": {}, "seconds": 12}))
-    assert "1 runs took 1.0 minutes each" in dry_run(photographs)
-    assert "1 runs took 0.2 minutes each" in dry_run(replace(photographs, only=("05",)))
+    assert said.endswith("4 of 4 runs to do") and not (project / "runs").exists()
+    assert "seed 0, fold 1: 05" in dry_run(sweep_of((0, 1), only=("05",)))
 
 
 @pytest.mark.slow
@@ -199,7 +190,7 @@ def test_a_run_that_fails_is_tried_again_and_then_listed(project, capsys):
     pytest.importorskip("ray", reason=NEEDS_RAY)
     (project / "fail-04-1").touch()
     sweep = sweep_of((0, 1))
-    outcome = run_sweep(sweep, Resources(address="local"))
+    outcome = run_sweep(sweep, Resources(address="local", retries=1))
     assert outcome.done == ["seed 0, fold 0"] and list(outcome.failed) == ["seed 0, fold 1"]
     assert "this fold is broken" in outcome.failed["seed 0, fold 1"]
     assert "sweep.log" in outcome.failed["seed 0, fold 1"]
