@@ -26,14 +26,12 @@ examples:
 
 Without --annotations the official annotations of 2017 are downloaded (253 MB). Images that are there and whole are not
 downloaded again."""
-IDS = Path(official.__file__).with_name("coco_mini_ids.json")
 
 
 def main(arguments: list[str] | None = None) -> int:
     parser = make_parser("make_coco_mini.py", __doc__, EPILOG)
     add = parser.add_argument
     add("--annotations", type=Path, metavar="FOLDER", help="holds the official instances_{train,val}2017.json")
-    add("--ids", type=Path, default=IDS, metavar="FILE", help=f"other images, in a JSON file like {IDS.name}")
     add("--mirror", metavar="URL", help=f"another server with the same files, in place of {official.COCO_URL}")
     add("--workers", type=int, choices=range(1, 33), default=8, metavar="N", help="images at once (default: 8)")
     add_download_options(parser, "coco")
@@ -46,7 +44,7 @@ def make(options: argparse.Namespace) -> None:
     Raises:
         LlafsError: something could not be downloaded, or the annotations of another data set are there.
     """
-    folder, ids = options.root / "coco", read_ids(options.ids)
+    folder, ids = options.root / "coco", official.COCO_MINI
     files = {split: folder / "annotations" / f"instances_{split}.json" for split in ids}
     new = [split for split, path in files.items() if not path.exists()]
     contents = {split: read_again(files[split], ids[split]) for split in ids if split not in new}
@@ -67,21 +65,6 @@ def make(options: argparse.Namespace) -> None:
     for split, path in files.items():
         print(f"{folder / split}: {len(ids[split])} images, {path}")
     print(next_step(options.root, "coco-mini"))
-
-
-def read_ids(path: Path) -> dict[str, list[int]]:
-    """Image ids by split.
-
-    Raises:
-        LlafsError: the file cannot be read, or has another form.
-    """
-    try:
-        ids = {split: [int(i) for i in some] for split, some in json.loads(path.read_text(encoding="utf-8")).items()}
-        if ids and all(ids.values()) and set(ids) <= {"train2017", "val2017"}:
-            return ids
-    except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise LlafsError(f"{path} cannot be read as lists of image ids ({error}).") from error
-    raise LlafsError(f'{path} does not list image ids: it must look like {{"train2017": [9, 25], "val2017": [802]}}.')
 
 
 def read_again(path: Path, ids: list[int]) -> dict:

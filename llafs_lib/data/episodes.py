@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 
@@ -14,7 +12,6 @@ from llafs_lib.errors import LlafsError
 from llafs_lib.records import Episode, Fold
 
 PROTOCOLS = ("distinct", "hsnet", "hsnet-list")
-COLUMNS = ["class", "query", "supports"]
 
 Lists = Mapping[str, Sequence[int]]  # class → image ids
 
@@ -67,7 +64,10 @@ class EpisodeSampler:
 
     def draw(self, count: int) -> list[Episode]:
         """The first `count` episodes of the stream."""
-        return list(itertools.islice(self._stream(), count))
+        if self.protocol != "distinct":
+            return list(itertools.islice(self._hsnet(), count))
+        columns = [self._of_class(c) for c in self.classes]
+        return [next(column) for column in itertools.islice(itertools.cycle(columns), count)]
 
     def each_query_once(self, limit: int | None = None) -> list[Episode]:
         """An episode for every (image, class) pair. The classes take turns, so that a limit keeps the rare ones.
@@ -94,12 +94,6 @@ class EpisodeSampler:
         if shown < self.shots and self.protocol == "distinct":
             return f"{len(pool)} images to show, so fewer than {self.shots} supports"
         return ""
-
-    def _stream(self) -> Iterator[Episode]:
-        if self.protocol == "distinct":
-            columns = [self._of_class(c) for c in self.classes]
-            return (next(column) for column in itertools.cycle(columns))
-        return self._hsnet()
 
     def _of_class(self, name: str) -> Iterator[Episode]:
         # Each class has its own generator, so that its episodes do not depend on which other classes there are.
@@ -158,17 +152,3 @@ def training_episodes(fold: Fold, count: int, seed: int) -> list[Episode]:
         LlafsError: none of these classes has two training images.
     """
     return EpisodeSampler({c: fold.train_images[c] for c in fold.training}, seed=seed).draw(count)
-
-
-def save_episodes(path: Path, episodes: Sequence[Episode], **facts: str | int) -> None:
-    """Write episodes as CSV with the columns class, query and supports, so that a result can name its episodes.
-
-    Args:
-        facts: what the list is (data set, fold, protocol, seed, …); each becomes a line `# name: value` before the
-            table.
-    """
-    with Path(path).open("w", encoding="utf-8", newline="") as file:
-        file.writelines(f"# {name}: {value}\n" for name, value in facts.items())
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(COLUMNS)
-        table.writerows([e.class_name, e.query_id, " ".join(map(str, e.support_ids))] for e in episodes)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -46,6 +47,10 @@ class Archive:
 
 COCO_URL = "http://images.cocodataset.org"
 COCO_IMAGES = {"train2014": 82_783, "val2014": 40_504, "train2017": 118_287, "val2017": 5_000}  # split → images
+
+
+# Image ids of coco-mini by split: 300 of train2017 and 120 of val2017.
+COCO_MINI = json.loads(Path(__file__).with_name("coco_mini_ids.json").read_text(encoding="utf-8"))
 
 
 def _images(split: str, size: int, sha256: str) -> Archive:

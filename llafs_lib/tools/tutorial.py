@@ -12,7 +12,6 @@ import hashlib
 import importlib
 import json
 import os
-import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
@@ -270,22 +269,15 @@ class _Watch:
     """Takes what a running notebook prints into its log, and shows how far it is and what it printed last."""
 
     def __init__(self, notebook: Path, log: Path):
-        cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
+        n_cells = len(json.loads(notebook.read_text(encoding="utf-8"))["cells"]) + 1  # papermill adds the parameters
         self.log = log.open("w", encoding="utf-8")
-        n_cells = len(cells) + 1  # papermill puts in one that assigns the parameters
         shown = "{desc}: cell {n_fmt} of {total_fmt}, {elapsed}{postfix}"
         self.bar = bar(n_cells, notebook.stem, "cell", bar_format=shown)
 
-        self.ended = threading.Event()
-        self.clock = threading.Thread(target=self._tick, daemon=True)
-
     def __enter__(self) -> _Watch:
-        self.clock.start()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.ended.set()
-        self.clock.join()
         self.bar.close()
         self.log.close()
 
@@ -299,10 +291,6 @@ class _Watch:
 
     def flush(self) -> None:
         self.log.flush()
-
-    def _tick(self) -> None:
-        while not self.ended.wait(timeout=1):  # the seconds go on while a cell prints nothing
-            self.bar.update(0)
 
     def _show(self, line: str) -> None:
         self.bar.set_postfix_str(line, refresh=False)

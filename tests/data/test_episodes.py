@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
 from llafs_lib.classes import TOY_CLASSES, base_classes, novel_classes
-from llafs_lib.data.episodes import EpisodeSampler, save_episodes, training_episodes
+from llafs_lib.data.episodes import EpisodeSampler, training_episodes
 from llafs_lib.data.episodes import test_episodes as make_test_episodes
 from llafs_lib.errors import LlafsError
 from llafs_lib.records import Episode, Fold
@@ -215,18 +215,3 @@ def test_training_episodes_use_classes_not_held_out_and_two_images(n_train, seed
 def test_nothing_to_train_on():
     with pytest.raises(LlafsError, match="no episode can be drawn: horse: 1 images to ask about, 1 to show: left out"):
         training_episodes(fold_with(1, 1), 5, 0)
-
-
-# --- files -----------------------------------------------------------------------------------------------------------
-
-
-def test_a_saved_list_reads_as_a_table(tmp_path):
-    import pandas as pd
-
-    some = EpisodeSampler({"zebra": range(5)}, 2).draw(4)
-    save_episodes(tmp_path / "e.csv", some, dataset="toy", seed=0)
-    assert (tmp_path / "e.csv").read_text().startswith("# dataset: toy\n# seed: 0\nclass,query,supports\n")
-    table = pd.read_csv(tmp_path / "e.csv", comment="#")
-    assert [tuple(row) for row in table.values] == [
-        (e.class_name, e.query_id, " ".join(map(str, e.support_ids))) for e in some
-    ]
