@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # so that a checkout need not be installed
 
+from llafs_lib.data.download import complete  # noqa: E402
 from llafs_lib.data.folds import data_root  # noqa: E402
+from llafs_lib.data.official import Archive  # noqa: E402
 from llafs_lib.errors import LlafsError  # noqa: E402
 
 
@@ -44,6 +46,19 @@ def run(
         print(f"{parser.prog}: stopped. Run the same command again to finish.", file=sys.stderr)
         return 130
     return 0
+
+
+def download(archives: Sequence[Archive], folder: Path, options: argparse.Namespace) -> None:
+    """Download and unpack what is missing of the archives, and say where everything lies.
+
+    Raises:
+        LlafsError: something could not be downloaded.
+    """
+    if not complete(archives, folder, options.keep_archives):
+        print("everything is there already, nothing to do")
+    for archive in archives:
+        for pattern, n_files in archive.holds.items():
+            print(f"{folder / pattern}" + (f": {n_files:,} files" if n_files > 1 else ""))
 
 
 def next_step(root: Path, dataset: str) -> str:

@@ -7,10 +7,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-from _common import add_download_options, images_listed, make_parser, next_step, run
+from _common import add_download_options, download, images_listed, make_parser, next_step, run
 
 from llafs_lib.data import official
-from llafs_lib.data.download import complete
 from llafs_lib.errors import LlafsError
 
 EPILOG = """\
@@ -31,10 +30,10 @@ def main(arguments: list[str] | None = None) -> int:
     add("--parts", nargs="+", choices=parts, default=parts, help="(default: both)")
     add("--mirror", metavar="URL", help=f"another server with the same files, in place of {official.COCO_URL}")
     add_download_options(parser, "coco")
-    return run(parser, download, arguments)
+    return run(parser, work, arguments)
 
 
-def download(options: argparse.Namespace) -> None:
+def work(options: argparse.Namespace) -> None:
     """Download what is missing of what the options name, and say where it lies.
 
     Raises:
@@ -48,11 +47,7 @@ def download(options: argparse.Namespace) -> None:
         archives.append(replace(official.COCO[f"annotations{options.release}"], holds=dict.fromkeys(files, 1)))
     if "images" in options.parts:
         archives += [official.COCO[split] for split in splits]
-    if not complete([a.at(options.mirror) for a in archives], folder, options.keep_archives):
-        print("everything is there already, nothing to do")
-    for archive in archives:
-        for pattern, n_files in archive.holds.items():
-            print(f"{folder / pattern}" + (f": {n_files:,} images" if n_files > 1 else ""))
+    download([archive.at(options.mirror) for archive in archives], folder, options)
     print(next_step(options.root, "coco-20i" if options.release == "2014" else "coco-20i-2017"))
 
 

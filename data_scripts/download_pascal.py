@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 
-from _common import add_download_options, make_parser, next_step, run
+from _common import add_download_options, download, make_parser, next_step, run
 
 from llafs_lib.data import official
-from llafs_lib.data.download import complete
 
 EPILOG = """\
 examples:
@@ -26,10 +25,10 @@ def main(arguments: list[str] | None = None) -> int:
     for part, archive in official.PASCAL.items():
         parser.add_argument(f"--{part}-mirror", metavar="URL", help=f"folder of another server with {archive.name}")
     add_download_options(parser, "pascal")
-    return run(parser, download, arguments)
+    return run(parser, work, arguments)
 
 
-def download(options: argparse.Namespace) -> None:
+def work(options: argparse.Namespace) -> None:
     """Download what is missing of what the options name, and say where it lies.
 
     Raises:
@@ -37,11 +36,7 @@ def download(options: argparse.Namespace) -> None:
     """
     folder, mirrors = options.root / "pascal", {"voc": options.voc_mirror, "sbd": options.sbd_mirror}
     archives = [archive.at(mirrors[part]) for part, archive in official.PASCAL.items() if part in options.parts]
-    if not complete(archives, folder, options.keep_archives):
-        print("everything is there already, nothing to do")
-    for archive in archives:
-        for pattern, n_files in archive.holds.items():
-            print(f"{folder / pattern}" + (f": {n_files:,} files" if n_files > 1 else ""))
+    download(archives, folder, options)
     print(next_step(options.root, "pascal-5i"))
 
 

@@ -80,8 +80,9 @@ class LabelStore:
     def label_map(self, image_id: int) -> np.ndarray:
         """[H, W] uint8: 0 for background, class index + 1, or `VOID`."""
         row = self._row[image_id]
-        packed = self._maps[self._starts[row] : self._starts[row + 1]]
-        values, lengths = _unpack(packed)
+        raw = zlib.decompress(self._maps[self._starts[row] : self._starts[row + 1]])
+        n = len(raw) // 5  # four bytes of length and one of value per run
+        lengths, values = np.frombuffer(raw, np.uint32, n), np.frombuffer(raw, np.uint8, offset=4 * n)
         return np.repeat(values, lengths).reshape(self.size(image_id))  # [H·W] → [H, W]
 
 
@@ -154,7 +155,8 @@ def _write_maps(path: Path, n_classes: int, painted: Iterable[Painted]) -> tuple
     with path.open("wb") as file:
         for one in painted:
             values, lengths = _runs(one.labels)
-            packed = _pack(values, lengths)
+            raw = lengths.tobytes() + values.tobytes()
+            packed = zlib.compress(raw, 1)
             file.write(packed)
             ids.append(one.image_id)
             files.append(one.file_name)
@@ -162,7 +164,7 @@ def _write_maps(path: Path, n_classes: int, painted: Iterable[Painted]) -> tuple
             starts.append(starts[-1] + len(packed))
             pixels.append(np.bincount(values, lengths, minlength=256)[1 : n_classes + 1])
             content.update(f"{one.image_id} {one.file_name} {one.labels.shape}".encode())
-            content.update(lengths.tobytes() + values.tobytes())
+            content.update(raw)
     index = {
         "ids": np.array(ids, np.int64),
         "files": np.array(files),
@@ -178,13 +180,3 @@ def _runs(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     flat = labels.ravel()
     starts = np.flatnonzero(np.concatenate(([True], flat[1:] != flat[:-1])))
     return flat[starts], np.diff(starts, append=flat.size).astype(np.uint32)
-
-
-def _pack(values: np.ndarray, lengths: np.ndarray) -> bytes:
-    return zlib.compress(lengths.tobytes() + values.tobytes(), 1)
-
-
-def _unpack(packed: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    raw = zlib.decompress(packed)
-    n = len(raw) // 5  # four bytes of length and one of value per run
-    return np.frombuffer(raw, np.uint8, offset=4 * n), np.frombuffer(raw, np.uint32, n)

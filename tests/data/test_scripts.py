@@ -144,7 +144,7 @@ def coco(server, tmp_path, monkeypatch) -> dict[str, bytes]:
 def test_coco_ends_in_the_official_layout_and_a_second_run_asks_for_nothing(run, server, coco, in_tmp):
     status, said, _ = run("download_coco", "--mirror", server.url)
     assert status == 0 and contents(in_tmp / "data" / "coco") == coco
-    assert f"to download: {server.url}/zips/train2014.zip, " in said and "train2014/*.jpg: 20 images" in said
+    assert f"to download: {server.url}/zips/train2014.zip, " in said and "train2014/*.jpg: 20 files" in said
     assert said.endswith("next: llafs tutorial --dataset coco-20i\n") and len(server.seen) == 3
     status, said, _ = run("download_coco", "--mirror", server.url)
     assert status == 0 and "nothing to do" in said and len(server.seen) == 3

@@ -4,6 +4,7 @@ The environment is Python 3.13 with the versions of colab.txt. What cannot be ha
 the kernel has imported at its start, as there, and a repository on this machine in place of the one on GitHub.
 """
 
+import contextlib
 import json
 import os
 import shutil
@@ -16,8 +17,8 @@ from pathlib import Path
 
 import pytest
 
+from llafs_lib.artifacts import SERIES
 from llafs_lib.tools.colab import stamp
-from llafs_lib.tools.committed import SERIES
 from llafs_lib.tools.tutorial import project_root
 
 pytestmark = pytest.mark.slow
@@ -113,7 +114,8 @@ def stamped(folder):
         if (root / name).is_file():
             (repository / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(root / name, repository / name)
-    stamp(REPOSITORY, repository)
+    with contextlib.chdir(repository):
+        stamp(REPOSITORY)
     run("git", "init", "--quiet", repository)
     run("git", "add", ".", cwd=repository)
     run("git", "-c", "user.name=owner", "-c", "user.email=owner@example.org", "commit", "-qm", "All", cwd=repository)
