@@ -222,14 +222,15 @@ def _segment(arguments: argparse.Namespace) -> None:
 
 def _add_refresh(parser: argparse.ArgumentParser) -> None:
     parser.description = "Execute the committed notebooks in place on toy, so that their outputs are current."
+    parser.add_argument("--check", action="store_true", help="change nothing: say where a fresh run shows other things")
     parser.add_argument("only", nargs="*", metavar="NN", help="numbers such as 03; default: all")
     parser.set_defaults(command=_refresh)
 
 
 def _refresh(arguments: argparse.Namespace) -> None:
-    from llafs_lib.tools.committed import refresh_committed
+    from llafs_lib.tools.committed import check_committed, refresh_committed
 
-    refresh_committed(arguments.only)
+    (check_committed if arguments.check else refresh_committed)(arguments.only)
 
 
 def _add_stamp(parser: argparse.ArgumentParser) -> None:

@@ -1,6 +1,6 @@
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -162,25 +162,3 @@ def test_the_best_threshold_is_that_of_the_class_mean():
     sharp, soft = np.where(truth, 0.9, 0.1), np.where(truth, 0.4, 0.2)
     assert best_threshold([curve(sharp, truth, "a")]) == pytest.approx(0.11)
     assert best_threshold([curve(sharp, truth, "a"), curve(soft, truth, "b")]) == pytest.approx(0.21)
-
-
-@settings(deadline=None, max_examples=50)
-@given(st.integers(0, 10**6), st.integers(1, 4))
-def test_the_best_threshold_is_the_best(seed, queries):
-    rng = np.random.default_rng(seed)
-    scores = [rng.integers(0, 21, (5, 6)).astype(np.float32) / 20 for _ in range(queries)]  # many ties
-    truths = [rng.random((5, 6)) < 0.3 for _ in range(queries)]
-
-    def quality(threshold):
-        masks = [s >= threshold for s in scores]
-        return np.mean([(m & t).sum() / max((m | t).sum(), 1) for m, t in zip(masks, truths, strict=True)])
-
-    found = best_threshold([curve(s, t, str(i)) for i, (s, t) in enumerate(zip(scores, truths, strict=True))])
-    assert quality(found) == pytest.approx(max(quality(t / 100) for t in range(101)))
-
-
-def test_a_threshold_is_not_chosen_on_void_pixels():
-    score = np.linspace(0, 1, 11, dtype=np.float32)[None]  # [1, 11]
-    truth, void = score > 0.75, (score > 0.35) & (score < 0.75)
-    assert best_threshold([curve(score, truth)]) == pytest.approx(0.71)
-    assert best_threshold([curve(score, truth & ~void, void=void)]) == pytest.approx(0.31)
