@@ -28,12 +28,14 @@ tutorial: $(VENV)/.installed-notebooks
 	$(if $(unknown),$(error unknown parameter $(unknown); there are $(PARAMETERS)))
 	@$(BIN)/llafs tutorial $(flags)
 
-# Two at a time, each on one core: two that share their threads slow each other down.
+# Two at a time, each on one core: two that share their threads slow each other down. tests/groups.py orders them.
+two_at_a_time = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+
 test: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m "not slow" $(TESTS)
+	$(two_at_a_time) -m "not slow" $(TESTS)
 
 test-slow: $(VENV)/.installed-dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup -m slow $(TESTS)
+	$(two_at_a_time) -m slow $(TESTS)
 
 test-all: test test-slow
 
@@ -52,12 +54,13 @@ notebooks: $(VENV)/.installed-notebooks
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
-# One file says what is installed: an extra of pyproject.toml. Installed again only when the list has changed.
+# One file says what is installed: an extra of pyproject.toml. Installed again only when the list has changed; `dev`
+# holds `notebooks` and `lab`, which are then installed as well.
 $(VENV)/.installed-%: pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 …")'
 	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[$*]"
-	@touch $@
+	@touch $@ $(if $(filter dev,$*),$(VENV)/.installed-notebooks $(VENV)/.installed-lab)
 
 clean:
 	rm -rf $(VENV) build site *.egg-info .pytest_cache .ruff_cache .hypothesis

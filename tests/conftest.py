@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import tiny_run
 import torch
+from groups import pytest_collection_modifyitems  # noqa: F401
 
 from llafs_lib.data import labels
 from llafs_lib.tools import tutorial
@@ -86,11 +87,3 @@ def finished_run(killed_run):
     """The same run, finished by a second call, and what that gave. Several rooms read it: copy it to change it."""
     runs, folder, _ = killed_run
     return runs, folder, tiny_run.tutorial(runs)
-
-
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist reads the marks
-def pytest_collection_modifyitems(items):
-    """Of two processes (`make test`), one takes all tests of a file, and all that share the tiny run."""
-    for item in items:
-        shared = "killed_run" in getattr(item, "fixturenames", ())
-        item.add_marker(pytest.mark.xdist_group("the tiny run" if shared else str(item.path)))

@@ -37,6 +37,7 @@ def test_data(photographs, cache, tmp_path, capsys):
     assert "decode, label map, resize" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_vision(capsys, monkeypatch):
     vision = load("vision")
     threads = torch.get_num_threads()
@@ -108,6 +109,7 @@ def test_bank(photographs, cache, tmp_path, capsys, monkeypatch):
     assert "| 1 | 286 | 694 |" in found and "exact, five related classes" in found
 
 
+@pytest.mark.slow
 def test_evaluation(photographs, cache, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("LLAFS_DATA", str(photographs))
     monkeypatch.chdir(tmp_path)

@@ -4,6 +4,7 @@ Neither conda nor a container engine is needed: what is checked is what can be r
 """
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -112,18 +113,32 @@ def test_the_commands_exist(capsys):
     assert stopped.value.code == 0 and "--budget" in capsys.readouterr().out
 
 
-def test_the_tests_can_be_read_with_pytest_alone():
+@pytest.fixture
+def suite(tmp_path):
+    """A suite that groups its tests as this one does; a function that runs it with these options of pytest."""
+    for name in ("test_a", "test_b", "test_sweep"):
+        (tmp_path / f"{name}.py").write_text("def test_1(): pass\ndef test_2(): pass\ndef test_3(): pass\n")
+    (tmp_path / "conftest.py").write_text("from groups import pytest_collection_modifyitems\n")
+    base = [sys.executable, "-m", "pytest", "-c", str(ROOT / "pyproject.toml"), "--rootdir", str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "tests")}
+
+    def run(*options):
+        command = [*base, *options, str(tmp_path)]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    return run
+
+
+def test_the_tests_can_be_read_with_pytest_alone(suite):
     """Colab, and whoever installs pytest by hand, has no pytest-xdist."""
-    pytest_alone = [sys.executable, "-m", "pytest", "-p", "no:xdist", "--collect-only", "tests/data/test_folds.py"]
-    done = subprocess.run(pytest_alone, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
+    read = suite("-p", "no:xdist", "--collect-only")
+    assert read.index("test_sweep.py") < read.index("test_a.py") < read.index("test_b.py"), "the longest first"
 
 
-def test_one_process_takes_all_tests_of_a_file():
+def test_one_process_takes_all_tests_of_a_file(suite):
     """What a file's tests share, a server's journal or a run of minutes, is made once and disturbed by no other."""
-    files = ["tests/data/test_folds.py", "tests/language/test_prompts.py", "tests/evaluation/test_metrics.py"]
-    two = [sys.executable, "-m", "pytest", "-n", "2", "--dist", "loadgroup", "-vv", *files]
-    done = subprocess.run(two, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stdout + done.stderr
-    passed = set(re.findall(r"\[(gw\d)\].*PASSED (\S+?\.py)", done.stdout))
-    assert sorted(file for _, file in passed) == sorted(files)
+    options = re.findall(r"-n 2 [^$\n]*", (ROOT / "Makefile").read_text(encoding="utf-8"))[0].split()
+    passed = set(re.findall(r"\[(gw\d)\].*PASSED (\S+?\.py)", suite("-vv", *options)))
+    assert sorted(file for _, file in passed) == ["test_a.py", "test_b.py", "test_sweep.py"]

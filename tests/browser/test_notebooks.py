@@ -114,14 +114,6 @@ def differ(one, other, rows=1):
     return [bool((np.abs(a - b) > 15).mean() > 0.02) for a, b in pairs]
 
 
-def test_the_images_of_a_class(opened, tmp_path):
-    widget = opened("01_data_folds")
-    before = widget.figure()
-    after = widget.choose(class_name="zebra")
-    widget.screenshot(tmp_path / "01.png")
-    assert all(differ(before, after))
-
-
 def test_eighty_classes_can_be_reached_by_typing(opened, tmp_path):
     widget = opened("03_llm_prompting")
     menu = widget.menu("class name")
@@ -145,7 +137,7 @@ def test_another_policy_shows_other_supports_and_another_mask(opened, tmp_path):
     changed = differ(llm, random, rows=2)
     assert all(changed[supports]) and changed[probability] and changed[mask]
     assert not changed[query] and not changed[truth]
-    second = widget.choose(image="2")
+    second = widget.choose(query="2")
     assert all(differ(random, second, rows=2)[i] for i in (query, mask, truth))
     assert DRAWING in widget.said()
 

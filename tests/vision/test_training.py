@@ -142,44 +142,6 @@ def test_two_processes_take_the_path_of_one_with_twice_the_batch(tmp_path):
         assert not torch.equal(value, new_model().state_dict()[name])
 
 
-KILLED = """
-import os, sys, time
-from pathlib import Path
-from safetensors.torch import save_file
-sys.path.insert(0, sys.argv[1])
-from test_training import RECIPE, new_model, samples_of, squared
-from llafs_lib.vision.training import fit
-
-def loss(model, batch):
-    if sys.argv[4] == "slow" and Path(sys.argv[2]).is_file():
-        print("inside the second epoch", flush=True)
-        time.sleep(60)
-    return squared(model, batch)
-
-model = new_model()
-fit(model, loss, samples_of, RECIPE, Path(sys.argv[2]), seed=0)
-save_file(model.state_dict(), sys.argv[3])
-"""
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(os.name == "nt", reason="no SIGKILL on Windows")
-def test_a_training_killed_within_an_epoch_ends_with_the_same_weights(tmp_path):
-    (tmp_path / "job.py").write_text(KILLED)
-    out, environment = tmp_path / "weights.safetensors", os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
-    here, checkpoint = str(Path(__file__).parent), str(tmp_path / "a.safetensors")
-    command = [sys.executable, str(tmp_path / "job.py"), here, checkpoint, str(out)]
-    with subprocess.Popen([*command, "slow"], env=environment, stdout=subprocess.PIPE, text=True) as job:
-        assert job.stdout.readline().startswith("inside")
-        job.kill()  # SIGKILL
-    assert not out.exists() and Path(checkpoint).is_file()
-    done = subprocess.run([*command, "quick"], check=True, env=environment, timeout=180, capture_output=True, text=True)
-    assert "resumed after epoch 1" in done.stdout
-    straight, _ = train(tmp_path / "b.safetensors")
-    resumed = load_file(out)
-    assert all(torch.equal(straight[k], resumed[k]) for k in straight)
-
-
 def test_losses_and_scores_are_logged_for_tensorboard(tmp_path):
     events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     scores, logs = iter([0.1, 0.7, 0.3, 0.7]), tmp_path / "logs"
