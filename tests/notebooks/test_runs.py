@@ -1,13 +1,9 @@
 """The notebooks for real, on the tiny budget: killed, resumed, reused, and refusing what does not fit."""
 
 import json
-import subprocess
-import sys
 
 import pytest
 from tiny_run import tutorial
-
-from llafs_lib.tools.tutorial import project_root
 
 pytestmark = pytest.mark.slow
 
@@ -41,27 +37,7 @@ def test_a_second_run_reuses_everything(finished_run):
     assert code == 0 and out.count("reused") == 5 and "LLM base supports" in out
 
 
-def test_a_notebook_whose_input_is_missing_names_the_one_to_run(finished_run):
-    runs, folder, _ = finished_run
-    model = folder.path / "hsnet.safetensors"
-    aside = model.rename(model.with_suffix(".aside"))
-    try:
-        code, _, err = tutorial(runs, "--only", "04")
-        assert code == 2 and "LlafsError" in err and "run notebook 02_backbone_training" in err
-    finally:
-        aside.rename(model)
-
-
 def test_other_parameters_than_the_models_are_refused(finished_run):
     runs, _, _ = finished_run
     code, _, err = tutorial(runs, "--only", "04", "--seed", "5")
     assert code == 2 and "seed=0, not seed=5" in err
-
-
-def test_papermill_with_an_unknown_parameter_fails(finished_run, tmp_path):
-    book = str(project_root() / "notebooks" / "01_data_folds.ipynb")
-    done = subprocess.run(
-        [sys.executable, "-m", "papermill", book, str(tmp_path / "o.ipynb"), "-p", "flod", "2", "-k", "python3"],
-        cwd=project_root(), capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert done.returncode != 0 and "parameter 'flod' is unknown" in done.stderr

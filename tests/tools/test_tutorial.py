@@ -6,7 +6,7 @@ import os
 import pytest
 
 from llafs_lib import progress
-from llafs_lib.artifacts import NOTEBOOKS
+from llafs_lib.artifacts import NOTEBOOKS, SERIES
 from llafs_lib.errors import LlafsError
 from llafs_lib.settings import Settings
 from llafs_lib.threads import threads
@@ -22,6 +22,18 @@ def test_a_notebook_refuses_an_injected_parameter_that_it_does_not_have():
     assert settings_from(namespace | {"In": ["", "# Parameters\nfold = 0\n"]}) == Settings()
     with pytest.raises(LlafsError, match="no recipe for budget='full' on dataset='toy'"):
         settings_from({"budget": "full"})
+
+
+@pytest.mark.parametrize("name", SERIES)
+def test_every_notebook_refuses_what_papermill_injects_and_it_does_not_have(name):
+    papermill = pytest.importorskip("papermill", reason="notebooks need papermill: pip install -e .[notebooks]")
+    path = tutorial.project_root() / "notebooks" / f"{name}.ipynb"
+    book = papermill.parameterize.parameterize_notebook(papermill.iorw.load_notebook_node(str(path)), {"flod": 2})
+    cells = [cell.source for cell in book.cells if cell.cell_type == "code"]
+    (injected,) = [n for n, source in enumerate(cells) if "flod" in source]
+    assert any("settings_from(globals())" in source for source in cells[injected:])
+    with pytest.raises(ParameterError, match="'flod' is unknown"):
+        settings_from(tutorial.notebook_parameters(path) | {"flod": 2, "In": cells})
 
 
 @pytest.mark.parametrize("arguments", [["--fold", "7"], ["--dataset", "imagenet"], ["--backbone", "vgg99"]])
