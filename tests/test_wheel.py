@@ -8,7 +8,6 @@ from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
-from test_pipeline import project  # noqa: F401  # a run folder on a few drawn scenes
 
 from llafs_lib.tools.tutorial import project_root
 
@@ -66,12 +65,12 @@ def test_its_types_are_known_and_its_version_is_said(installed):
         assert version in installed.run(*command).stdout
 
 
-def test_it_segments(installed, project):  # noqa: F811
-    root, _, run, _ = project
-    for name in ("data", run.path.parent.parent):
-        shutil.copytree(root / name, installed.folder / name)
-    image = min((root / "data").glob("toy/val/*.*"))
-    done = installed.run("llafs", "segment", str(image), "giraffe", "-o", "found.png")
+def test_it_segments(installed, finished_run):
+    _, run, _ = finished_run
+    shutil.copytree(run.path, installed.folder / "runs" / "toy" / "fold0")
+    draw = "from llafs_lib.data.folds import open_dataset; s = open_dataset('toy').val; print(s.file(s.image_ids[0]))"
+    image = installed.python(draw)
+    done = installed.run("llafs", "segment", image, "giraffe", "-o", "found.png")
     assert done.returncode == 0, done.stderr
     assert (installed.folder / "found.png").stat().st_size > 1000 and "giraffe looks like" in done.stdout
 
