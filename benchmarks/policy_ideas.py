@@ -108,8 +108,8 @@ class Idea(BankPrototypes):
 
 def _contexts() -> dict[str, tuple[str, ...]]:
     """Class → classes that often stand beside it without looking like it, as the recorded answers name them."""
-    answers = (json.loads(p.read_text(encoding="utf-8")) for p in RECORDED.glob("open-v1/*.json"))
-    return {a["request"]["class"]: tuple(a["context"]) for a in answers}
+    answers = (json.loads(p.read_text(encoding="utf-8")) for p in RECORDED.rglob("*.json"))
+    return {a["request"]["class"]: tuple(a["context"]) for a in answers if "context" in a}
 
 
 CONTEXT = _contexts()

@@ -19,7 +19,7 @@ from llafs_lib.classes import COCO_CLASSES, find_class, normalise
 from llafs_lib.errors import LlafsError
 from llafs_lib.language.cost import MAX_TOKENS, Budget, Price, load_prices
 from llafs_lib.language.parsing import ParseError, Reading, parse_related
-from llafs_lib.language.prompts import CONSTRAINED, OPEN, Prompt, Question, check_class_name
+from llafs_lib.language.prompts import CONSTRAINED, Prompt, Question, check_class_name
 from llafs_lib.language.relations import by_text, merge_by_mean_rank
 from llafs_lib.language.replay import DEFAULT_CACHE, ReplayMiss, claimed, find, save
 from llafs_lib.language.server import Server
@@ -53,7 +53,7 @@ class Asker:
         model: the model to ask, by the name that its server knows; None asks none and replays recorded answers.
         mode: "auto" looks for a recorded answer of `model` and asks if there is none; "replay" never asks; "refresh"
             always asks, and replaces what was recorded.
-        prompt: by default `CONSTRAINED`; without a model whichever has a recorded answer.
+        prompt: the question that is put.
         cache: the folder where live answers are kept and looked for; None for neither.
         base_url, api_key: the server, if not OPENAI_BASE_URL's or OpenAI; its key, if not OPENAI_API_KEY.
         temperature: 0 asks for the likeliest answer; None leaves it to the server.
@@ -67,7 +67,7 @@ class Asker:
 
     model: str | None = None
     mode: str = "auto"
-    prompt: Prompt | None = None
+    prompt: Prompt = CONSTRAINED
     cache: Path | str | None = DEFAULT_CACHE
     base_url: str | None = field(default=None, repr=False)
     api_key: str | None = field(default=None, repr=False)
@@ -199,20 +199,19 @@ class _Run:
         return _fallback(usable, tuple(c for c in self.vocabulary if c in self.allowed), why)
 
     def _question(self, name: str) -> Question:
-        """The question to ask, or without a model the one that has a recorded answer."""
+        """The question to ask; without a model the one over COCO's classes, where only that has a recorded answer."""
         asker = self.asker
-        itself = find_class(name, self.over)
-        known_as = itself or find_class(name, COCO_CLASSES) or normalise(name)
-        others = tuple(c for c in self.over if c != itself)
-        constrained = Question(asker.prompt or CONSTRAINED, known_as, others, asker.model, asker.temperature)
+        temperature = None if asker.model is None else asker.temperature
+        questions = []
+        for candidates in dict.fromkeys((self.over, COCO_CLASSES)):
+            itself = find_class(name, candidates)
+            known_as = itself or find_class(name, COCO_CLASSES) or normalise(name)
+            others = tuple(c for c in candidates if c != itself)
+            questions.append(Question(asker.prompt, known_as, others, asker.model, temperature))
         if asker.model is not None:
-            return constrained
-        questions = [replace(constrained, temperature=None)]
-        if asker.prompt is None:
-            of_coco = find_class(name, COCO_CLASSES) or known_as
-            questions.append(replace(questions[0], prompt=OPEN, class_name=of_coco))
+            return questions[0]
         # The package's recordings first: what a model was once asked here must not change what is replayed without one.
-        return next((q for cache in (None, asker.cache) for q in questions if find(q.request, cache)), questions[-1])
+        return next((q for cache in (None, asker.cache) for q in questions if find(q.request, cache)), questions[0])
 
     def _answer(self, question: Question, name: str) -> RelatedClasses:
         """One sample: the recording of the answer, and of the repair turn where there was one, as ranked classes."""
