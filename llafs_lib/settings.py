@@ -96,7 +96,7 @@ class Settings:
             if name not in SEGMENTERS:
                 raise LlafsError(f"segmenters: {unknown(name, SEGMENTERS)}")
         if self.llm_mode == "refresh" and not self.llm:
-            raise LlafsError("llm_mode 'refresh' asks a model anew: name one as llm.")
+            raise LlafsError("llm_mode 'refresh' asks a model anew: name one as llm (--llm).")
         if self.backbone == "auto":
             object.__setattr__(self, "backbone", "small" if self.dataset == "toy" else "mobilenet_v2")
         if self.backbone == "small" and self.dataset != "toy":

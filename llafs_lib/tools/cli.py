@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -30,9 +31,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     Whatever is not 0 prints one message on stderr.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal that is not UTF-8 gets an escape for what it cannot show
+            stream.reconfigure(errors="backslashreplace")
     try:
         arguments = _parser().parse_args(argv)
         arguments.command(arguments)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads, such as `head`, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except LlafsError as error:
         print(f"llafs: {error}", file=sys.stderr)
         return 2
@@ -172,7 +179,7 @@ def _asker(settings: Settings) -> Asker:
     from llafs_lib.language.server import find_key
 
     key = find_key() if settings.llm and settings.llm_mode != "replay" else None
-    return Asker(settings.llm or None, mode=settings.llm_mode, budget=settings.llm_budget or None, api_key=key)
+    return Asker(settings.llm or None, mode=settings.llm_mode, budget=settings.llm_budget, api_key=key)
 
 
 def _add_segment(parser: argparse.ArgumentParser) -> None:

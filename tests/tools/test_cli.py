@@ -1,5 +1,6 @@
 """The command as a user mistypes it: one line that says what is wrong and what was probably meant; help that helps."""
 
+import io
 import re
 import subprocess
 import sys
@@ -141,3 +142,11 @@ def test_missing_notebooks_are_named_in_one_sentence(in_tmp, capsys, monkeypatch
     assert main(command.split()) == 2
     (said,) = capsys.readouterr().err.splitlines()
     assert said.startswith("llafs: there is no folder notebooks/ here: run this in a checkout")
+
+
+def test_a_terminal_that_is_not_utf_8_gets_escapes(monkeypatch, capsys):
+    stream = io.TextIOWrapper(io.BytesIO(), "ascii")
+    monkeypatch.setattr(sys, "stderr", stream)
+    assert main(["ask", "長頸鹿"]) == 2
+    stream.flush()
+    assert rb"'\u9577\u9838\u9e7f'" in stream.buffer.getvalue()

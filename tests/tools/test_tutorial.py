@@ -32,7 +32,7 @@ def test_every_notebook_refuses_what_papermill_injects_and_it_does_not_have(name
     cells = [cell.source for cell in book.cells if cell.cell_type == "code"]
     (injected,) = [n for n, source in enumerate(cells) if "flod" in source]
     assert any("settings_from(globals())" in source for source in cells[injected:])
-    with pytest.raises(ParameterError, match="'flod' is unknown"):
+    with pytest.raises(LlafsError, match="'flod' is unknown"):
         settings_from(tutorial.notebook_parameters(path) | {"flod": 2, "In": cells})
 
 
