@@ -39,9 +39,10 @@ class Unanswered(LlafsError):
     def __init__(self, answers: Mapping[str, RelatedClasses], failures: Mapping[str, LlafsError], asked: int) -> None:
         self.answers, self.failures = dict(answers), dict(failures)
         name, first = next(iter(failures.items()))
+        again = " What was answered is kept: run again to ask for the rest only."
         super().__init__(
-            f"{asked - len(answers)} of {asked} classes got no answer, the first of them {name!r}: {first} "
-            f"What was answered is kept: run again to ask for the rest only."
+            f"{asked - len(answers)} of {asked} classes got no answer, the first of them {name!r}: {first}"
+            + ("" if isinstance(first, ReplayMiss) else again)
         )
 
 
@@ -60,7 +61,7 @@ class Asker:
         samples: ask so many times (with a temperature above 0) and merge by mean rank.
         timeout, retries: seconds for each try, and further tries; see `server.Server`.
         at_once: the most calls on their way at any time.
-        budget: US dollars that this object may spend; None sets no limit. See `cost.Budget`.
+        budget: US dollars that this object may spend; 0 sets no limit. See `cost.Budget`.
         max_tokens: the most tokens of one answer; None leaves it to the server, or is 2,000 with a budget.
         prices: model → `Price`; by default those of prices.json.
     """
@@ -76,7 +77,7 @@ class Asker:
     timeout: float = 60.0
     retries: int = 2
     at_once: int = 8
-    budget: float | None = None
+    budget: float = 0.0
     max_tokens: int | None = None
     prices: Mapping[str, Price] | None = None
     _budget: Budget | None = field(default=None, init=False, repr=False)
@@ -92,7 +93,7 @@ class Asker:
         self.model = self.model or None
         if self.prices is None:
             self.prices = load_prices()
-        if self.budget is not None:
+        if self.budget:
             self._budget = Budget(self.budget, self.prices)
             self.max_tokens = self.max_tokens or MAX_TOKENS
 
@@ -118,8 +119,7 @@ class Asker:
         Raises:
             ClassNameError: the name is not fit to be sent to a model.
             ReplayMiss: no answer is recorded and no model may be asked.
-            LLMError: the model cannot be asked, or gives no answer.
-            BudgetError: the question might cost more than is left of the budget.
+            LLMError: the model cannot be asked, gives no answer, or might cost more than is left of the budget.
         """
         return self.related_to_each([class_name], vocabulary, base)[class_name]
 
@@ -250,7 +250,7 @@ class _Run:
         if recording := self._found(question):
             return recording, False
         if asker.model is None or asker.mode == "replay":
-            raise ReplayMiss(question.class_name, asker.model)
+            raise ReplayMiss(question.class_name, asker.model, self.over)
         with claimed(question.request, asker.cache, self.stop):
             if recording := self._found(question):  # another process was faster
                 return recording, False

@@ -41,10 +41,6 @@ WORDS = {
 PROXIES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
 
 
-class Stopped(LLMError):
-    """The run was interrupted while this question was on its way."""
-
-
 # --- what a server takes ---------------------------------------------------------------------------------------------
 
 
@@ -132,8 +128,8 @@ class Client:
             max_tokens: the most tokens that the answer may have; None leaves it to the server.
 
         Raises:
-            LLMError: no model is named, the server refuses or cannot be reached, or it answers without text.
-            BudgetError: the next request might cost more than is left.
+            LLMError: no model is named, the server refuses or cannot be reached, it answers without text, or the
+                next request might cost more than is left.
         """
         if not question.model:
             raise LLMError('No model is named: give model="…", a name that your server knows.', for_all=True)
@@ -228,7 +224,7 @@ class Client:
 
     def _unless_stopped(self) -> None:
         if self.stop.is_set():
-            raise Stopped("Interrupted. What was answered is kept; run again to ask the rest.")
+            raise LLMError("Interrupted. What was answered is kept; run again to ask the rest.")
 
 
 # --- what is said about it -------------------------------------------------------------------------------------------

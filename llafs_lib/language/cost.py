@@ -13,26 +13,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from llafs_lib.errors import LlafsError
 from llafs_lib.language.prompts import Question
+from llafs_lib.language.server import LLMError
 from llafs_lib.records import Call, RelatedClasses
 
 PRICE_FILE = Path(__file__).parent / "prices.json"
 MAX_TOKENS = 2000  # of an answer, where a budget must hold: some models think aloud before they answer
 _TOKENS_PER_MESSAGE = 16  # more than any chat format adds
 _DATE = re.compile(r"-\d{4}-\d{2}-\d{2}$")
-
-
-class PriceError(LlafsError):
-    """A table of prices that cannot be read, or a model that is not in it where a budget must hold."""
-
-    for_all = True
-
-
-class BudgetError(LlafsError):
-    """The next question might cost more than is left."""
-
-    for_all = True
 
 
 @dataclass(frozen=True)
@@ -51,7 +39,7 @@ def load_prices(path: Path | str = PRICE_FILE) -> dict[str, Price]:
     """Model → price, read from a file like prices.json.
 
     Raises:
-        PriceError: the file cannot be read, or a price is not a number from 0.
+        LLMError: the file cannot be read, or a price is not a number from 0.
     """
     try:
         listed = json.loads(Path(path).read_text(encoding="utf-8"))["usd_per_million_tokens"]
@@ -59,7 +47,7 @@ def load_prices(path: Path | str = PRICE_FILE) -> dict[str, Price]:
         if not all(0 <= x < float("inf") for p in prices.values() for x in (p.input, p.output)):
             raise ValueError("a price below 0 or without end")
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise PriceError(f"The prices in {path} cannot be read: {error}.") from error
+        raise LLMError(f"The prices in {path} cannot be read: {error}.", for_all=True) from error
     return prices
 
 
@@ -129,7 +117,7 @@ class Budget:
 
     def __init__(self, limit: float, prices: Mapping[str, Price]):
         if not 0 <= limit < float("inf"):
-            raise PriceError(f"A budget is US dollars from 0, not {limit!r}.")
+            raise LLMError(f"A budget is US dollars from 0, not {limit!r}.", for_all=True)
         self.limit, self.spent, self.prices = limit, 0.0, prices
         self._aside: list[float] = []  # of the requests on their way
         self._longest = 0  # tokens of an answer: some servers ignore the limit that they are given
@@ -139,13 +127,14 @@ class Budget:
         """The most that one request can cost, in US dollars.
 
         Raises:
-            PriceError: the model has no known price.
+            LLMError: the model has no known price.
         """
         price = price_of(question.model, self.prices)
         if price is None:
-            raise PriceError(
+            raise LLMError(
                 f"A budget needs the price of {question.model!r}: add it to llafs_lib/language/prices.json or to "
-                f"prices (0 for a server of your own)."
+                f"prices (0 for a server of your own).",
+                for_all=True,
             )
         return price.of(most_tokens(question), max(max_tokens, self._longest))
 
@@ -156,7 +145,7 @@ class Budget:
         An error with `sent` False says that nothing was sent, so nothing is counted.
 
         Raises:
-            BudgetError: what is left may not be enough. Nothing may be sent then.
+            LLMError: what is left may not be enough. Nothing may be sent then.
         """
         most = self.most(question, max_tokens)
         self._set_aside(most, question)
@@ -179,10 +168,11 @@ class Budget:
         with self._changed:
             self._changed.wait_for(lambda: self._fits(most) or not self._aside)
             if not self._fits(most):
-                raise BudgetError(
+                raise LLMError(
                     f"The budget of ${self.limit:g} might be exceeded: ${self.spent:.4f} is spent, and the question "
                     f"about {question.class_name!r} may cost up to ${most:.4f}. What was answered is kept; raise the "
-                    f"budget and run again to ask the rest."
+                    f"budget and run again to ask the rest.",
+                    for_all=True,
                 )
             self._aside.append(most)
 

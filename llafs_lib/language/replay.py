@@ -19,33 +19,28 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from llafs_lib.artifacts import replacing
-from llafs_lib.classes import COCO_CLASSES, did_you_mean, normalise
+from llafs_lib.classes import COCO_CLASSES, PASCAL_CLASSES, did_you_mean, normalise
 from llafs_lib.errors import LlafsError
 from llafs_lib.language.prompts import digest_of
+from llafs_lib.language.server import LLMError
 
 SCHEMA_VERSION = 2
 DEFAULT_CACHE = Path("data/llm_cache")
 RECORDED = Path(__file__).parent / "recorded"
 
 
-class RecordingError(LlafsError):
-    """A recorded answer that cannot be read, or cannot be written: then no other can be kept either (`for_all`)."""
-
-    def __init__(self, message: str, for_all: bool = False) -> None:
-        super().__init__(message)
-        self.for_all = for_all
-
-
 class ReplayMiss(LlafsError):
-    """No recorded answer, and no model was to be asked."""
+    """No recorded answer, and no model was to be asked. `vocabulary` is what the question would be asked over."""
 
-    def __init__(self, class_name: str, model: str | None = None) -> None:
+    def __init__(self, class_name: str, model: str | None, vocabulary: tuple[str, ...]) -> None:
         hint = "" if model else did_you_mean(class_name, COCO_CLASSES)
         by = f" by {model}" if model else ""
+        command = f"llafs ask {json.dumps(class_name, ensure_ascii=False)} --llm {model or 'MODEL'}"
+        dataset = {COCO_CLASSES: "", PASCAL_CLASSES: " --dataset pascal-5i"}.get(vocabulary)
         super().__init__(
             f"No recorded answer{by} exists for {class_name!r}.{hint} To record one, set OPENAI_API_KEY (or "
-            f'OPENAI_BASE_URL for a server of your own) and ask once with mode="auto" and model="<name of a model>": '
-            f"llafs ask {json.dumps(class_name, ensure_ascii=False)} --llm MODEL"
+            f'OPENAI_BASE_URL for a server of your own) and ask once with mode="auto" and model="<name of a model>"'
+            + ("." if dataset is None else f": `{command}{dataset}`.")
         )
 
 
@@ -70,7 +65,7 @@ def find(request: dict, cache: Path | str | None = DEFAULT_CACHE) -> dict | None
     A request that names no model is answered by any model's recording in the cache.
 
     Raises:
-        RecordingError: if a file cannot be read.
+        LLMError: if a file cannot be read.
     """
     folders = [RECORDED, *([Path(cache)] if cache is not None else [])]
     return next((found for folder in folders if (found := _find_in(folder, request))), None)
@@ -105,7 +100,7 @@ def save(recording: dict, folder: Path | str) -> Path:
     """Write `recording` into the cache `folder` and return its path. Other readers see all of it or nothing.
 
     Raises:
-        RecordingError: if the folder cannot be written.
+        LLMError: if the folder cannot be written.
     """
     path = path_of(recording["request"], folder)
     with _writable(path), replacing(path) as partial:
@@ -121,7 +116,7 @@ def claimed(request: dict, folder: Path | str | None, stop: threading.Event | No
     The system lets go of a lock when its process ends, however it ends. Nobody waits any longer once `stop` is set.
 
     Raises:
-        RecordingError: the folder cannot be written, which is found out here, before anything is paid for.
+        LLMError: the folder cannot be written, which is found out here, before anything is paid for.
     """
     if folder is None:
         yield
@@ -163,7 +158,7 @@ def _writable(path: Path) -> Iterator[None]:
     except Timeout:  # an OSError too, but it says that the lock is held
         raise
     except OSError as error:
-        raise RecordingError(
+        raise LLMError(
             f"The answer cannot be kept in {path} ({error.strerror}); set cache to a writable folder.", for_all=True
         ) from error
 
@@ -181,5 +176,5 @@ def _read(path: Path) -> dict:
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         usable = False
     if not usable:
-        raise RecordingError(f"The recorded answer {path} cannot be read; delete this file and ask again.")
+        raise LLMError(f"The recorded answer {path} cannot be read; delete this file and ask again.")
     return recording

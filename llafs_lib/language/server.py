@@ -17,9 +17,9 @@ NO_KEY = "none"  # what a server without keys is sent
 
 
 class LLMError(LlafsError):
-    """A language model that could not be asked, or that gave no answer. The message never holds the key.
+    """A language model that could not be asked, or gave no answer that can be kept. The message never holds the key.
 
-    `for_all`: the next question would fail in the same way (no credit, a wrong key, no such server or model).
+    `for_all`: the next question would fail in the same way (a wrong key, no such server, a spent budget, a full disk).
     """
 
     def __init__(self, message: str, for_all: bool = False) -> None:

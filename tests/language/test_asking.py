@@ -18,9 +18,9 @@ from werkzeug import Response
 from llafs_lib.classes import COCO_CLASSES, DATASETS, PASCAL_CLASSES, base_classes, novel_classes
 from llafs_lib.errors import LlafsError
 from llafs_lib.language.asking import Asker, Unanswered
-from llafs_lib.language.cost import BudgetError, Price, PriceError
+from llafs_lib.language.cost import Price
 from llafs_lib.language.prompts import CONSTRAINED, OPEN, ClassNameError
-from llafs_lib.language.replay import RecordingError, ReplayMiss
+from llafs_lib.language.replay import ReplayMiss
 from llafs_lib.language.server import LLMError
 
 ROOT = Path(__file__).parents[2]
@@ -115,6 +115,17 @@ def test_several_misses_are_one_error_and_lose_nothing():
     with pytest.raises(Unanswered, match="2 of 3 classes got no answer, the first of them 'okapi'") as some:
         Asker().related_to_each(["okapi", "giraffe", "tapir"], COCO_CLASSES)
     assert set(some.value.failures) == {"okapi", "tapir"} and set(some.value.answers) == {"giraffe"}
+    assert "run again" not in str(some.value), "that would not help"
+
+
+def test_the_command_of_a_hint_asks_the_question_that_was_missing(server):
+    for classes, command in ((COCO_CLASSES, 'llafs ask "okapi" --llm MODEL'), (PASCAL_CLASSES, "--dataset pascal-5i")):
+        with pytest.raises(ReplayMiss, match=command):
+            Asker().related("okapi", classes)
+    with pytest.raises(ReplayMiss) as own:
+        Asker().related("okapi", ("zebra", "gnu"))
+    assert "llafs ask" not in str(own.value), "the command asks over a data set's names only"
+    assert Asker().related("giraffe", ("zebra", "gnu")).names == ("zebra",), "what is recorded over COCO's names helps"
 
 
 # --- asked -----------------------------------------------------------------------------------------------------------
@@ -189,7 +200,7 @@ def test_without_a_cache_nothing_is_written(server, tmp_path):
 
 def test_a_cache_that_cannot_be_written_is_found_out_before_paying(server, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(RecordingError, match="writable folder"):
+    with pytest.raises(LLMError, match="writable folder"):
         related_classes("okapi", COCO_CLASSES, model="m", cache=tmp_path / "file")
     assert not server.log
 
@@ -199,7 +210,7 @@ def test_a_folder_in_the_place_of_the_recording_is_found_before_paying(server, t
     (kept,) = tmp_path.glob("*/*.json")
     kept.unlink()
     kept.mkdir()
-    with pytest.raises(RecordingError, match="cannot be kept") as failed:
+    with pytest.raises(LLMError, match="cannot be kept") as failed:
         related_classes("okapi", COCO_CLASSES, model="m", cache=tmp_path)
     assert failed.value.for_all and len(server.log) == 1
 
@@ -390,13 +401,14 @@ def test_a_budget_stops_before_it_is_exceeded_and_keeps_what_was_paid_for(server
 
 
 def test_a_budget_needs_a_price(server):
-    with pytest.raises(PriceError, match="needs the price of 'm'"):
+    with pytest.raises(LLMError, match="needs the price of 'm'"):
         related_classes("okapi", COCO_CLASSES, model="m", budget=1.0)
-    with pytest.raises(BudgetError, match="might be exceeded"):
-        related_classes("okapi", COCO_CLASSES, model="m", budget=0.0, prices={"m": Price(1, 1)})
-    assert related_classes("okapi", COCO_CLASSES, model="m", budget=0.0, prices={"m": Price(0, 0)}).names
-    with pytest.raises(PriceError, match="from 0"):
+    with pytest.raises(LLMError, match="might be exceeded"):
+        related_classes("okapi", COCO_CLASSES, model="m", budget=1e-9, prices={"m": Price(1, 1)})
+    assert related_classes("okapi", COCO_CLASSES, model="m", budget=1e-9, prices={"m": Price(0, 0)}).names
+    with pytest.raises(LLMError, match="from 0"):
         Asker("m", budget=-1.0)
+    assert related_classes("tapir", COCO_CLASSES, model="m", budget=0).names, "0 sets no limit, as on the command line"
 
 
 # --- several processes -----------------------------------------------------------------------------------------------

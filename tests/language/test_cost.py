@@ -8,9 +8,7 @@ from hypothesis import strategies as st
 from llafs_lib.language.cost import (
     PRICE_FILE,
     Budget,
-    BudgetError,
     Price,
-    PriceError,
     cost_line,
     cost_of,
     cost_table,
@@ -18,6 +16,7 @@ from llafs_lib.language.cost import (
     price_of,
 )
 from llafs_lib.language.prompts import CONSTRAINED, Question
+from llafs_lib.language.server import LLMError
 from llafs_lib.records import Call, RelatedClasses
 
 PRICES = {"m": Price(1.0, 2.0)}
@@ -71,9 +70,9 @@ def test_the_table_sums_calls_and_leaves_nothing_out():
 )
 def test_prices_that_cannot_be_read(tmp_path, text):
     (tmp_path / "prices.json").write_text(text)
-    with pytest.raises(PriceError, match="prices.json cannot be read"):
+    with pytest.raises(LLMError, match="prices.json cannot be read"):
         load_prices(tmp_path / "prices.json")
-    with pytest.raises(PriceError, match="cannot be read"):
+    with pytest.raises(LLMError, match="cannot be read"):
         load_prices(tmp_path / "nowhere.json")
 
 
@@ -131,7 +130,7 @@ def test_the_limit_holds_whatever_runs_at_the_same_time(limit, calls, workers):
     def one(tokens):
         try:
             pay(budget, tokens)
-        except BudgetError:
+        except LLMError:
             pass
         return budget.spent
 

@@ -10,6 +10,7 @@ from llafs_lib.classes import COCO_CLASSES, PASCAL_CLASSES
 from llafs_lib.language import replay
 from llafs_lib.language.parsing import parse_related
 from llafs_lib.language.prompts import CONSTRAINED, OPEN, Question
+from llafs_lib.language.server import LLMError
 
 
 def recorded(name, vocabulary=COCO_CLASSES):
@@ -108,16 +109,16 @@ def test_half_a_surrogate_pair_survives(tmp_path):
 def test_a_corrupt_file_is_named(tmp_path, text):
     path = replay.save(live(), tmp_path)
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(replay.RecordingError, match="delete this file") as corrupt:
+    with pytest.raises(LLMError, match="delete this file") as corrupt:
         replay.find(asked(), tmp_path)
     assert str(path) in str(corrupt.value)
 
 
 def test_a_folder_that_cannot_be_written_is_named_before_anything_is_asked(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(replay.RecordingError, match="writable folder"):
+    with pytest.raises(LLMError, match="writable folder"):
         replay.save(live(), tmp_path / "file")
-    with pytest.raises(replay.RecordingError, match="writable folder"), replay.claimed(asked(), tmp_path / "file"):
+    with pytest.raises(LLMError, match="writable folder"), replay.claimed(asked(), tmp_path / "file"):
         raise AssertionError("claimed")
 
 
@@ -126,7 +127,7 @@ def test_a_write_that_fails_leaves_nothing(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(replay.RecordingError, match="No space left"):
+    with pytest.raises(LLMError, match="No space left"):
         replay.save(live(), tmp_path)
     assert not [p for p in tmp_path.rglob("*") if p.is_file()]
 
