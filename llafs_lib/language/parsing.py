@@ -86,19 +86,29 @@ def parse_related(raw: str, query_class: str, vocabulary: tuple[str, ...]) -> Re
 # --- which list ------------------------------------------------------------------------------------------------------
 
 
-def _answering(lists: list[NameList], vocabulary: tuple[str, ...]) -> tuple[NameList | None, list[str]]:
+def _answering(ways: list[list[NameList]], vocabulary: tuple[str, ...]) -> tuple[NameList | None, list[str]]:
     """The list that answers the question, and a note if another one might.
 
-    Lists of what is not meant never count. Then the best form wins, and of equal ones the last: drafts come first.
+    Lists of what is not meant never count, and drafts only if there is nothing else. JSON comes before lines, and lines
+    before sentences; then the best form wins, and of equal ones the last.
     """
-    meant = [x for x in lists if not _NEGATED.search(x.label.replace("_", " ")) and not _restates(x, vocabulary)]
-    final = [x for x in meant if not _NOT_FINAL.search(x.label.replace("_", " "))] or meant
-    named = [x for x in final if x.entries] or final
+    meant = [[x for x in lists if not _says(_NEGATED, x) and not _restates(x, vocabulary)] for lists in ways]
+    final = [[x for x in lists if not _says(_NOT_FINAL, x)] for lists in meant]
+    lists = next(filter(None, (*final, *meant)), [])
+    named = [x for x in lists if x.entries] or lists
     if not named:
         return None, []
     best = [x for x in named if x.form == min(x.form for x in named)]
     names = {tuple(e.name.casefold() for e in x.entries) for x in best}
-    return best[-1], [f"the answer holds {len(names)} different lists; the last one is used"] if len(names) > 1 else []
+    notes = [f"the answer holds {len(names)} different lists; the last one is used"] if len(names) > 1 else []
+    if _says(_NOT_FINAL, best[-1]):
+        notes.append(f"the only list is introduced by {best[-1].label[-_SHOWN:]!r}")
+    return best[-1], notes
+
+
+def _says(words: re.Pattern, listed: NameList) -> bool:
+    """Whether one of these words introduces a list."""
+    return words.search(listed.label.replace("_", " ")) is not None
 
 
 def _restates(listed: NameList, vocabulary: tuple[str, ...]) -> bool:

@@ -53,16 +53,19 @@ class NameList:
     form: int
 
 
-def lists_in(raw: str) -> list[NameList]:
-    """Every list of names in an answer, in order. An empty list in JSON counts: it says that nothing looks alike."""
+def lists_in(raw: str) -> list[list[NameList]]:
+    """Every list of names in an answer, in order: those in JSON, then those in lines, then those in sentences.
+
+    An empty list in JSON counts: it says that nothing looks alike.
+    """
     try:
         whole = json.loads(raw)  # before anything is taken away: a mark may stand inside a JSON string
     except (ValueError, RecursionError):
         whole = None
     if found := list(_in_value(whole, "")):
-        return found
+        return [found]
     text = strip_thinking(raw)
-    return _in_json(text) or _in_items(text) or _in_sentences(text)
+    return [_in_json(text), _in_items(text), _in_sentences(text)]
 
 
 def strip_thinking(raw: str) -> str:
