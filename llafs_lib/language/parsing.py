@@ -19,16 +19,6 @@ from llafs_lib.language.prompts import MAX_NAMES_IN_ANSWER
 from llafs_lib.language.reading import Entry, NameList, lists_in
 from llafs_lib.records import RelatedClass
 
-# Words before a list that say that it is not the answer.
-_NEGATED = re.compile(
-    r"\b(?:not|no|non|never|unlike|cannot|dissimilar|different|exclud\w*|reject\w*|except\w*|ignor\w*|remov\w*"
-    r"|dropp\w*|irrelevant|avoid\w*|wrong)\b|n['’]t\b",
-    re.I,
-)
-_NOT_FINAL = re.compile(
-    r"\b(?:draft\w*|candidates?|options|choices|given|input|vocabulary|initial\w*|first|examples?|context|thoughts?)\b",
-    re.I,
-)
 _REFUSED = re.compile(r"^\W*(?:no|not|none|never|excluded|rejected|✗|❌)\b", re.I)  # said about one item
 _SET_PHRASE = re.compile(r"^(?:(?:an?|the|some)\s+)?(?:pair|set|kind|type|piece|slice)s?\s+of\s+", re.I)
 _IRREGULAR = {"people": "person", "mice": "mouse", "knives": "knife"}
@@ -89,11 +79,11 @@ def parse_related(raw: str, query_class: str, vocabulary: tuple[str, ...]) -> Re
 def _answering(ways: list[list[NameList]], vocabulary: tuple[str, ...]) -> tuple[NameList | None, list[str]]:
     """The list that answers the question, and a note if another one might.
 
-    Lists of what is not meant never count, and drafts only if there is nothing else. JSON comes before lines, and lines
-    before sentences; then the best form wins, and of equal ones the last.
+    Lists of what is not meant never count, and drafts only if there is nothing else. JSON comes before
+    text; then the best form wins, and of equal ones the last.
     """
-    meant = [[x for x in lists if not _says(_NEGATED, x) and not _restates(x, vocabulary)] for lists in ways]
-    final = [[x for x in lists if not _says(_NOT_FINAL, x)] for lists in meant]
+    meant = [[x for x in lists if not x.is_negated and not _restates(x, vocabulary)] for lists in ways]
+    final = [[x for x in lists if not x.is_draft] for lists in meant]
     lists = next(filter(None, (*final, *meant)), [])
     named = [x for x in lists if x.entries] or lists
     if not named:
@@ -101,14 +91,11 @@ def _answering(ways: list[list[NameList]], vocabulary: tuple[str, ...]) -> tuple
     best = [x for x in named if x.form == min(x.form for x in named)]
     names = {tuple(e.name.casefold() for e in x.entries) for x in best}
     notes = [f"the answer holds {len(names)} different lists; the last one is used"] if len(names) > 1 else []
-    if _says(_NOT_FINAL, best[-1]):
+    gone = [x.label[-_SHOWN:] for lists in ways for x in lists if x.is_negated]
+    notes += [f"the list after {label!r} is left out" for label in dict.fromkeys(gone)]
+    if best[-1].is_draft:
         notes.append(f"the only list is introduced by {best[-1].label[-_SHOWN:]!r}")
     return best[-1], notes
-
-
-def _says(words: re.Pattern, listed: NameList) -> bool:
-    """Whether one of these words introduces a list."""
-    return words.search(listed.label.replace("_", " ")) is not None
 
 
 def _restates(listed: NameList, vocabulary: tuple[str, ...]) -> bool:

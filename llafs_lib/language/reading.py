@@ -33,6 +33,16 @@ _JUST_A_SCORE = re.compile(r"[\s:(\-–—,|=]*(?:score[:=\s]*)?(\d[\d.,/ ]*%?)[
 _TALK = re.compile(
     r"\b(?:i|i'm|you|it|they|we|is|are|has|have|can|could|would|too|with|but|sorry|sure|here|help)\b", re.I
 )
+# Words before a list that say that it is not the answer.
+_NEGATED = re.compile(
+    r"\b(?:not|no|non|never|unlike|cannot|dissimilar|different|exclud\w*|reject\w*|except\w*|ignor\w*|remov\w*"
+    r"|dropp\w*|irrelevant|avoid\w*|wrong)\b|n['’]t\b",
+    re.I,
+)
+_NOT_FINAL = re.compile(
+    r"\b(?:draft\w*|candidates?|options|choices|given|input|vocabulary|initial\w*|first|examples?|context|thoughts?)\b",
+    re.I,
+)
 _MOST_WORDS = 4  # of a name between commas
 
 
@@ -52,9 +62,19 @@ class NameList:
     label: str
     form: int
 
+    @property
+    def is_negated(self) -> bool:
+        """Whether its introduction says that these names are not meant."""
+        return _NEGATED.search(self.label.replace("_", " ")) is not None
+
+    @property
+    def is_draft(self) -> bool:
+        """Whether its introduction says that something else is the answer."""
+        return _NOT_FINAL.search(self.label.replace("_", " ")) is not None
+
 
 def lists_in(raw: str) -> list[list[NameList]]:
-    """Every list of names in an answer, in order: those in JSON, then those in lines, then those in sentences.
+    """Every list of names in an answer, in order: those in JSON, then those in lines or else in sentences.
 
     An empty list in JSON counts: it says that nothing looks alike.
     """
@@ -65,7 +85,7 @@ def lists_in(raw: str) -> list[list[NameList]]:
     if found := list(_in_value(whole, "")):
         return [found]
     text = strip_thinking(raw)
-    return [_in_json(text), _in_items(text), _in_sentences(text)]
+    return [_in_json(text), _in_items(text) or _in_sentences(text)]
 
 
 def strip_thinking(raw: str) -> str:
@@ -180,7 +200,7 @@ def _in_items(text: str) -> list[NameList]:
             continue  # the rule of a table, or the names of its columns
         if row or item:
             found.append((0, row[1], label) if row else (len(item[1]), item[2], label))
-        elif heading or line.rstrip(" *_").endswith(":"):
+        elif heading or line.rstrip(" *_").endswith(":") or (line.strip() and _is_aside(line, label)):
             label = line
             headings += [heading[1]] if heading else []
     if not found:
@@ -192,6 +212,11 @@ def _in_items(text: str) -> list[NameList]:
         if indentation == outermost and (entry := _written(written)):
             groups.setdefault(above, []).append(entry)
     return [NameList(tuple(entries), above, WRITTEN) for above, entries in groups.items()]
+
+
+def _is_aside(line: str, label: str) -> bool:
+    """Whether a line of text begins another list: it says what that is, or it ends one that does not count."""
+    return not line[0].isspace() and any(words.search(t) for words in (_NEGATED, _NOT_FINAL) for t in (line, label))
 
 
 def _in_sentences(text: str) -> list[NameList]:

@@ -11,25 +11,27 @@ from llafs_lib.language.parsing import ParseError, parse_related
 BEFORE = ("", "Sure! Here is my answer:\n", "Of course.\n", "The giraffe is tall, with a long neck.\n\n")
 AFTER = ("", "\n\nLet me know if you need more.", "\nThese judge looks alone.", "\n\nI hope this helps!")
 ASIDE = ("Excluded: {}", "Not similar: {}", "I rejected {}", "My first draft was {}", "Candidates: {}")
-THOUGHT = ("<think>{}</think>", "<thinking>\n{}\n</thinking>", "[THINK]{}[/THINK]", "Maybe {}</think>", "◁think▷{}◁/think▷")
+THOUGHT = ("<think>{}</think>", "<thinking>\n{}\n</thinking>", "[THINK]{}[/THINK]", "Maybe {}</think>")
 
 
 def as_json(names, scores):
     if scores is None:
         return json.dumps(names)
-    return json.dumps({"related": [{"class": n, "score": s, "reason": "looks"} for n, s in zip(names, scores)]})
+    return json.dumps(
+        {"related": [{"class": n, "score": s, "reason": "looks"} for n, s in zip(names, scores, strict=True)]}
+    )
 
 
 def as_items(mark):
     def write(names, scores):
         ends = [f": {s}" for s in scores] if scores else [" – its looks"] * len(names)
-        return "\n".join(f"{mark.format(i)} {n}{end}" for i, (n, end) in enumerate(zip(names, ends), 1))
+        return "\n".join(f"{mark.format(i)} {n}{end}" for i, (n, end) in enumerate(zip(names, ends, strict=True), 1))
 
     return write
 
 
 def as_table(names, scores):
-    rows = [f"| {n} | {s} |" for n, s in zip(names, scores or range(1, 99))]
+    rows = [f"| {n} | {s} |" for n, s in zip(names, scores or names, strict=True)]
     return "\n".join(["| class | score |", "|---|---|", *rows]) if scores else as_items("-")(names, None)
 
 
@@ -53,7 +55,7 @@ def drawn(draw):
     if draw.random() < 0.6:
         steps = sorted(draw.sample(range(1, 11), len(names)), reverse=True)
         if draw.random() < 0.5:  # scored, but not in the order of the scores
-            pairs = draw.sample(list(zip(names, steps)), len(names))
+            pairs = draw.sample(list(zip(names, steps, strict=True)), len(names))
             order, steps = [n for n, _ in pairs], [s for _, s in pairs]
         scale = draw.choice(list(SCALES.values()))
         scores = [scale(s / 10) for s in steps]
