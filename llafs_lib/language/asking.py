@@ -8,6 +8,7 @@ is looked at, so nothing that was paid for is lost.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -61,7 +62,8 @@ class Asker:
         samples: ask so many times (with a temperature above 0) and merge by mean rank.
         timeout, retries: seconds for each try, and further tries; see `server.Server`.
         at_once: the most calls on their way at any time.
-        budget: US dollars that this object may spend; 0 sets no limit. See `cost.Budget`.
+        budget: US dollars that this object may spend; 0 sets no limit. See `cost.Budget`. Its threads
+            share it; another object or process has a budget of its own.
         max_tokens: the most tokens of one answer; None leaves it to the server, or is 2,000 with a budget.
         prices: model → `Price`; by default those of prices.json.
     """
@@ -269,7 +271,13 @@ class _Run:
             return None
 
     def _found(self, question: Question) -> dict | None:
-        return None if self.asker.mode == "refresh" else find(question.request, self.asker.cache)
+        """What is recorded. An answer that was cut off does not count where more tokens may be spent on it now."""
+        asker = self.asker
+        found = None if asker.mode == "refresh" else find(question.request, asker.cache)
+        if found and asker.model and asker.mode != "replay" and found["response"].get("finish_reason") == "length":
+            limit = _limit(found) or math.inf
+            return None if (asker.max_tokens or math.inf) > limit else found
+        return found
 
     def _connected(self) -> Client:
         with self._connecting:
@@ -304,12 +312,18 @@ def _notes(recording: dict, question: Question) -> tuple[str, ...]:
         "content_filter": "the answer was withheld by the server's content filter",
         "refusal": "the model refused to answer",
     }
-    limit = sent.get("max_completion_tokens") or sent.get("max_tokens")
+    limit = _limit(recording)
     used = (recording["response"].get("usage") or {}).get("completion_tokens") or 0
     ignored = (f"the server ignored the limit of {limit} tokens: it counted {used}",) if limit and used > limit else ()
     dropped = question.temperature is not None and sent.get("temperature") is None
     refused = ("the model takes no temperature; its own was used",) if dropped else ()
     return (*((said[finish],) if finish in said else ()), *refused, *ignored)
+
+
+def _limit(recording: dict) -> int | None:
+    """The most tokens that an answer was allowed; None if that was left to the server."""
+    sent = recording.get("sent") or {}
+    return sent.get("max_completion_tokens") or sent.get("max_tokens")
 
 
 def _call(recording: dict, live: bool) -> Call:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from string import Template
@@ -12,6 +13,10 @@ from llafs_lib.errors import LlafsError
 
 MAX_NAME_LENGTH = 64
 MAX_NAMES_IN_ANSWER = 8
+# Letters and marks that show nothing, though Unicode counts them as printable: fillers, joiners, variation selectors.
+_UNSEEN = re.compile(
+    "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
+)
 
 
 class ClassNameError(LlafsError):
@@ -29,8 +34,10 @@ def check_class_name(name: str) -> str:
         raise ClassNameError("A class name must not be empty.")
     if len(name) > MAX_NAME_LENGTH:
         raise ClassNameError(f"A class name has at most {MAX_NAME_LENGTH} characters; {name[:20]!r}… has {len(name)}.")
-    if not name.isprintable():
-        raise ClassNameError(f"The class name {name!r} holds a control character or a line break; remove it.")
+    if not name.isprintable() or _UNSEEN.search(name):
+        raise ClassNameError(
+            f"The class name {ascii(name)} holds a control character, a line break or an invisible one; remove it."
+        )
     return name
 
 

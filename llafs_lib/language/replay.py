@@ -10,6 +10,7 @@ parsed from it: a better parser improves old answers too. Neither keys nor heade
 from __future__ import annotations
 
 import json
+import os
 import re
 import threading
 from collections.abc import Iterator
@@ -123,6 +124,9 @@ def claimed(request: dict, folder: Path | str | None, stop: threading.Event | No
         return
     path, stop = path_of(request, folder), stop or threading.Event()
     with _writable(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(path.parent, os.W_OK):
+            raise PermissionError(None, "the folder cannot be written")
         if path.is_dir():
             raise IsADirectoryError(None, "a folder stands in its place")
         locks = Path(folder) / ".locks"

@@ -215,6 +215,24 @@ def test_a_folder_in_the_place_of_the_recording_is_found_before_paying(server, t
     assert failed.value.for_all and len(server.log) == 1
 
 
+def test_a_full_disk_stops_the_asking(server, tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(LLMError, match="No space left") as failed:
+        Asker("m", cache=tmp_path, at_once=2).related_to_each(COCO_CLASSES, COCO_CLASSES)
+    assert failed.value.for_all and len(server.log) <= 2
+
+
+def test_an_answer_that_was_cut_off_is_asked_for_again_with_more_tokens_only(httpserver, monkeypatch):
+    httpserver.expect_request(PATH).respond_with_json(completion('["zebra", "ho', finish="length"))
+    monkeypatch.setenv("OPENAI_BASE_URL", httpserver.url_for("/v1"))
+    for max_tokens, requests in ((50, 1), (50, 1), (40, 1), (100, 2), (None, 3), (None, 3)):
+        related = related_classes("okapi", COCO_CLASSES, model="m", max_tokens=max_tokens)
+        assert "cut off" in related.notes[0] and len(httpserver.log) == requests
+
+
 def test_zero_is_one_temperature(server):
     for temperature in (0, 0.0):
         related_classes("okapi", COCO_CLASSES, model="m", temperature=temperature)

@@ -55,13 +55,12 @@ FAILURES = ("timeout", "reset", "refused connection", 429, 500, 400, "no usage",
 @pytest.mark.parametrize("workers", range(1, 9))
 def test_the_bill_stays_within_the_budget(monkeypatch, workers):
     monkeypatch.setattr(client, "_HABITS", defaultdict(client.Habits))
+    monkeypatch.setattr(client, "FIRST_WAIT", 0.0)
     monkeypatch.setattr(client.Client, "_in_time", lambda _, work: work())
     for seed in range(26):
         draw = random.Random(1000 * workers + seed)
         provider = Provider(seed, draw.sample(FAILURES, draw.randint(1, 6)))
-        monkeypatch.setattr(
-            client.Client, "_request", lambda _, question, settings, p=provider: p.request(question, settings)
-        )
+        monkeypatch.setattr(client.Client, "_request", lambda _, *sent, to=provider: to.request(*sent))
         budget = draw.choice((0.0005, 0.005, 0.02))
         asker = Asker(
             "m", base_url="http://localhost:1/v1", cache=None, budget=budget, max_tokens=LIMIT, prices=PRICES,
