@@ -142,7 +142,8 @@ class Asker:
             for error in hopeless or failures.values():
                 raise error
         if failures:
-            raise Unanswered({n: answers[n] for n in names if n in answers}, failures, len(names))
+            answered, failed = ({n: some[n] for n in names if n in some} for some in (answers, failures))
+            raise Unanswered(answered, failed, len(names))
         return {name: answers[name] for name in names}
 
 
