@@ -1,6 +1,6 @@
 """The one base class of every error this library raises on purpose.
 
-The command line prints such an error as a single sentence; anything else is a bug and keeps its traceback.
+The command line prints such an error alone; anything else is a bug and keeps its traceback.
 """
 
 

@@ -3,7 +3,7 @@
 from llafs_lib import LLaFS
 prediction = LLaFS.from_run("runs/toy/fold0").segment("photo.jpg", "giraffe")
 
-From here to HSNet's correlations it is three calls: `segment` → `HSNetSegmenter.segment` in vision/segmenter.py →
+To reach HSNet's correlations from here, read `LLaFS.segment`, then `HSNetSegmenter.segment` in vision/segmenter.py →
 `HSNet.match` in vision/hsnet.py → `squeeze` in vision/hsnet_fast.py.
 """
 

@@ -73,7 +73,7 @@ class Settings:
     dataset: str = parameter("toy", _DATA, f"one of {', '.join(DATASETS)}", choices=DATASETS)
     fold: int = parameter(0, _DATA, "which quarter of the classes is novel, 0 to 3", choices=range(N_FOLDS))
     shots: int = parameter(5, _DATA, "supports per query", low=1)
-    seed: int = parameter(0, _DATA, "of training, episodes and draws", low=0)
+    seed: int = parameter(0, _DATA, "of training and of draws; notebook 05 asks the same for every seed", low=0)
     backbone: str = parameter("auto", _DATA, "small (for toy), mobilenet_v2, resnet50 …; auto: by data set")
     runs: str = parameter("runs", _DATA, "folder of all runs")
     budget: str = parameter("small", _TRAINING, "tiny (does it run?), small (two CPU cores) or full (as published)")

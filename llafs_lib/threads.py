@@ -3,7 +3,7 @@
 PyTorch splits most operations over its threads and waits for all of them at the end of each, hundreds of times in one
 training step. By default a thread that waits does not sleep: it spins, for about 3 ms. On a busy machine the thread
 that it waits for has no core to run on, so each of these waits burns the time that would have ended it. A training step
-of 0.06 s was seen to take 3 to 10 s (`docs/results.md`).
+of 0.06 s was seen to take 10 to 26 s (`docs/results.md`).
 """
 
 from __future__ import annotations

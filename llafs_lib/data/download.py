@@ -29,6 +29,7 @@ from llafs_lib.data.official import Archive
 from llafs_lib.errors import LlafsError
 from llafs_lib.progress import bar, track
 
+MIRROR = "--mirror (PASCAL: --voc-mirror, --sbd-mirror)"  # the option that names another server
 RETRIES = 5  # a download is given up after this many retries in a row that brought no new byte
 BACKOFF = 0.5  # s between two tries; each failure in a row doubles the wait
 TIMEOUT = httpx.Timeout(30.0, connect=15.0)  # s without a single byte; s until the server answers a connection
@@ -97,7 +98,7 @@ def complete(archives: Iterable[Archive], folder: Path, keep_archives: bool = Fa
         if lacking := archive.lacking(folder):
             raise LlafsError(
                 f"{remote.path} is unpacked, but {folder} still lacks {', '.join(lacking)}. Delete the archive and run "
-                "again; if the same happens, name another server with --mirror."
+                f"again; if the same happens, name another server with {MIRROR}."
             )
         if not keep_archives:
             remote.path.unlink()
@@ -212,7 +213,9 @@ def _try_until_whole(remote: Remote, client: httpx.Client, moved: Callable[[int]
         try:
             return _try(remote, client, moved)
         except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.TooManyRedirects) as error:
-            raise LlafsError(f"{remote.url} is not a usable address ({error}). Check --mirror.") from error
+            raise LlafsError(
+                f"{remote.url} is not a usable address ({error}). Check the address given as mirror, if any."
+            ) from error
         except (_TryAgain, httpx.TransportError) as error:
             have = _size(remote.part)
             failures, most = (0, have) if have > most else (failures + 1, most)
@@ -220,7 +223,7 @@ def _try_until_whole(remote: Remote, client: httpx.Client, moved: Callable[[int]
                 reason = str(error) or type(error).__name__
                 raise LlafsError(
                     f"{remote.url} could not be downloaded ({reason}). Check the connection and run again: the "
-                    "download continues where it stopped. If the server stays silent, name another one with --mirror."
+                    f"download continues where it stopped. If the server stays silent, name another one with {MIRROR}."
                 ) from error
         time.sleep(BACKOFF * 2**failures)
 
@@ -256,12 +259,12 @@ def _first_byte(response: httpx.Response, remote: Remote, have: int) -> int:
         raise _TryAgain("the server sent other bytes than those asked for")
     if code in (408, 429) or code >= 500:
         raise _TryAgain(f"the server answered {status}")
-    raise LlafsError(f"{remote.url} answered {status}. Check the address, or name another server with --mirror.")
+    raise LlafsError(f"{remote.url} answered {status}. Check the address, or name another server with {MIRROR}.")
 
 
 def _unexpected(remote: Remote, problem: str) -> LlafsError:
     return LlafsError(
-        f"{remote.url} is not the expected file: it {problem}. Run again, or name another server with --mirror."
+        f"{remote.url} is not the expected file: it {problem}. Run again, or name another server with {MIRROR}."
     )
 
 

@@ -97,7 +97,7 @@ def _compared(results: Results, worse: Mapping[str, Arm], name: str) -> str:
 
 
 def _grouped(differences: Iterable[tuple[str, Figures | None]], says: Mapping[str, str]) -> str:
-    """Named differences, those of one `reading` together, each reading in the words of `says`."""
+    """Differences as text, grouped by what their interval says; `says` gives the words for each group."""
     found: dict[str, list[str]] = {}
     for name, figures in differences:
         if figures:

@@ -52,7 +52,7 @@ class Bootstrap:
     def class_ious(self, counts: Sequence[ConfusionCounts]) -> np.ndarray:
         """IoU of each class in every resample, [resamples, classes], percent.
 
-        A class none of whose queries was drawn keeps the IoU of all of them.
+        A class keeps its observed IoU in a resample that drew none of its queries.
 
         Raises:
             LlafsError: other queries than the bootstrap's, or in another order.

@@ -4,9 +4,9 @@
       prompts    the questions, and all that decides an answer
       replay     recorded answers: found, kept, shared between processes
       server     the address and the key
-      client     one question to an OpenAI-compatible server, which may take several requests
+      client, responses   one question to an OpenAI-compatible server, which may take several requests
       cost       prices, and a budget that every request is counted in
-      parsing    from whatever was written to ranked classes of the list
+      parsing, reading    from whatever was written to ranked classes of the list
     relations  controls that are no language model (words, super-categories, shuffled), merging, the matrix
 
 Nothing here imports torch, and nothing but `client` touches the network.

@@ -62,9 +62,9 @@ class Asker:
         samples: ask so many times (with a temperature above 0) and merge by mean rank.
         timeout, retries: seconds for each try, and further tries; see `server.Server`.
         at_once: the most calls on their way at any time.
-        budget: US dollars that this object may spend; 0 sets no limit. See `cost.Budget`. Its threads
-            share it; another object or process has a budget of its own.
-        max_tokens: the most tokens of one answer; None leaves it to the server, or is 2,000 with a budget.
+        budget: US dollars that this object may spend, all its threads together; 0 sets no limit. Another object or
+            process has a budget of its own. See `cost.Budget`.
+        max_tokens: the most tokens of one answer; None means 2,000 if there is a budget, else the server decides.
         prices: model → `Price`; by default those of prices.json.
     """
 
@@ -101,7 +101,7 @@ class Asker:
 
     @property
     def spent(self) -> float:
-        """US dollars, where a budget is set: what the answers cost, and the most of what a lost request may have."""
+        """US dollars spent so far: for the answers, and the most that lost requests may have cost. 0 without a budget."""
         return 0.0 if self._budget is None else self._budget.spent
 
     def related(

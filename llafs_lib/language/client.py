@@ -1,7 +1,7 @@
 """One question to an OpenAI-compatible server: OpenAI itself, Ollama, vLLM, llama.cpp, LM Studio, …
 
-`Client.ask` sends requests until one is answered. After each that is not, it takes a lower rung (`lower_rung`: the
-server refused a setting), or waits and tries again (the server is busy), or ends with one sentence. Every request goes
+`Client.ask` sends requests until one is answered. After each that failed, it asks for less (`lower_rung`: the server
+refused a setting), or waits and tries again (the server is busy), or ends with one sentence. Every request goes
 through `Client._send`, where its cost is set aside and its time is limited.
 """
 

@@ -109,7 +109,7 @@ def most_tokens(question: Question) -> int:
 
 
 class Budget:
-    """US dollars that may be spent. Each request first sets aside the most that it can cost, so the limit always holds.
+    """US dollars that may be spent. Each request first sets aside the most that it should cost.
 
     A request costs at most `most_tokens` of its question, and as many tokens of answer as it allows. Threads share one
     budget. A request waits if only what others have set aside stands in its way.

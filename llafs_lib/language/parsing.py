@@ -79,8 +79,8 @@ def parse_related(raw: str, query_class: str, vocabulary: tuple[str, ...]) -> Re
 def _answering(ways: list[list[NameList]], vocabulary: tuple[str, ...]) -> tuple[NameList | None, list[str]]:
     """The list that answers the question, and a note if another one might.
 
-    Lists of what is not meant never count, and drafts only if there is nothing else. JSON comes before
-    text; then the best form wins, and of equal ones the last.
+    Lists of what is not meant never count, and drafts count only if there is nothing else. JSON goes before text, a
+    better form before a worse one, and among equals the last list wins.
     """
     meant = [[x for x in lists if not x.is_negated and not _restates(x, vocabulary)] for lists in ways]
     final = [[x for x in lists if not x.is_draft] for lists in meant]

@@ -1,4 +1,4 @@
-"""Relations between classes as values: those that are no language model's, as controls, and what is done with any.
+"""Relations between classes: controls that come from no language model, and functions that work on any relation.
 
 All are `RelatedClasses` with their provenance, so that every policy can be run with every relation.
 """

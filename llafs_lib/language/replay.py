@@ -4,7 +4,7 @@
     data/llm_cache/<prompt>-v<version>/<class>--<key>.json   live answers
 
 The key is a hash of the canonical request (`Question.request`). What is kept is the answer as given, never what was
-parsed from it: a better parser improves old answers too. Neither keys nor headers are kept.
+parsed from it: a better parser improves old answers too. Neither API keys nor headers are kept.
 """
 
 from __future__ import annotations

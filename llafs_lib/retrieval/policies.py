@@ -9,7 +9,7 @@
     shuffled        the classes that a language model named for another class
     oracle          the class that turned out best on other queries
     visual          supports that look like the query image
-    hybrid          as `llm`, but those come first that look like the query image
+    hybrid          as `llm`, but supports that look like the query image come first
 
 A policy never returns the query image. All but `true` choose among *base* classes only.
 """
