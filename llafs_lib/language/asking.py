@@ -101,7 +101,7 @@ class Asker:
 
     @property
     def spent(self) -> float:
-        """US dollars spent so far: for the answers, and the most that lost requests may have cost. 0 without a budget."""
+        """US dollars spent so far: for answers, and the most that lost requests may have cost. 0 without a budget."""
         return 0.0 if self._budget is None else self._budget.spent
 
     def related(
