@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 
 import pytest
 from lab import Book
@@ -43,12 +44,11 @@ def lab(tmp_path):
         (facts,) = (tmp_path / "runtime").glob("jpserver-*.json")
         yield json.loads(facts.read_text())
     finally:
-        os.killpg(server.pid, signal.SIGTERM)
-        try:
-            server.wait(30)
-        except subprocess.TimeoutExpired:  # a kernel that has just started can hold Jupyter up
-            os.killpg(server.pid, signal.SIGKILL)
-            server.wait()
+        for how in (signal.SIGTERM, signal.SIGKILL):  # a kernel that has just started can hold Jupyter up
+            with suppress(ProcessLookupError):
+                os.killpg(server.pid, how)
+            with suppress(subprocess.TimeoutExpired):
+                server.wait(10)
 
 
 @pytest.mark.parametrize("name", ["00_start_here", "04_retrieval_scoring"])
