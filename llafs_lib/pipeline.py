@@ -154,7 +154,9 @@ class LLaFS:
         known_as = find_class(name, self.vocabulary) or normalise(name)  # "Giraffe" draws as "giraffe" does
         request = Request(Episode(known_as, NOT_A_QUERY_ID, ()), related, seen)
         supports = load_supports(select_supports("llm", self.bank, request, shots), self.read)
-        notes = self._fallbacks(related)
+        notes = list(related.notes)
+        if not has_related_support(self.bank, related):
+            notes.append("no related base class has a support: random base supports were used instead")
         if small is not image:
             notes.append(f"segmented at {small.shape[1]} × {small.shape[0]} px, enlarged to the image's size")
         if isinstance(self.method, PrototypeSegmenter):
@@ -173,15 +175,6 @@ class LLaFS:
             notes=(*notes, *found.notes),
             confidence=self.presence.confidence(found.probability) if self.presence else None,
         )
-
-    def _fallbacks(self, related: RelatedClasses) -> list[str]:
-        """What did not go as planned in choosing supports, one sentence each."""
-        notes = list(related.notes)
-        if related.source == "fallback":
-            notes.append(f"the related classes come from {related.provenance}")
-        if not has_related_support(self.bank, related):
-            notes.append("no related base class has a support: random base supports were used instead")
-        return notes
 
 
 def _backbone_of(bank: SupportBank, folder: RunFolder) -> Backbone:
