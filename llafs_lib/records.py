@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
@@ -162,8 +162,10 @@ class Support:
 class Prediction:
     """A segmented query: `probability` [H, W] float32 in [0, 1] and `mask` [H, W] bool, at the image's own size.
 
-    `confidence` in [0, 1] says how likely it is that the class is in the image at all; None means that nobody measured
-    it. `notes` holds every fallback that was taken on the way, and is empty when all went as planned.
+    `confidence` orders images by whether they show the class: the higher, the likelier. It is no probability
+    (`llafs_lib.evaluation.presence`); None means that it was not computed. `notes` holds every fallback that was taken
+    on the way, and is empty when all went as planned. `image` [H, W, 3] uint8 is what was segmented and `source` the
+    file that it came from, if there was one.
     """
 
     class_name: str
@@ -173,6 +175,8 @@ class Prediction:
     related: RelatedClasses | None = None
     notes: tuple[str, ...] = ()
     confidence: float | None = None
+    image: np.ndarray | None = field(repr=False, default=None)
+    source: str = ""
 
     def __str__(self) -> str:
         by_class: dict[str, int] = {}
@@ -181,5 +185,33 @@ class Prediction:
         supports = ", ".join(f"{n} × {c}" for c, n in by_class.items())
         notes = "".join(f"\n  note: {n}" for n in self.notes)
         share = f"{self.mask.mean():.1%} of the image"
-        share += "" if self.confidence is None else f", in it with confidence {self.confidence:.2f}"
+        share += "" if self.confidence is None else f", confidence {self.confidence:.2f}"
         return f"{self.class_name}: {share}, segmented with {supports or 'no supports'}{notes}"
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Several classes in one image: a `Prediction` for each, and one label map.
+
+    `label_map` [H, W] uint16 holds 0 where no class was found, and else the number of the class, counted from 1. A pixel
+    that several masks claim goes to the class whose prototypes it resembles most.
+    """
+
+    found: tuple[Prediction, ...]
+    label_map: np.ndarray = field(repr=False)
+    source: str = ""
+
+    def __iter__(self) -> Iterator[Prediction]:
+        return iter(self.found)
+
+    def __len__(self) -> int:
+        return len(self.found)
+
+    def __getitem__(self, which: int | str) -> Prediction:
+        """The prediction of a class, by its name or its place."""
+        if isinstance(which, int):
+            return self.found[which]
+        return {p.class_name: p for p in self.found}[which]
+
+    def __str__(self) -> str:
+        return "\n".join(map(str, self.found))
