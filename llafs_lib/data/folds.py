@@ -13,7 +13,7 @@ import numpy as np
 from llafs_lib.artifacts import RunFolder, write_json
 from llafs_lib.classes import DATASETS, base_classes, novel_classes, validation_classes
 from llafs_lib.data.coco import CocoSplit
-from llafs_lib.data.labels import VOID
+from llafs_lib.data.labels import void_of
 from llafs_lib.data.pascal import VocSplit, list_files
 from llafs_lib.data.splits import Split
 from llafs_lib.data.toy.dataset import make_toy
@@ -131,15 +131,16 @@ def training_labels(labels: np.ndarray, classes: tuple[str, ...], fold: Fold) ->
     """A label map as training may see it, without the novel and the held-out classes.
 
     Args:
-        labels: [H, W] uint8, as `Split.label_map` returns it.
+        labels: [H, W] uint8 or uint16, as `Split.label_map` returns it.
         classes: the classes of the data set in index order.
 
-    Returns: [H, W] uint8 in which the pixels of these classes are background, or void if `fold.novel_in_train` is
-        "ignore".
+    Returns: [H, W] of the same type, in which the pixels of these classes are background, or void if
+        `fold.novel_in_train` is "ignore".
     """
-    table = np.arange(256, dtype=np.uint8)
+    void = void_of(labels)
+    table = np.arange(void + 1, dtype=labels.dtype)
     hidden = [classes.index(c) + 1 for c in (*fold.novel, *fold.validation)]
-    table[hidden] = VOID if fold.novel_in_train == "ignore" else 0
+    table[hidden] = void if fold.novel_in_train == "ignore" else 0
     return table[labels]
 
 

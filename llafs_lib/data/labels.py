@@ -25,12 +25,28 @@ from llafs_lib.errors import LlafsError
 
 CACHE = Path("data/cache")  # under the working directory, because the data itself may be read-only
 RULE_VERSION = 1  # raise it when the rule of painting changes, so that every cache is made again
-VOID = 255  # label of pixels that are neither an object nor scored, such as PASCAL's object outlines
+VOID = 255  # label of pixels that are neither an object nor scored, such as PASCAL's object outlines; see `void_of`
+
+
+def label_type(n_classes: int) -> np.dtype:
+    """The type of the label maps of so many classes: uint8 up to 254 classes, uint16 beyond.
+
+    Raises:
+        LlafsError: more than 65,534 classes.
+    """
+    if n_classes > 65_534:
+        raise LlafsError(f"{n_classes:,} classes are too many: a label map holds at most 65,534. Leave some out.")
+    return np.dtype(np.uint8 if n_classes < VOID else np.uint16)
+
+
+def void_of(labels: np.ndarray) -> int:
+    """The value of void pixels in a label map: the greatest of its type, which is `VOID` for uint8."""
+    return int(np.iinfo(labels.dtype).max)
 
 
 @dataclass(frozen=True)
 class Painted:
-    """The label map of one image: `labels` [H, W] uint8 holds 0 for background, class index + 1, or `VOID`."""
+    """The label map of one image: `labels` [H, W] of `label_type` holds 0 for background, class index + 1, or void."""
 
     image_id: int
     file_name: str  # relative to the folder of the split's images
@@ -45,6 +61,11 @@ class Skipped:
 
     def add(self, reason: str, where: str) -> None:
         self._cases.setdefault(reason, [0, where])[0] += 1
+
+    def include(self, other: Skipped) -> None:
+        """Count what another count holds, too."""
+        for reason, (count, where) in other._cases.items():
+            self._cases.setdefault(reason, [0, where])[0] += count
 
     def sentences(self) -> list[str]:
         return [f"{count:,} × {reason}, the first in {where}" for reason, (count, where) in self._cases.items()]
@@ -67,7 +88,7 @@ class LabelStore:
         self.fingerprint: str = about["fingerprint"]
         self._row = {image_id: row for row, image_id in enumerate(self.image_ids)}
         self._sizes, self._starts = index["sizes"], index["starts"]
-        self._maps = np.memmap(folder / "labels.bin", np.uint8, "r")
+        self._maps, self._type = np.memmap(folder / "labels.bin", np.uint8, "r"), label_type(self.pixels.shape[1])
 
     def __contains__(self, image_id: int) -> bool:
         return image_id in self._row
@@ -78,11 +99,11 @@ class LabelStore:
         return height, width
 
     def label_map(self, image_id: int) -> np.ndarray:
-        """[H, W] uint8: 0 for background, class index + 1, or `VOID`."""
+        """[H, W] of `label_type`: 0 for background, class index + 1, or void."""
         row = self._row[image_id]
         raw = zlib.decompress(self._maps[self._starts[row] : self._starts[row + 1]])
-        n = len(raw) // 5  # four bytes of length and one of value per run
-        lengths, values = np.frombuffer(raw, np.uint32, n), np.frombuffer(raw, np.uint8, offset=4 * n)
+        n = len(raw) // (4 + self._type.itemsize)  # four bytes of length, and one or two of value, per run
+        lengths, values = np.frombuffer(raw, np.uint32, n), np.frombuffer(raw, self._type, offset=4 * n)
         return np.repeat(values, lengths).reshape(self.size(image_id))  # [H·W] → [H, W]
 
 
@@ -92,6 +113,7 @@ def open_labels(
     classes: tuple[str, ...],
     paint: Callable[[Skipped], Iterable[Painted]],
     cache: Path | None = None,
+    also: object = None,
 ) -> LabelStore:
     """The label maps of a split. They are painted when the cache lacks them or their sources have changed.
 
@@ -102,12 +124,13 @@ def open_labels(
         classes: the class names in index order.
         paint: yields all images in ascending order of id, and counts what it leaves out.
         cache: the folder of all caches; None means `CACHE`.
+        also: what else decides the label maps, as a value that JSON can hold; None for nothing.
 
     Raises:
         LlafsError: there is no image, or the cache cannot be written.
     """
     cache = CACHE if cache is None else cache
-    key = [RULE_VERSION, list(classes), [_state(path) for path in sources]]
+    key = [RULE_VERSION, list(classes), [_state(path) for path in sources], *([] if also is None else [also])]
     where = _digest([str(Path(path).resolve()) for path in sources])[:8]
     folder = cache / f"{name}-{where}-{_digest(key)[:8]}"
     if not folder.is_dir():
@@ -162,7 +185,7 @@ def _write_maps(path: Path, n_classes: int, painted: Iterable[Painted]) -> tuple
             files.append(one.file_name)
             sizes.append(one.labels.shape)
             starts.append(starts[-1] + len(packed))
-            pixels.append(np.bincount(values, lengths, minlength=256)[1 : n_classes + 1])
+            pixels.append(np.bincount(values, lengths, minlength=n_classes + 1)[1 : n_classes + 1])
             content.update(f"{one.image_id} {one.file_name} {one.labels.shape}".encode())
             content.update(raw)
     index = {
@@ -176,7 +199,7 @@ def _write_maps(path: Path, n_classes: int, painted: Iterable[Painted]) -> tuple
 
 
 def _runs(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """[H, W] uint8 → values [n] uint8 and lengths [n] uint32 of its runs of equal labels, row by row."""
+    """[H, W] → values [n] of its type and lengths [n] uint32 of its runs of equal labels, row by row."""
     flat = labels.ravel()
     starts = np.flatnonzero(np.concatenate(([True], flat[1:] != flat[:-1])))
     return flat[starts], np.diff(starts, append=flat.size).astype(np.uint32)

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from llafs_lib.data.labels import VOID, LabelStore
+from llafs_lib.data.labels import LabelStore, void_of
 from llafs_lib.errors import LlafsError
 
 END_OF_JPEG = b"\xff\xd9"
@@ -24,7 +24,7 @@ class Split:
 
     Args:
         folder: the folder of the images.
-        classes: the class names in index order. Label maps hold 0 for background, `index + 1`, or 255 for void.
+        classes: the class names in index order. Label maps hold 0 for background, `index + 1`, or void.
         labels: the label maps, as `llafs_lib.data.labels.open_labels` returns them.
 
     Attributes:
@@ -33,6 +33,8 @@ class Split:
         fingerprint: a short hash of file names and label maps. Equal splits have equal fingerprints.
         skipped: what the annotations hold but the label maps do not, one sentence per reason.
     """
+
+    remedy = "run the download again (data_scripts/), it completes what is there."  # for missing images
 
     def __init__(self, folder: Path, classes: tuple[str, ...], labels: LabelStore):
         self.folder, self.classes, self._labels = folder, classes, labels
@@ -65,12 +67,15 @@ class Split:
         if pixels.shape[:2] != size:
             raise LlafsError(
                 f"{path} is {pixels.shape[1]}×{pixels.shape[0]} px, but was annotated at {size[1]}×{size[0]} px, so "
-                "the image and the annotations do not belong together. Download the image again."
+                "the image and the annotations do not belong together. Put back the image that was annotated."
             )
         return pixels
 
     def label_map(self, image_id: int) -> np.ndarray:
-        """The class of each pixel, [H, W] uint8: 0 for background, class index + 1, or 255 for void."""
+        """The class of each pixel, [H, W]: 0 for background, class index + 1, or void (`labels.void_of`).
+
+        It is uint8, in which void is 255; with more than 254 classes it is uint16, in which void is 65535.
+        """
         return self._known(image_id).label_map(image_id)
 
     def mask(self, image_id: int, class_name: str) -> np.ndarray:
@@ -91,7 +96,8 @@ class Split:
 
     def void(self, image_id: int) -> np.ndarray:
         """The pixels that are not scored, [H, W] bool. COCO has none."""
-        return self.label_map(image_id) == VOID
+        labels = self.label_map(image_id)
+        return labels == void_of(labels)
 
     def images_by_class(self, min_pixels: int = MIN_PIXELS) -> Mapping[str, tuple[int, ...]]:
         """Class → ids of the images with at least `min_pixels` label pixels of it (spec §3.3), ascending."""
@@ -112,7 +118,7 @@ class Split:
         if missing:
             raise LlafsError(
                 f"{len(missing):,} of {len(names):,} images are missing in {self.folder}, the first is {missing[0]}: "
-                "run the download again (data_scripts/), it completes what is there."
+                f"{self.remedy}"
             )
         for file in names.values():
             if not _ends_well(self.folder / file):
