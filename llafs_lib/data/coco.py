@@ -18,7 +18,7 @@ import numpy as np
 from pycocotools import mask as coco_rle
 from pycocotools.coco import COCO
 
-from llafs_lib.data.labels import Painted, Skipped, open_labels
+from llafs_lib.data.labels import Painted, Skipped, label_type, open_labels
 from llafs_lib.data.splits import Split
 from llafs_lib.errors import LlafsError
 from llafs_lib.progress import track
@@ -34,13 +34,14 @@ class CocoSplit(Split):
         images: the folder of the images.
         annotations: the `instances_*.json` file.
         classes: the class names in index order. Objects of the file's other categories are left out.
+        also: what else decides the label maps (`open_labels`).
 
     Raises:
         LlafsError: a missing folder or file, broken JSON, a class that the file does not list, or an image that it
             lists twice with different facts.
     """
 
-    def __init__(self, images: str | Path, annotations: str | Path, classes: tuple[str, ...]):
+    def __init__(self, images: str | Path, annotations: str | Path, classes: tuple[str, ...], also: object = None):
         images, self.annotations = Path(images), Path(annotations)
         for path, kind in ((self.annotations, "annotation file"), (images, "image folder")):
             if not path.exists():
@@ -49,7 +50,8 @@ class CocoSplit(Split):
                     "layout (coco/train2017, coco/val2017, coco/annotations); its default is ./data."
                 )
         self.classes = classes
-        super().__init__(images, classes, open_labels(images.name, [self.annotations], classes, self._paint_all))
+        labels = open_labels(images.name, [self.annotations], classes, self._paint_all, also=also)
+        super().__init__(images, classes, labels)
         self.__dict__.pop("_coco", None)  # for the full releases it takes gigabytes, and it is hardly ever needed again
 
     @property
@@ -77,7 +79,7 @@ class CocoSplit(Split):
         self._look_for_strays(images, skipped)
         for image_id in track(sorted(images), f"label maps, {self.annotations.stem}", "image"):
             info = images[image_id]
-            canvas = np.zeros((info["height"], info["width"]), np.uint8)
+            canvas = np.zeros((info["height"], info["width"]), label_type(len(self.classes)))
             for annotation in self.annotations_of(image_id):
                 value = index.get(annotation["category_id"])
                 if value is not None:
@@ -121,33 +123,35 @@ class CocoSplit(Split):
         elif not segmentation:
             skipped.add("an object without any outline", where)
         elif isinstance(segmentation, dict):
-            canvas[self._decode(segmentation, canvas.shape, where)] = value
+            try:
+                mask = decode(segmentation)
+            except (KeyError, TypeError, ValueError) as error:
+                raise LlafsError(
+                    f"{self.annotations}, {where}: unreadable run lengths ({error}). Correct or remove it."
+                ) from error
+            if mask.shape != canvas.shape:
+                raise LlafsError(
+                    f"{self.annotations}, {where}: run lengths of {mask.shape[1]}×{mask.shape[0]} px in an image of "
+                    f"{canvas.shape[1]}×{canvas.shape[0]} px. Correct or remove it."
+                )
+            canvas[mask] = value
         else:
             for polygon in segmentation:
                 vertices = np.asarray(polygon, np.float64)
                 if vertices.size == 0 or vertices.size % 2 or not np.isfinite(vertices).all():
                     skipped.add("a polygon that is not a list of x, y pairs", where)
-                    continue
-                vertices = vertices.reshape(-1, 2)  # [x0, y0, x1, y1, …] → [n, 2]
-                cv2.fillPoly(canvas, [vertices.astype(np.int32)], value)
+                else:
+                    fill(canvas, vertices, value)
 
-    def _decode(self, segmentation: dict, size: tuple[int, int], where: str) -> np.ndarray:
-        """Run lengths → [H, W] bool.
 
-        Raises:
-            LlafsError: they cannot be decoded, or they are of an image of another size.
-        """
-        try:
-            if isinstance(segmentation["counts"], list):
-                segmentation = coco_rle.frPyObjects(segmentation, *segmentation["size"])
-            mask = coco_rle.decode(segmentation).astype(bool)
-        except (KeyError, TypeError, ValueError) as error:
-            raise LlafsError(
-                f"{self.annotations}, {where}: unreadable run lengths ({error}). Correct or remove it."
-            ) from error
-        if mask.shape != size:
-            raise LlafsError(
-                f"{self.annotations}, {where}: run lengths of {mask.shape[1]}×{mask.shape[0]} px in an image of "
-                f"{size[1]}×{size[0]} px. Correct or remove it."
-            )
-        return mask
+def fill(canvas: np.ndarray, polygon: np.ndarray, value: int) -> None:
+    """Fill a polygon [2·n] x0, y0, x1, y1, … of a label map [H, W] in place, by the rule of spec §3.3."""
+    vertices = polygon.reshape(-1, 2)  # [2·n] → [n, 2]
+    cv2.fillPoly(canvas, [vertices.astype(np.int32)], value)
+
+
+def decode(run_lengths: dict) -> np.ndarray:
+    """Run lengths {"size": [H, W], "counts": a list or COCO's compressed string} → [H, W] bool."""
+    if isinstance(run_lengths["counts"], list):
+        run_lengths = coco_rle.frPyObjects(run_lengths, *run_lengths["size"])
+    return coco_rle.decode(run_lengths).astype(bool)

@@ -1,0 +1,117 @@
+"""A user's own annotated images: a COCO file from any annotation tool, or a folder of masks."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import io
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from pycocotools.coco import COCO
+
+from llafs_lib.data.coco import CocoSplit
+from llafs_lib.data.foreign import read_coco_json
+from llafs_lib.data.labels import Painted, Skipped
+from llafs_lib.data.masks import tidy_masks, with_run_lengths
+from llafs_lib.data.tidy import tidy
+from llafs_lib.errors import LlafsError
+
+MIN_AREA = 2048 / (640 * 480)  # COCO-20i's 2,048 pixels (spec §3.3), as a share of a 640 × 480 image
+
+
+def open_own(annotations: str | Path, images: str | Path | None = None) -> OwnSplit:
+    """A user's own annotated images as a split.
+
+    Args:
+        annotations: a COCO JSON file, or a folder `masks/CLASS/x.png` of binary mask images beside a folder of images
+            (`images/x.jpg`).
+        images: the folder of the images. None looks beside the annotations: `images/`, else the folder of the
+            annotation file itself.
+
+    Raises:
+        LlafsError: files that are not there or not of these kinds, most images missing, or most objects unusable.
+    """
+    annotations = _path(annotations, "annotations")
+    if not annotations.exists():
+        raise LlafsError(f"the annotations {annotations} do not exist: name a COCO JSON file or a folder of masks.")
+    if (annotations / "masks").is_dir():
+        annotations = annotations / "masks"
+    folder = _images_beside(annotations) if images is None else _path(images, "images")
+    if not folder.is_dir():
+        kind = "is a file" if folder.exists() else "does not exist"
+        raise LlafsError(f"the image folder {folder} {kind}: name the folder that holds the images.")
+    return OwnSplit(folder, annotations)
+
+
+def _path(value: str | Path, name: str) -> Path:
+    try:
+        return Path(value).expanduser()
+    except (TypeError, RuntimeError):
+        raise LlafsError(f"{name}={value!r} is no path: give the name of a file or folder.") from None
+
+
+def _images_beside(annotations: Path) -> Path:
+    beside = [annotations.parent / "images"]
+    if annotations.parent.name == "annotations":  # where CVAT and COCO put the file
+        beside.append(annotations.parent.parent / "images")
+    return next((folder for folder in beside if folder.is_dir()), annotations.parent)
+
+
+class OwnSplit(CocoSplit):
+    """A user's own images and masks, with the classes that have an object, in the order of the file.
+
+    Brush masks that a tool exported as crowds count as objects. `skipped` also says what was mended.
+
+    Args:
+        images: the folder of the images.
+        annotations: a COCO JSON file, or a folder of masks (`open_own`).
+    """
+
+    remedy = "put them back, or open the annotations again without them."
+
+    def __init__(self, images: Path, annotations: Path):
+        self.folder, self.annotations, self._left_out = images, annotations, Skipped()
+        plain = self._coco.dataset
+        classes = tuple(category["name"] for category in plain["categories"])
+        digest = hashlib.sha256(json.dumps(plain).encode()).hexdigest()
+        super().__init__(images, annotations, classes, also=digest)
+        if not self.pixels.any():
+            raise LlafsError(f"{annotations}: no mask shows a single pixel. Export the annotations again.")
+
+    @functools.cached_property
+    def _coco(self) -> COCO:
+        skipped = self._left_out = Skipped()
+        if self.annotations.is_dir():
+            plain = tidy_masks(self.annotations, self.folder, skipped)
+        else:
+            plain = tidy(read_coco_json(self.annotations), self.folder, self.annotations, skipped)
+        coco = COCO()
+        coco.dataset = plain
+        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+            coco.createIndex()
+        return coco
+
+    def annotations_of(self, image_id: int) -> list[dict]:
+        """The objects of an image as plain COCO annotations, in the order of the file."""
+        return [with_run_lengths(a) if "mask" in a else a for a in super().annotations_of(image_id)]
+
+    def _paint_all(self, skipped: Skipped) -> Iterator[Painted]:
+        skipped.include(self._left_out)
+        return super()._paint_all(skipped)
+
+    def shown(self, min_area: float = MIN_AREA) -> dict[int, tuple[str, ...]]:
+        """Image id → the classes whose mask covers at least the share `min_area` of the image, in [0, 1].
+
+        A class of which no image reaches that keeps its largest object. Images that show no class so are left out.
+        """
+        areas = np.array([np.prod(self.size(i)) for i in self.image_ids])
+        shares = self.pixels / areas[:, None]  # [images, classes]
+        enough = (shares >= min_area) & (self.pixels > 0)
+        for column in np.flatnonzero(~enough.any(axis=0) & self.pixels.any(axis=0)):
+            enough[shares[:, column].argmax(), column] = True
+        names = np.array(self.classes, object)
+        return {i: tuple(names[row]) for i, row in zip(self.image_ids, enough, strict=True) if row.any()}

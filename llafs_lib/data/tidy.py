@@ -1,0 +1,311 @@
+"""What annotation tools write → the plain COCO file that they mean.
+
+Each tool has its own idea of an id, a size and an outline. `tidy` reads all of them into one dict in which ids are
+integers, sizes are pixels, names are files of the image folder, and an outline is a list of polygons or run lengths. It
+counts what it leaves out, and gives up where that would be most of the file.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+import warnings
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from llafs_lib.classes import normalise
+from llafs_lib.data.finding import ImageFolder, same_name
+from llafs_lib.data.labels import Skipped
+from llafs_lib.data.outlines import outlines_of
+from llafs_lib.errors import LlafsError
+
+NEEDS_OUTLINES = (
+    "LLaFS needs masks: draw polygons or brush masks around the objects, or let your annotation tool make them of the "
+    "boxes (Segment Anything does that in CVAT, Label Studio and Roboflow), and export as COCO again."
+)
+
+
+def tidy(raw: dict, folder: Path, source: Path, skipped: Skipped) -> dict[str, list[dict]]:
+    """The plain COCO file that `raw` means. Images that state their size are not opened.
+
+    Args:
+        raw: a parsed annotation file with the lists `images`, `annotations` and `categories`.
+        folder: the folder of the images.
+        source: the annotation file, for messages.
+        skipped: counts what is left out or mended.
+
+    Returns: `images` (id ≥ 0, file_name relative to `folder`, height, width), `annotations` in the order of the file
+        (id, image_id, category_id, segmentation, iscrowd), `categories` that have an object (id from 1, name).
+
+    Raises:
+        LlafsError: most images are not there, or most objects cannot be used.
+    """
+    lists = {key: _dicts(raw.get(key), key, skipped) for key in ("categories", "images", "annotations")}
+    if not lists["annotations"]:
+        raise LlafsError(f"{source} lists no object: export it again, together with its annotations.")
+    if not any(_has_outline(a) for a in lists["annotations"]):
+        raise LlafsError(f"{source}: no object has an outline ({_without_outline(lists)} only). {NEEDS_OUTLINES}")
+    names = _categories(lists["categories"], skipped)
+    images, by_id = _images(lists["images"], folder, source, skipped)
+    crowds = _keeps_crowds_out(raw, lists["annotations"])
+    objects, lost = [], Counter()
+    for position, annotation in enumerate(lists["annotations"], 1):
+        where = f"annotation {annotation.get('id', position)}"
+        try:
+            name, image, segments = _object(annotation, names, by_id, skipped, where)
+        except _Lost as reason:
+            lost[str(reason)] += 1
+            skipped.add(str(reason), where)
+            continue
+        crowd = int(crowds and bool(annotation.get("iscrowd")))
+        objects += [(name, image, {"segmentation": segment, "iscrowd": crowd}) for segment in segments]
+    refuse_if_most(sum(lost.values()), len(lists["annotations"]), lost, source)
+    return _numbered(objects, images, names, skipped)
+
+
+class _Lost(Exception):
+    """Why an object cannot be used."""
+
+
+def refuse_if_most(lost: int, total: int, causes: Counter, source: Path, remedy: str = "") -> None:
+    """Raise a `LlafsError` with counts and causes where more than half of the objects are lost."""
+    if 2 * lost > total:
+        listed = "; ".join(f"{count:,} × {reason}" for reason, count in causes.most_common())
+        remedy = remedy or "Correct the file, or export it again as COCO instance segmentation."
+        raise LlafsError(f"{source}: {lost:,} of {total:,} objects cannot be used ({listed}). {remedy}")
+
+
+def _dicts(entries: Any, key: str, skipped: Skipped) -> list[dict]:
+    """The entries of a list of the file that are objects, as each should be."""
+    if not isinstance(entries, list):
+        return []
+    for position, entry in enumerate(entries, 1):
+        if not isinstance(entry, dict):
+            skipped.add(f"an entry of {key!r} that is no JSON object", f"entry {position}")
+    return [entry for entry in entries if isinstance(entry, dict)]
+
+
+def _has_outline(annotation: dict) -> bool:
+    return bool(annotation.get("segmentation"))
+
+
+def _without_outline(lists: dict[str, list[dict]]) -> str:
+    """`"5 boxes"`: what a file holds instead of outlines."""
+    kinds = Counter(
+        next((kind for kind in ("bbox", "keypoints", "caption") if a.get(kind)), "object") for a in lists["annotations"]
+    )
+    words = {"bbox": ("box", "boxes"), "keypoints": ("set of keypoints", "sets of keypoints")}
+    named = [f"{n:,} {words.get(kind, (kind, kind + 's'))[n > 1]}" for kind, n in kinds.most_common()]
+    return ", ".join(named)
+
+
+# --- ids -------------------------------------------------------------------------------------------------------------
+
+
+class _ById:
+    """Things by the ids that tools write: "7", 7 and 7.0 are one id, unless the file tells them apart."""
+
+    def __init__(self) -> None:
+        self.things: list = []  # in the order of the file
+        self._things: dict[Any, list] = {}
+
+    def add(self, value: Any, thing: Any) -> None:
+        self.things.append(thing)
+        for key in _keys(value):
+            known = self._things.setdefault(key, [])
+            if not any(thing is k or thing == k for k in known):
+                known.append(thing)
+
+    def get(self, value: Any) -> list:
+        """What has this id: nothing, one thing, or several if the id is ambiguous."""
+        return next((self._things[key] for key in _keys(value) if key in self._things), [])
+
+
+def _keys(value: Any) -> list[tuple]:
+    plain = _plain_id(value)
+    return [] if plain is None else [("exactly", isinstance(value, str), str(value).strip()), ("about", plain)]
+
+
+def _plain_id(value: Any) -> int | str | None:
+    """An id as an integer where it is one: 7, 7.0, "7" and "007" → 7. None if it is no id at all."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, str):
+        text = value.strip()
+        number = re.fullmatch(r"([+-]?\d{1,18})(\.0*)?", text, re.ASCII)
+        return int(number[1]) if number else text or None
+    if isinstance(value, float):
+        return str(value) if value == value else None
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+# --- categories and images -------------------------------------------------------------------------------------------
+
+
+def _categories(entries: list[dict], skipped: Skipped) -> _ById:
+    """Id → class name, "" if it has none. Names that differ in case, blanks or hyphens only are one class."""
+    names, spelling = _ById(), {}
+    for entry in entries:
+        where, name = f"category {entry.get('id')}", clean_name(entry.get("name"))
+        if not name:
+            skipped.add("a category without a name", where)
+        elif (normalise(name) or name) in spelling:
+            skipped.add("a category with the name of another one: the two are one class", where)
+        names.add(entry.get("id"), spelling.setdefault(normalise(name) or name, name))
+    return names
+
+
+def clean_name(name: Any) -> str:
+    """The name of a class as it is shown: composed Unicode, single blanks, no control characters; "" if it is none."""
+    if isinstance(name, bool) or not isinstance(name, str | int | float):
+        return ""
+    text = unicodedata.normalize("NFC", str(name)).encode("utf-8", "replace").decode()
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+
+
+def _images(entries: list[dict], folder: Path, source: Path, skipped: Skipped) -> tuple[list[dict], _ById]:
+    """The images as dicts of id, name (the file's), file_name (found), height, width and, if unusable, `lost`: why."""
+    finder, images, by_id, by_file = ImageFolder(folder), [], _ById(), {}
+    for position, entry in enumerate(entries, 1):
+        name = str(entry.get("file_name") or entry.get("path") or entry.get("filename") or "")
+        image = {"id": entry.get("id"), "name": name, "file_name": finder.find(name) if name else None}
+        image |= {side: _pixels(entry.get(side)) for side in ("height", "width")}
+        rivals = by_file.setdefault(image["file_name"] or f"{position}:", [])
+        twin = next((r for r in rivals if same_name(r["name"], name)), None)
+        if twin:
+            skipped.add("an image listed twice", f"image {entry.get('id')}")
+            if any(twin[side] != image[side] for side in ("height", "width")):
+                twin |= {"height": None, "width": None}
+        else:
+            rivals.append(image)
+            images.append(image)
+        by_id.add(entry.get("id"), twin or image)
+    for image in images:
+        image["lost"] = _why_lost(image, by_file, by_id) or _complete(image, folder, skipped)
+        if image["lost"]:
+            skipped.add(image["lost"], f"image {image['id']} ({image['name']})")
+    _refuse_if_most_are_lost(images, folder, source)
+    return images, by_id
+
+
+def _why_lost(image: dict, by_file: dict[str, list[dict]], by_id: _ById) -> str:
+    if not image["name"]:
+        return "an image without a file name"
+    if image["file_name"] is None:
+        return "an image that is missing"
+    if len(by_file[image["file_name"]]) > 1 and not same_name(image["name"], image["file_name"]):
+        return "an image whose name fits the file of another one"
+    return "an image with the id of another one" if len(by_id.get(image["id"])) > 1 else ""
+
+
+def _complete(image: dict, folder: Path, skipped: Skipped) -> str:
+    """Read the size of an image from its file where the annotations do not state it. Returns why that failed, or ""."""
+    if image["height"] and image["width"]:
+        return ""
+    size = size_of(folder / image["file_name"])
+    if size is None:
+        return "an image without a size that cannot be opened"
+    image["height"], image["width"] = size
+    skipped.add("an image without a size, which was read from the image", f"image {image['id']}")
+    return ""
+
+
+def size_of(path: Path) -> tuple[int, int] | None:
+    """(height, width) of an image as it is shown, from the head of its file; None if it cannot be read."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as image:
+                width, height = image.size
+                turned = image.getexif().get(0x0112) in (5, 6, 7, 8)  # the EXIF orientations of a quarter turn
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return None
+    return (width, height) if turned else (height, width)
+
+
+def _pixels(value: Any) -> int | None:
+    """A side in pixels, from 640, 640.0 or "640"; None if it is none."""
+    try:
+        number = float(value)
+    except (TypeError, ValueError, OverflowError):
+        return None
+    return int(number) if number.is_integer() and 0 < number < 2**31 and not isinstance(value, bool) else None
+
+
+def _refuse_if_most_are_lost(images: list[dict], folder: Path, source: Path) -> None:
+    lost = [image for image in images if image["lost"]]
+    if not images:
+        raise LlafsError(
+            f"{source}: no image is listed in it, so nobody knows what its objects are in. Export it again."
+        )
+    if 2 * len(lost) > len(images):
+        causes = "; ".join(f"{n:,} × {why}" for why, n in Counter(i["lost"] for i in lost).most_common())
+        raise LlafsError(
+            f"{source}: {len(lost):,} of {len(images):,} images cannot be used ({causes}), the first is "
+            f"{lost[0]['name'] or lost[0]['id']!r}. They were looked for in {folder} and its subfolders: name the "
+            "folder that holds them."
+        )
+
+
+# --- objects ---------------------------------------------------------------------------------------------------------
+
+
+def _object(annotation: dict, names: _ById, by_id: _ById, skipped: Skipped, where: str) -> tuple[str, dict, list]:
+    """The class, the image and the plain outlines of an object: polygons, or run lengths.
+
+    Raises:
+        _Lost: it cannot be used.
+    """
+    if not _has_outline(annotation):
+        raise _Lost("a box without an outline" if annotation.get("bbox") else "an object without any outline")
+    name = _the_one(names.get(annotation.get("category_id")), "category")
+    image = _the_one(by_id.get(annotation.get("image_id")), "image")
+    if not name:
+        raise _Lost("an object of a category without a name")
+    if image["lost"]:
+        raise _Lost("an object of " + image["lost"])
+    segments, faults = outlines_of(annotation["segmentation"], (image["height"], image["width"]))
+    if not segments:
+        raise _Lost(faults[0] if faults else "an object without any outline")
+    for fault in faults:  # a part of the object is left
+        skipped.add(fault, where)
+    return name, image, segments
+
+
+def _the_one(found: list, what: str) -> Any:
+    if len(found) != 1:
+        raise _Lost(f"an object whose {what} is not listed" if not found else f"an object whose {what} id is ambiguous")
+    return found[0]
+
+
+def _keeps_crowds_out(raw: dict, annotations: list[dict]) -> bool:
+    """Whether `iscrowd` means a crowd, as in COCO's own files and in parts of them; for tools it means a brush mask."""
+    crowds = sum(bool(a.get("iscrowd")) for a in annotations)
+    return "cocodataset.org" in str(raw.get("info")) and 20 * crowds < len(annotations)
+
+
+def _numbered(objects: list[tuple[str, dict, dict]], images: list[dict], names: _ById, skipped: Skipped) -> dict:
+    """Images, objects and the classes that have one, with ids that are integers."""
+    keys = [_plain_id(image["id"]) for image in images]
+    whole = all(isinstance(key, int) and 0 <= key < 2**62 for key in keys) and len(set(keys)) == len(keys)
+    if not whole:
+        skipped.add("a file whose image ids are no distinct whole numbers: they were numbered from 1", "image 1")
+    for position, (key, image) in enumerate(zip(keys, images, strict=True), 1):
+        image["id"] = key if whole else position
+    shown = {name for name, _, _ in objects}
+    listed = dict.fromkeys(name for name in names.things if name)
+    for name in listed:
+        if name not in shown:
+            skipped.add("a category without a usable object, which is no class", repr(name))
+    number = {name: value for value, name in enumerate((c for c in listed if c in shown), 1)}
+    return {
+        "images": [{k: i[k] for k in ("id", "file_name", "height", "width")} for i in images if not i["lost"]],
+        "annotations": [
+            {"id": position, "image_id": image["id"], "category_id": number[name], **outline}
+            for position, (name, image, outline) in enumerate(objects, 1)
+        ],
+        "categories": [{"id": value, "name": name} for name, value in number.items()],
+    }
