@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from llafs_lib.artifacts import MADE_BY, NOTEBOOKS
-from llafs_lib.plots import NEUTRAL, PREDICTION, SUPPORT, draw_mask, finish
+from llafs_lib.plots import NEUTRAL, PREDICTION, SUPPORT, TRUTH, draw_mask, finish
 
 # Where each notebook stands in the map of the series, and what it answers.
 _PLACES = {"01": (0, 1), "02": (1, 1.7), "03": (1, 0.3), "04": (2, 1), "05": (3, 1)}
@@ -130,6 +130,17 @@ def embedding_map(points: np.ndarray, names: Sequence[str], shown: Sequence[str]
         ax.scatter(*points[np.array(names) == name].T, s=22, color=colour, marker=marker, label=name, linewidths=0)
     ax.legend(frameon=False, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     ax.set(xticks=[], yticks=[])
+    return finish(figure)
+
+
+def score_histogram(present: Sequence[float], absent: Sequence[float]) -> Figure:
+    """How the scores of images that show a class, and of images that do not, are spread."""
+    figure, ax = plt.subplots(figsize=(6, 2.6))
+    bins = np.linspace(min(*present, *absent), max(*present, *absent), 30)
+    ax.hist(absent, bins, color=NEUTRAL, alpha=0.6, label="the class is absent")
+    ax.hist(present, bins, color=TRUTH, alpha=0.6, label="the class is in the image")
+    ax.set(xlabel="score", ylabel="questions")
+    ax.legend(frameon=False, fontsize=8)
     return finish(figure)
 
 

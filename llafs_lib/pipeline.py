@@ -1,7 +1,8 @@
 """LLaFS in one object: an image and a class name in, a mask out.
 
 from llafs_lib import LLaFS
-prediction = LLaFS.from_run("runs/toy/fold0").segment("photo.jpg", "giraffe")
+model = LLaFS.from_coco("annotations.json", images="images/")    # one's own annotated classes: no training
+model.segment("photo.jpg", "okapi", related=["zebra", "horse"]).save("okapi.png")
 
 To reach HSNet's correlations from here, read `LLaFS.segment`, then `HSNetSegmenter.segment` in vision/segmenter.py →
 `HSNet.match` in vision/hsnet.py → `squeeze` in vision/hsnet_fast.py.
@@ -9,211 +10,335 @@ To reach HSNet's correlations from here, read `LLaFS.segment`, then `HSNetSegmen
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import cv2
 import numpy as np
-import torch
+from torch import Tensor
 
-from llafs_lib.artifacts import RunFolder
+from llafs_lib import bank_folder
+from llafs_lib.answering import Finder, label_map
+from llafs_lib.bank_folder import Wanted
 from llafs_lib.classes import find_class, normalise
-from llafs_lib.data.folds import data_root, load_fold, open_dataset
-from llafs_lib.data.splits import SupportReader, read_rgb
+from llafs_lib.data.images import as_mask, as_rgb, find_images
+from llafs_lib.data.own import MIN_AREA
 from llafs_lib.errors import LlafsError
-from llafs_lib.evaluation.presence import Presence
+from llafs_lib.evaluation.calibration import Calibration
 from llafs_lib.language.asking import Asker
+from llafs_lib.language.prompts import check_class_name
+from llafs_lib.language.relations import given
+from llafs_lib.language.replay import ReplayMiss
+from llafs_lib.opening import open_bank, open_own_images, open_run
 from llafs_lib.progress import track
-from llafs_lib.records import Episode, Fold, Prediction, RelatedClass, RelatedClasses
-from llafs_lib.retrieval.bank import SupportBank, described_by
-from llafs_lib.retrieval.policies import Request, choose_rows, has_related_support, load_supports, select_supports
+from llafs_lib.records import Prediction, Predictions, RelatedClass, RelatedClasses
+from llafs_lib.retrieval.bank import SupportBank
+from llafs_lib.retrieval.corrections import Correction, Corrections
 from llafs_lib.settings import METHODS
-from llafs_lib.vision.backbone import Backbone, check_image, load_backbone
-from llafs_lib.vision.features import query_embedding
-from llafs_lib.vision.hsnet import HSNet
 from llafs_lib.vision.prototype import PrototypeSegmenter
 from llafs_lib.vision.segmenter import HSNetSegmenter
 
-NOT_A_QUERY_ID = -1  # an image of one's own belongs to no data set
-MAX_SIDE = 2048  # px; a larger image is segmented at this size
+Image = Any  # a path, a PIL image, [H, W, 3] as an array or a tensor: whatever `data.images.as_rgb` takes
+Related = RelatedClasses | Mapping[str, float] | Iterable[str] | str
 
 
 class LLaFS:
-    """Language-guided segmentation with a finished run.
+    """Language-guided segmentation with a bank of annotated images.
 
     Args:
         method: makes the mask. An `HSNetSegmenter` is shown the few supports that the policy `llm` chooses. A
             `PrototypeSegmenter` compares with the mean of *all* related supports, which it takes from the bank.
-        bank: the base-class supports, described by the features of `method`.
-        read: loads the image and the mask of a support.
-        fold: says which classes are base classes.
-        vocabulary: the data set's classes.
+        bank: the supports, described by the features of `method`. Its classes need no stand-ins.
+        read: (image id, class) → image [H, W, 3] uint8 and mask [H, W] bool of a support.
+        vocabulary: the classes that a language model may name; None takes the bank's.
         llm: the model to ask which classes look alike, by name or as an `Asker`; None replays recorded answers.
-        presence: turns a probability map into the confidence that the class is there; None states no confidence.
+        calibration: the thresholds of prototypes, and what to expect; None leaves `method` its own threshold.
+        corrections: supports that the user added.
+        folder: the bank folder that all this is from, if there is one.
     """
 
     def __init__(
         self,
         method: HSNetSegmenter | PrototypeSegmenter,
         bank: SupportBank,
-        read: SupportReader,
-        fold: Fold,
-        vocabulary: tuple[str, ...],
+        read: Callable[[int, str], tuple[np.ndarray, np.ndarray]],
+        vocabulary: Sequence[str] | None = None,
         llm: str | Asker | None = None,
-        presence: Presence | None = None,
+        calibration: Calibration | None = None,
+        corrections: Corrections | None = None,
+        folder: Path | None = None,
     ):
         self.method, self.bank, self.read = method, bank, read
-        self.fold, self.vocabulary, self.presence = fold, vocabulary, presence
-        self.asker = llm if isinstance(llm, Asker) else Asker(llm)
+        self.finder = Finder(method, bank, read, calibration)
+        self.vocabulary = bank.classes if vocabulary is None else tuple(vocabulary)
+        self.asker = _asker(llm)
+        self.calibration, self.corrections, self.folder = calibration, corrections, folder
+
+    # --- opening ---
+
+    @classmethod
+    def from_coco(
+        cls,
+        annotations: str | Path,
+        images: str | Path | None = None,
+        *,
+        bank: str | Path | None = None,
+        backbone: str = "auto",
+        size: int = 0,
+        min_area: float = MIN_AREA,
+        llm: str | Asker | None = None,
+    ) -> LLaFS:
+        """Open annotated images of one's own. Nothing is trained; the first time, a bank is built and calibrated.
+
+        Args:
+            annotations: a COCO file as annotation tools export it, or a folder `masks/CLASS/x.png` of binary masks.
+            images: the folder of the images; None looks beside the annotations.
+            bank: the folder of the bank; None keeps it beside the annotations. It is reused while it is current.
+            backbone, size: whose features are compared, and at which size in px; "auto" and 0 take the defaults for
+                photographs.
+            min_area: share of its image that a mask must cover to be a support.
+            llm: the model to ask which classes look alike, by name or as an `Asker`. When the bank is built, it is also
+                asked about the file's own classes, to calibrate.
+
+        Raises:
+            LlafsError: the files cannot be used, or the bank was made from something else; the message names the
+                file and the remedy.
+        """
+        asker = _asker(llm)
+        wanted = Wanted(backbone, size, min_area)
+        return cls(**open_own_images(annotations, images, bank, wanted, asker), llm=asker)
 
     @classmethod
     def from_run(cls, run: str | Path, llm: str | Asker | None = None, method: str = "hsnet") -> LLaFS:
-        """Open what notebooks 01, 02 and 04 left in a run folder such as `runs/toy/fold0`.
+        """Open a bank folder, or what notebooks 01, 02 and 04 left in a run folder such as `runs/toy/fold0`.
 
         Args:
-            method: "hsnet" shows the trained model a few supports. "prototypes" compares with the mean of all related
-                supports, and is the better choice where little was trained on (notebook 04, section 6). On photographs
-                it needs no trained model, only a backbone's ImageNet weights. On `toy` notebook 02 trains the backbone
-                as well, so that there `hsnet.safetensors` is needed for its backbone.
+            method: of a run folder; a bank folder has prototypes only. "hsnet" shows the trained model a few supports.
+                "prototypes" compares with the mean of all related supports, and is the better choice where little was
+                trained on (notebook 04, section 6). On photographs it needs no trained model, only a backbone's
+                ImageNet weights. On `toy` notebook 02 trains the backbone as well, so that there `hsnet.safetensors` is
+                needed for its backbone.
 
         Raises:
-            LlafsError: the method is unknown, the folder is no run folder, or an artifact is missing or does not fit
-                the others; the message names the notebook to run.
+            LlafsError: the method is unknown, the folder is neither, or an artifact is missing or does not fit the
+                others; the message names the notebook to run.
         """
         if method not in METHODS:
             raise LlafsError(f"unknown method {method!r}: choose one of {', '.join(METHODS)}.")
-        folder = RunFolder.at(run)
-        dataset = open_dataset(folder.dataset)
-        fold = load_fold(folder, dataset)
-        bank = SupportBank.load(folder.require("support_bank"))
-        calibration = json.loads(folder.require("calibration.json").read_text(encoding="utf-8"))
-        if method == "hsnet":
-            segmenter = HSNetSegmenter.from_file(folder.require("hsnet.safetensors"))
-            bank.check(**described_by(segmenter.model.backbone, segmenter.size))
-            presence = Presence(**calibration["presence"])
-        else:
-            backbone, size = _backbone_of(bank, folder), bank.made_from.get("size")
-            bank.check(**described_by(backbone, size))
-            segmenter, presence = PrototypeSegmenter(backbone, size, **calibration["prototypes"]), None
-        return cls(segmenter, bank, SupportReader(dataset.train), fold, dataset.classes, llm, presence)
+        found = open_bank(run) if bank_folder.is_bank_folder(run) else open_run(run, method)
+        return cls(**found, llm=llm)
 
-    def related(self, class_name: str) -> RelatedClasses:
-        """The base classes that look like `class_name`, most alike first.
+    def save(self, folder: str | Path) -> Path:
+        """Copy the bank to a folder that can be moved: `from_run` opens it without the data set.
 
-        A base class needs no stand-in: it is its own, with score 1 and source "itself".
+        Raises:
+            LlafsError: the model is from a run (copy its folder instead), or there is something at `folder` already.
         """
-        base = find_class(class_name, self.fold.base)
+        if self.folder is None:
+            raise LlafsError("this model is from a run, not from a bank folder: copy the run's folder instead.")
+        bank_folder.copy_bank_folder(self.folder, Path(folder))
+        return Path(folder)
+
+    # --- asking ---
+
+    def related(self, class_name: str, llm: str | Asker | None = None) -> RelatedClasses:
+        """The classes of the bank that look like `class_name`, most alike first.
+
+        A class of the bank needs no stand-in: it is its own, with score 1 and source "itself".
+        """
+        base = find_class(class_name, self.bank.classes)
         if base is not None:
-            return RelatedClasses(class_name, (RelatedClass(base, 1.0),), "itself", "a base class is its own support")
-        return self.asker.related(class_name, self.vocabulary, self.fold.base)
+            return RelatedClasses(
+                class_name, (RelatedClass(base, 1.0),), "itself", "an annotated class is its own support"
+            )
+        asker = self.asker if llm is None else _asker(llm)
+        try:
+            return asker.related(class_name, self.vocabulary, self.bank.classes)
+        except ReplayMiss:
+            if self._added(class_name):
+                return RelatedClasses(class_name, (), "nothing", "nobody was asked")
+            raise
 
     def segment(
         self,
-        image: str | Path | np.ndarray,
-        class_name: str,
+        image: Image,
+        class_name: str | Sequence[str],
         shots: int = 5,
-        related: RelatedClasses | None = None,
-    ) -> Prediction:
-        """Find `class_name` in an image.
+        related: Related | None = None,
+        llm: str | Asker | None = None,
+        min_confidence: float | None = None,
+    ) -> Prediction | Predictions:
+        """Find a class in an image, or several classes.
 
         Args:
-            image: a file, or [H, W, 3] uint8 RGB.
-            class_name: one of the data set's classes, an alias, or any other name that the language model knows.
-            shots: how many supports to use.
-            related: the classes that stand in for it; None asks for them.
+            image: a file, a PIL image, or [H, W, 3] RGB as an array or a tensor (`data.images.as_rgb`).
+            class_name: an annotated class, an alias, or any other name that the language model knows; or a list.
+            shots: how many supports to show to HSNet. Prototypes use all, and `supports` holds so many of them.
+            related: the classes that stand in for it: `["zebra", "horse"]`, `{"zebra": 0.9, "horse": 0.6}` or
+                `"zebra=.9,horse=.6"`. None asks for them. Not for a list of classes.
+            llm: the model to ask in place of the one that the object has.
+            min_confidence: a lower confidence makes an empty mask, with a note.
 
-        Returns: mask and probability at the image's size, the confidence that the class is there at all, the related
-            classes and the supports; `notes` says which fallback was taken, if any. An absent class gets a mask, too.
-            The confidence says how likely it is there, as far as the model can tell: notebook 04 measures that.
+        Returns: mask and probability at the image's size, the confidence by which images can be ranked, the related
+            classes and the supports; `notes` says which fallback was taken, if any. An absent class gets a mask, too,
+            unless `min_confidence` forbids it. For a list of classes: `Predictions`, with one label map.
 
         Raises:
-            LlafsError: the image cannot be read, there is neither a recorded answer for the class nor an `llm` to ask,
-                or `shots` is below 1.
+            LlafsError: an argument cannot be used, or there is neither a recorded answer for the class nor an `llm` to
+                ask. Arguments are looked at before anybody is asked.
         """
-        pixels = _read(image)  # first, because a question to a language model may cost something
-        return self._segment(pixels, class_name, related or self.related(class_name), shots)
+        _check(class_name, shots, min_confidence)
+        pixels = as_rgb(image)  # first, because a question to a language model may cost something
+        question = self._question(class_name, shots, related, llm, min_confidence)
+        return self._answer(pixels, _name_of(image), question)
 
     def segment_all(
-        self, images: Iterable[str | Path | np.ndarray], class_name: str, shots: int = 5
-    ) -> Iterator[Prediction | LlafsError]:
-        """`segment` many images and yield one prediction after the other, with a bar; the class is asked about once.
+        self,
+        images: str | Path | Iterable[Image],
+        class_name: str | Sequence[str],
+        shots: int = 5,
+        related: Related | None = None,
+        llm: str | Asker | None = None,
+        min_confidence: float | None = None,
+    ) -> Iterator[Prediction | Predictions | LlafsError]:
+        """`segment` many images, one after the other, with a bar; each class is asked about once.
 
-        An image that cannot be read yields its error, so that one bad file does not end the rest.
+        Images are taken one by one, so that an endless generator works and memory does not grow. An image that cannot
+        be read yields its error, so that one bad file does not end the rest.
+
+        Args:
+            images: a folder, a pattern such as "photos/*.jpg", or anything that yields images.
         """
-        related = self.related(class_name)
-        for image in track(list(images), f"looking for {class_name}", "image"):
+        _check(class_name, shots, min_confidence)
+        taken = find_images(images) if isinstance(images, (str, Path)) else images
+        if isinstance(taken, np.ndarray | Tensor) and taken.ndim < 4:
+            raise LlafsError("segment_all takes many images: give a list, or call segment for one image.")
+        return self._one_by_one(taken, self._question(class_name, shots, related, llm, min_confidence))
+
+    def _one_by_one(
+        self, images: Iterable[Image], question: _Question
+    ) -> Iterator[Prediction | Predictions | LlafsError]:
+        for image in track(images, f"looking for {', '.join(question.related)}", "image"):
             try:
-                yield self._segment(_read(image), class_name, related, shots)
+                yield self._answer(as_rgb(image), _name_of(image), question)
             except LlafsError as error:
                 yield error
 
-    def _segment(self, image: np.ndarray, name: str, related: RelatedClasses, shots: int) -> Prediction:
-        small = _within(image, MAX_SIDE)
-        seen = query_embedding(self.method.describe(small))
-        known_as = find_class(name, self.vocabulary) or normalise(name)  # "Giraffe" draws as "giraffe" does
-        request = Request(Episode(known_as, NOT_A_QUERY_ID, ()), related, seen)
-        supports = load_supports(select_supports("llm", self.bank, request, shots), self.read)
-        notes = list(related.notes)
-        if not has_related_support(self.bank, related):
-            notes.append("no related base class has a support: random base supports were used instead")
-        if small is not image:
-            notes.append(f"segmented at {small.shape[1]} × {small.shape[0]} px, enlarged to the image's size")
-        if isinstance(self.method, PrototypeSegmenter):
-            chosen = choose_rows("llm", self.bank, request, "all")
-            found = self.method.mark(small, *self.bank.prototypes(chosen.rows, chosen.weights, self.method.plain))
-            which = "related" if has_related_support(self.bank, related) else "base"
-            notes.append(f"marked by prototypes of all {which} supports; those shown are the first few")
-        else:
-            found = self.method.segment(small, supports, name)
-        return Prediction(
-            class_name=name,
-            mask=_enlarged(found.mask.astype(np.uint8), image, cv2.INTER_NEAREST) > 0,
-            probability=_enlarged(found.probability, image, cv2.INTER_LINEAR),
-            supports=supports,
-            related=related,
-            notes=(*notes, *found.notes),
-            confidence=self.presence.confidence(found.probability) if self.presence else None,
+    def rank(
+        self, images: str | Path | Iterable[Image], class_name: str, related: Related | None = None
+    ) -> list[tuple[str, float]]:
+        """(file or number of the image, confidence), the image that most likely shows the class first.
+
+        Images that cannot be read come last, with confidence −inf.
+        """
+        found = []
+        for n, one in enumerate(self.segment_all(images, class_name, 1, related)):
+            failed = isinstance(one, LlafsError)
+            found.append((str(one) if failed else one.source or str(n), float("-inf") if failed else one.confidence))
+        return sorted(found, key=lambda pair: -pair[1])
+
+    @property
+    def expected(self) -> Calibration | None:
+        """What a mask and a ranking can be expected to be worth, measured on the bank's own classes."""
+        return self.calibration
+
+    # --- correcting ---
+
+    def add(self, image: Image, mask: Any, class_name: str) -> int:
+        """Keep an image with a corrected mask as a support of `class_name`: the next images are compared with it, too.
+
+        Args:
+            mask: a file, array, tensor or PIL image of the image's size: bool, 0/1, 0/255, or soft in [0, 1].
+
+        Returns: its number, for `remove`.
+
+        Raises:
+            LlafsError: image or mask cannot be used, or the model keeps no corrections.
+        """
+        check_class_name(class_name)
+        if self.corrections is None:
+            raise LlafsError("this model has no folder to keep corrections in: open one with from_coco or from_run.")
+        pixels = as_rgb(image)
+        return self.corrections.add(
+            pixels, as_mask(mask, pixels.shape[:2]), self._known_as(class_name), _name_of(image)
         )
 
+    @property
+    def added(self) -> list[Correction]:
+        """The supports that were added, the oldest first."""
+        return [] if self.corrections is None else list(self.corrections.listed)
 
-def _backbone_of(bank: SupportBank, folder: RunFolder) -> Backbone:
-    """The frozen backbone that described a bank: the one in `hsnet.safetensors`, or else one with ImageNet weights.
+    def remove(self, number: int) -> None:
+        """Take an added support out again."""
+        if self.corrections is None:
+            raise LlafsError("this model keeps no corrections.")
+        self.corrections.remove(number)
+
+    def _added(self, class_name: str) -> list[Correction]:
+        return [] if self.corrections is None else self.corrections.of(self._known_as(class_name))
+
+    # --- one image ---
+
+    def _known_as(self, name: str) -> str:
+        return find_class(name, self.vocabulary) or normalise(name)  # "Giraffe" draws as "giraffe" does
+
+    def _question(
+        self,
+        class_name: str | Sequence[str],
+        shots: int,
+        related: Related | None,
+        llm: str | Asker | None,
+        least: float | None,
+    ) -> _Question:
+        names = [class_name] if isinstance(class_name, str) else list(class_name)
+        if related is not None and len(names) > 1:
+            raise LlafsError("related classes can be given for one class at a time.")
+        asked = {n: self.related(n, llm) if related is None else given(n, related, self.bank.classes) for n in names}
+        return _Question(asked, not isinstance(class_name, str), shots, least)
+
+    def _answer(self, pixels: np.ndarray, source: str, question: _Question) -> Prediction | Predictions:
+        query, settings = self.finder.look(pixels, source), (question.shots, question.least)
+        answers = [
+            self.finder.find(query, name, self._known_as(name), related, self._added(name), *settings)
+            for name, related in question.related.items()
+        ]
+        found, likeness = zip(*answers, strict=True)
+        return Predictions(found, label_map(found, likeness), source) if question.several else found[0]
+
+
+@dataclass(frozen=True)
+class _Question:
+    """What is asked of every image: each class with those that stand in for it, and the caller's settings."""
+
+    related: Mapping[str, RelatedClasses]
+    several: bool
+    shots: int
+    least: float | None
+
+
+def _asker(llm: str | Asker | None) -> Asker:
+    return llm if isinstance(llm, Asker) else Asker(llm)
+
+
+def _check(class_name: str | Sequence[str], shots: int, least: float | None) -> None:
+    """Look at what was asked for.
 
     Raises:
-        LlafsError: there is no `hsnet.safetensors`, and the backbone cannot be had from elsewhere.
+        LlafsError: it cannot be answered.
     """
-    model = folder.path / "hsnet.safetensors"
-    if model.exists():
-        backbone = HSNet.load(folder.require(model.name))[0].backbone
-    else:
-        try:
-            backbone = load_backbone(bank.made_from.get("backbone"), data_root() / "weights")
-        except LlafsError as error:
-            raise LlafsError(
-                f"{model} is missing, and the backbone of the support bank cannot be had from elsewhere: {error} "
-                "Run notebook 02_backbone_training first."
-            ) from error
-    return backbone.to("cuda" if torch.cuda.is_available() else "cpu")
+    names = [class_name] if isinstance(class_name, str) else list(class_name)
+    if not names:
+        raise LlafsError("no class was asked for: give a name, or a list of names.")
+    for name in names:
+        check_class_name(name)
+    if len({normalise(n) for n in names}) < len(names):
+        raise LlafsError(f"a class is asked for twice in {', '.join(names)}: name each once.")
+    if type(shots) is not int or shots < 1:
+        raise LlafsError(f"shots must be a whole number of at least 1, not {shots!r}.")
+    if least is not None and not (isinstance(least, int | float) and np.isfinite(least)):
+        raise LlafsError(f"min_confidence must be a number, not {least!r}.")
 
 
-def _read(image: str | Path | np.ndarray) -> np.ndarray:
-    """An image as [H, W, 3] uint8 RGB."""
-    pixels = image if isinstance(image, np.ndarray) else read_rgb(image)
-    check_image(pixels)
-    return pixels
-
-
-def _within(image: np.ndarray, side: int) -> np.ndarray:
-    """The image itself, or a smaller copy whose longer side has `side` px: models look at some hundred px anyway."""
-    shrink = side / max(image.shape[:2])
-    if shrink >= 1:
-        return image
-    height, width = (max(round(n * shrink), 1) for n in image.shape[:2])
-    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
-
-
-def _enlarged(found: np.ndarray, image: np.ndarray, how: int) -> np.ndarray:
-    """A map at the image's height and width."""
-    height, width = image.shape[:2]
-    return found if found.shape == (height, width) else cv2.resize(found, (width, height), interpolation=how)
+def _name_of(image: Image) -> str:
+    return str(image) if isinstance(image, (str, Path)) else ""

@@ -193,8 +193,8 @@ class Prediction:
 class Predictions:
     """Several classes in one image: a `Prediction` for each, and one label map.
 
-    `label_map` [H, W] uint16 holds 0 where no class was found, and else the number of the class, counted from 1. A pixel
-    that several masks claim goes to the class whose prototypes it resembles most.
+    `label_map` [H, W] uint16 holds 0 where no class was found, and else the number of the class, counted from 1. A
+    pixel that several masks claim goes to the class whose prototypes it resembles most.
     """
 
     found: tuple[Prediction, ...]

@@ -16,6 +16,7 @@ FLOORS = [
     {"data", "vision", "language"},
     {"retrieval"},
     {"evaluation"},
+    {"bank_folder", "opening", "answering"},
     {"pipeline"},
     {"plots", "diagrams", "widgets"},
     {"tools", "__main__"},

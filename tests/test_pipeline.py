@@ -20,7 +20,7 @@ from llafs_lib.language.prompts import CONSTRAINED, Question
 from llafs_lib.language.replay import ReplayMiss
 from llafs_lib.records import Episode, RelatedClass, RelatedClasses
 from llafs_lib.retrieval.bank import build_bank, described_by
-from llafs_lib.retrieval.policies import Request, load_supports, select_supports
+from llafs_lib.retrieval.policies import Request, choose_rows, load_supports, select_supports
 from llafs_lib.settings import Settings
 from llafs_lib.tools.cli import main
 from llafs_lib.vision.backbone import Backbone
@@ -44,7 +44,7 @@ def add_bank(run, dataset, fold, segmenter, backbone, limit=None):
 
 def add_calibration(run):
     with run.writing("calibration.json", {}) as path:
-        path.write_text(json.dumps({"presence": {"slope": 1.0, "intercept": 0.0}, "prototypes": HOW}))
+        path.write_text(json.dumps({"prototypes": HOW}))
 
 
 @contextmanager
@@ -173,15 +173,23 @@ def test_a_bank_of_another_model_is_refused(project, method):
         run.record("support_bank", {})
 
 
-def test_confidence_is_a_probability(model):
-    found = model.segment(np.zeros((64, 64, 3), np.uint8), "giraffe", shots=1)
-    assert 0 <= found.confidence <= 1 and "confidence" in str(found)
-    model.presence = None
-    assert model.segment(np.zeros((64, 64, 3), np.uint8), "giraffe", shots=1).confidence is None
+@pytest.mark.parametrize("method", ["hsnet", "prototypes"])
+def test_the_confidence_is_that_of_the_related_prototypes(project, method):
+    model = LLaFS.from_run(project[2].path, method=method)
+    image = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    found = model.segment(image, "giraffe", shots=1)
+    features = model.method.describe(image)
+    request = Request(Episode("giraffe", -1, ()), found.related, query_embedding(features))
+    rows = choose_rows("llm", model.bank, request, "all")
+    inside, outside = (torch.from_numpy(p).float() for p in model.bank.prototypes(rows.rows, rows.weights, plain=True))
+    best = (features.flatten(1).T @ (inside - outside)).sort(descending=True).values[:5]
+    assert found.confidence == pytest.approx(float(best.mean()), abs=1e-5) and "confidence" in str(found)
+    absent = model.segment(image, "giraffe", shots=1, min_confidence=found.confidence + 0.01)
+    assert not absent.mask.any() and "taken as absent" in absent.notes[-1]
 
 
 def test_a_large_image_is_segmented_small_and_answered_large(model, monkeypatch):
-    monkeypatch.setattr("llafs_lib.pipeline.MAX_SIDE", 64)
+    monkeypatch.setattr("llafs_lib.answering.MAX_SIDE", 64)
     found = model.segment(np.zeros((90, 120, 3), np.uint8), "giraffe", shots=1)
     assert found.mask.shape == found.probability.shape == (90, 120) and found.mask.dtype == bool
     assert found.probability.max() <= 1 and "segmented at 64 × 48 px" in found.notes[0]
@@ -210,8 +218,8 @@ def test_prototypes_of_all_related_supports(project):
     model = LLaFS.from_run(project[2].path, method="prototypes")
     image = np.random.default_rng(0).integers(0, 256, (70, 90, 3), np.uint8)
     found = model.segment(image, "giraffe", shots=2)
-    assert found.mask.shape == (70, 90) and 0 < found.mask.mean() < 1 and found.confidence is None
-    assert len(found.supports) == 2 and "all related supports" in found.notes[0]
+    assert found.mask.shape == (70, 90) and 0 < found.mask.mean() < 1
+    assert len(found.supports) == 2 and not found.notes
     request = Request(Episode("giraffe", -1, ()), found.related, query_embedding(model.method.describe(image)))
     supports = load_supports(select_supports("llm", model.bank, request, "all"), model.read)
     by_images = model.method.segment(image, supports, "giraffe")

@@ -21,9 +21,8 @@ import torch.nn.functional as F
 from llafs_lib.evaluation.metrics import best_threshold, curve
 from llafs_lib.records import Episode
 from llafs_lib.retrieval.bank import SupportBank
-from llafs_lib.retrieval.policies import Choice, K, Request, augment, select_supports
+from llafs_lib.retrieval.policies import ADDED, ADDED_WEIGHT, Choice, K, Request, augment, select_supports
 
-ADDED, ADDED_WEIGHT = 5, 0.3  # base supports beside true ones, and what each counts; see benchmarks/policies.py
 LABELS = {
     "true": "true supports (annotated)",
     "random": "random base supports",

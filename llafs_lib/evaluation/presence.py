@@ -1,68 +1,52 @@
-"""Is the class in the image at all? A mask is always drawn, so how far to trust it is a number of its own.
+"""Is the class in the image at all? A mask is always drawn, so images are ranked by a score of their own.
 
-The evidence is how sure the model is where it is surest. A logistic curve turns it into a probability. The curve is
-fitted on base classes that are treated as if they were novel, so no annotation of a novel class goes into it.
+The score is the mean of the five highest similarities to the prototypes (foreground minus background), before they are
+stretched over the image. It is no probability: it orders images, and `auc` says how well.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
-from scipy.optimize import minimize
-from scipy.special import expit, logit
+from scipy.stats import rankdata
+from torch import Tensor
 
-from llafs_lib.errors import LlafsError
-
-TOP_SHARE = 0.01  # of the pixels: the surest ones
-_BOUND = 1e-4  # evidence of 0 or 1 has no finite logit
+TOP = 5  # positions of the feature map
 
 
-def evidence(probability: np.ndarray) -> float:
-    """The mean of the surest hundredth of a probability map [H, W], in [0, 1]; at least one pixel."""
-    flat = probability.ravel()
-    k = max(int(flat.size * TOP_SHARE), 1)
-    return float(np.partition(flat, flat.size - k)[-k:].mean())
+def presence_score(similarities: Tensor) -> float:
+    """The mean of the `TOP` highest values of `vision.prototype.similarity`, [h, w] → a number in [−2, 2]."""
+    flat = similarities.flatten()
+    return float(flat.topk(min(TOP, len(flat))).values.mean())
 
 
-@dataclass(frozen=True)
-class Presence:
-    """confidence = σ(slope · logit(evidence) + intercept)."""
+def auc(scores: Sequence[float], present: Sequence[bool]) -> float | None:
+    """How well scores tell images with the class from those without: the chance that one with it scores higher.
 
-    slope: float
-    intercept: float
-
-    def confidence(self, probability: np.ndarray) -> float:
-        """How likely it is that the class is there, in [0, 1], for a probability map [H, W]."""
-        return float(self.of(evidence(probability)))
-
-    def of(self, evidence: float | np.ndarray) -> np.ndarray:
-        """The same from evidence, one or [N]."""
-        return expit(self.slope * logit(np.clip(evidence, _BOUND, 1 - _BOUND)) + self.intercept)
-
-
-def fit_presence(evidence: Sequence[float], present: Sequence[bool]) -> Presence:
-    """Fit the likeliest curve. A weak pull of the slope towards 1 keeps it finite on separable data.
+    Ties count half. 1 is perfect, 0.5 is chance; None if there are only images of one kind.
 
     Args:
-        evidence: [N] in [0, 1].
-        present: [N], whether the class was there. The confidence is calibrated for the share of present classes in
-            these data, so it should be the share that is expected later.
-
-    Raises:
-        LlafsError: the two differ in length, or all classes were present, or none was.
+        scores: [N] numbers.
+        present: [N], whether the class was there.
     """
-    x, y = logit(np.clip(np.asarray(evidence, float), _BOUND, 1 - _BOUND)), np.asarray(present, bool)
-    if x.shape != y.shape or y.all() or not y.any():
-        raise LlafsError("a presence curve needs as many truths as evidence, some present and some absent.")
+    there = np.asarray(present, bool)
+    with_it, without = int(there.sum()), int((~there).sum())
+    if not with_it or not without:
+        return None
+    ranks = rankdata(scores)[there].sum() - with_it * (with_it + 1) / 2
+    return float(ranks / (with_it * without))
 
-    def loss(parameters: np.ndarray) -> float:
-        z = parameters[0] * x + parameters[1]
-        return float(np.logaddexp(0, np.where(y, -z, z)).sum() + 0.5 * (parameters[0] - 1) ** 2)
 
-    slope, intercept = minimize(loss, np.array([1.0, 0.0])).x
-    return Presence(float(slope), float(intercept))
+def mean_auc(scores: Mapping[str, Sequence[tuple[float, bool]]]) -> float | None:
+    """The mean over classes of `auc`; None if no class is in some images and not in others.
+
+    Args:
+        scores: class → (score, whether the class is there) of each image.
+    """
+    found = [auc(*zip(*of_class, strict=True)) for of_class in scores.values() if of_class]
+    known = [a for a in found if a is not None]
+    return float(np.mean(known)) if known else None
 
 
 def draw_questions(
@@ -80,14 +64,3 @@ def draw_questions(
     half = min(count // 2, len(there), len(absent))
     drawn = [pool[n] for pool in (there, absent) for n in rng.choice(len(pool), half, replace=False)]
     return sorted(drawn)
-
-
-def calibration_error(confidence: Sequence[float], present: Sequence[bool]) -> float:
-    """Expected calibration error in [0, 1], 0 best: how far the share present is from the confidence, on average.
-
-    The answers are sorted into ten bins that hold equally many.
-    """
-    order = np.argsort(confidence, kind="stable")
-    c, y = np.asarray(confidence, float)[order], np.asarray(present, float)[order]
-    parts = [p for p in np.array_split(np.arange(len(c)), 10) if len(p)]
-    return float(sum(len(p) * abs(c[p].mean() - y[p].mean()) for p in parts) / len(c))

@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 
 from llafs_lib.artifacts import RunFolder, write_json
-from llafs_lib.classes import COCO_CLASSES, COCO_SUPERCATEGORIES, find_class
+from llafs_lib.classes import COCO_CLASSES, COCO_SUPERCATEGORIES, did_you_mean, find_class
 from llafs_lib.errors import LlafsError
 from llafs_lib.language.prompts import MAX_NAMES_IN_ANSWER
 from llafs_lib.records import Call, RelatedClass, RelatedClasses
@@ -87,6 +87,53 @@ def shuffled(related: Mapping[str, RelatedClasses], seed: int = 0) -> dict[str, 
         ranked = tuple(r for r in related[other].ranked if find_class(r.name, (name,)) is None)
         dealt[name] = RelatedClasses(name, ranked, "shuffled", f"the answer about {other!r}, dealt to {name!r}")
     return {name: dealt[name] for name in names}
+
+
+def given(
+    class_name: str, related: RelatedClasses | Mapping[str, float] | Iterable[str] | str, vocabulary: Sequence[str]
+) -> RelatedClasses:
+    """The related classes that a user gives: names, names with scores, or a text such as "zebra=.9,horse=.6".
+
+    Names without a score get 1. Scores are in (0, 1].
+
+    Raises:
+        LlafsError: a name is not in `vocabulary` or stands twice, or a score is not in (0, 1].
+    """
+    if isinstance(related, RelatedClasses):
+        return related
+    scores: dict[str, float] = {}
+    for name, score in _pairs(related):
+        found = find_class(name, vocabulary)
+        if found is None:
+            listed = ", ".join(vocabulary[:20]) + (", …" if len(vocabulary) > 20 else "")
+            raise LlafsError(
+                f"the related class {name!r} is not annotated here.{did_you_mean(name, vocabulary)} "
+                f"There are: {listed}."
+            )
+        if found in scores:
+            raise LlafsError(f"the related class {name!r} is given twice: name each once.")
+        if not (isinstance(score, int | float) and 0 < score <= 1):
+            raise LlafsError(f"the score of the related class {name!r} must be above 0 and at most 1, not {score!r}.")
+        scores[found] = float(score)
+    if not scores:
+        raise LlafsError(f"no related class is given for {class_name!r}: name some, such as zebra=0.9,horse=0.6.")
+    ranked = tuple(RelatedClass(name, scores[name]) for name in sorted(scores, key=scores.get, reverse=True))
+    return RelatedClasses(class_name, ranked, "given", "the user")
+
+
+def _pairs(related: Mapping[str, float] | Iterable[str] | str) -> list[tuple[str, float]]:
+    if isinstance(related, Mapping):
+        return list(related.items())
+    if not isinstance(related, str):
+        return [(name, 1.0) for name in related]
+    found = []
+    for part in filter(None, (p.strip() for p in related.split(","))):
+        name, _, score = part.rpartition("=")
+        try:
+            found.append((name.strip(), float(score)) if name else (part, 1.0))
+        except ValueError:
+            raise LlafsError(f"the score in {part!r} is no number: write it as in zebra=0.9,horse=0.6.") from None
+    return found
 
 
 # --- what is done with relations -------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ K = int | Literal["all"]
 RELATIONS = ("llm", "text", "supercategory", "shuffled", "oracle")
 POLICIES = ("true", "random", "all", *RELATIONS, "visual", "hybrid")
 RELATION_POWER = 2.0  # a class that is twice as much alike gets four times as many places
+ADDED, ADDED_WEIGHT = 5, 0.3  # base supports beside true ones, and what each counts; see benchmarks/policies.py
 VISUAL_POWER = 8.0  # cosines of natural images lie close together: a high power tells them apart
 
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from llafs_lib.records import RelatedClass, RelatedClasses
 from llafs_lib.retrieval.bank import SupportBank
 
 GOOD_AREA = 0.10  # a mask that covers this share of its image, or more, is as good as any
@@ -42,6 +43,31 @@ def visual_term(bank: SupportBank, rows: np.ndarray, query: np.ndarray) -> np.nd
 def quality_term(bank: SupportBank, rows: np.ndarray) -> np.ndarray:
     """How useful each row's mask is, [M] in [0, 1]: small objects leave few cells to compare with."""
     return np.minimum(bank.area[rows] / GOOD_AREA, 1.0)
+
+
+def by_looks(bank: SupportBank, class_name: str, most: int = 5) -> RelatedClasses:
+    """The classes of a bank whose foregrounds look most like those of `class_name`, which must be one of them.
+
+    It needs annotated images of the class, so it serves to calibrate and to compare, not to segment a new class. Scores
+    are cosines in (0, 1] of the classes' mean foregrounds, each relative to the mean of all classes. Where none is
+    positive, the nearest class stands alone.
+    """
+    rows = [bank.rows_of(name) for name in bank.classes]
+    means = np.stack([_mean_foreground(bank, r) for r in rows])  # [classes, C]
+    known = np.array([len(r) > 0 for r in rows])
+    means[known] -= means[known].mean(axis=0)
+    unit = means / np.maximum(np.linalg.norm(means, axis=1, keepdims=True), 1e-12)
+    cosine = unit @ unit[bank.classes.index(class_name)]
+    others = [n for n in np.argsort(-cosine, kind="stable") if known[n] and bank.classes[n] != class_name]
+    alike = [n for n in others if cosine[n] > 0][:most] or others[:1]
+    ranked = tuple(RelatedClass(bank.classes[n], float(np.clip(cosine[n], 0.01, 1.0))) for n in alike)
+    return RelatedClasses(class_name, ranked, "looks", "likeness of the supports' features")
+
+
+def _mean_foreground(bank: SupportBank, rows: np.ndarray) -> np.ndarray:
+    if not len(rows):
+        return np.zeros(bank.foreground.shape[1], np.float32)
+    return bank.area[rows] @ bank.foreground[rows] / max(float(bank.area[rows].sum()), 1e-12)
 
 
 def _as_slice(rows: np.ndarray) -> np.ndarray | slice:

@@ -94,6 +94,20 @@ def _check_finite(features: Tensor) -> None:
         raise LlafsError("features hold NaN or infinity: check the backbone's weights.")
 
 
+def similarity(features: Tensor, foreground: Tensor, background: Tensor) -> Tensor:
+    """How much more every position is like the foreground than like the background: [C, h, w] → [h, w] in [−2, 2].
+
+    Args:
+        features: of the query, unit vectors [C, h, w].
+        foreground, background: prototypes [C].
+
+    Raises:
+        LlafsError: features that are not finite.
+    """
+    _check_finite(features)
+    return torch.einsum("chw,c->hw", features, foreground - background)
+
+
 def score_map(
     features: Tensor, foreground: Tensor, background: Tensor, size: Sequence[int], sharpness: float | None = None
 ) -> Tensor:
@@ -110,8 +124,7 @@ def score_map(
     Raises:
         LlafsError: features that are not finite.
     """
-    _check_finite(features)
-    scores = torch.einsum("chw,c->hw", features, foreground - background)
+    scores = similarity(features, foreground, background)
     scores = scores if sharpness is None else diffuse(features, scores, sharpness)
     scores = resize(scores[None, None], size)[0, 0]  # [h, w] → [H, W]
     low, high = scores.aminmax()
@@ -172,10 +185,20 @@ class PrototypeSegmenter:
         return [self.segment(query, supports, class_name) for supports in shown]
 
     @torch.inference_mode()
-    def mark(self, query: np.ndarray, foreground: np.ndarray, background: np.ndarray, name: str = "") -> Prediction:
-        """Segment `query` [H, W, 3] uint8 with prototypes [C] made elsewhere, such as those of a whole bank."""
+    def mark(
+        self,
+        query: np.ndarray,
+        foreground: np.ndarray,
+        background: np.ndarray,
+        name: str = "",
+        threshold: float | None = None,
+    ) -> Prediction:
+        """Segment `query` [H, W, 3] uint8 with prototypes [C] made elsewhere, such as those of a whole bank.
+
+        `threshold` replaces the segmenter's own.
+        """
         found = self._marked(query, *(torch.from_numpy(np.asarray(p, np.float32)) for p in (foreground, background)))
-        return Prediction(name, found >= self.threshold, found)
+        return Prediction(name, found >= (self.threshold if threshold is None else threshold), found)
 
     def describe(self, image: np.ndarray) -> Tensor:
         """The unit features [C, h, w] of an image, which prototypes are compared with."""

@@ -1,0 +1,111 @@
+"""One image, one class: from features and related classes to a prediction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+
+from llafs_lib.evaluation.calibration import Calibration
+from llafs_lib.evaluation.presence import presence_score
+from llafs_lib.records import Episode, Prediction, RelatedClasses
+from llafs_lib.retrieval.bank import SupportBank
+from llafs_lib.retrieval.corrections import Correction
+from llafs_lib.retrieval.evidence import class_prototypes, shown_supports
+from llafs_lib.retrieval.policies import Request
+from llafs_lib.retrieval.thumbnails import within
+from llafs_lib.vision.backbone import resize
+from llafs_lib.vision.features import query_embedding
+from llafs_lib.vision.prototype import PrototypeSegmenter, similarity
+from llafs_lib.vision.segmenter import HSNetSegmenter
+
+NOT_A_QUERY_ID = -1  # an image of one's own belongs to no data set
+MAX_SIDE = 2048  # px; a larger image is segmented at this size
+
+
+@dataclass(frozen=True)
+class Query:
+    """An image that was looked at: `pixels` [H, W, 3], the copy that is segmented, its unit features [C, h, w]."""
+
+    pixels: np.ndarray
+    small: np.ndarray
+    features: Tensor
+    source: str
+
+
+@dataclass(frozen=True)
+class Finder:
+    """Finds classes in images. The fields are those of `LLaFS`."""
+
+    method: HSNetSegmenter | PrototypeSegmenter
+    bank: SupportBank
+    read: Callable[[int, str], tuple[np.ndarray, np.ndarray]]
+    calibration: Calibration | None
+
+    def look(self, pixels: np.ndarray, source: str) -> Query:
+        """Pass an image [H, W, 3] uint8 through the backbone, once for all classes."""
+        small = within(pixels, MAX_SIDE)
+        return Query(pixels, small, self.method.describe(small), source)
+
+    def find(
+        self,
+        query: Query,
+        name: str,
+        known_as: str,
+        related: RelatedClasses,
+        added: Sequence[Correction],
+        shots: int,
+        least: float | None,
+    ) -> tuple[Prediction, Tensor]:
+        """The prediction of one class, and its similarity map [h, w], by which classes compete for pixels.
+
+        Args:
+            name, known_as: the class as it was asked for, and as draws and answers know it.
+            added: supports of the class itself that the user added.
+            least: the confidence below which the mask is left empty; None for never.
+        """
+        request = Request(Episode(known_as, NOT_A_QUERY_ID, ()), related, query_embedding(query.features))
+        prototypes, made_of = class_prototypes(self.bank, request, added)
+        likeness = similarity(query.features, *(torch.from_numpy(p).to(query.features) for p in prototypes))
+        supports = shown_supports(self.bank, request, added, shots, self.read)
+        if isinstance(self.method, PrototypeSegmenter):
+            threshold = self.calibration.of(related).threshold if self.calibration else None
+            found = self.method.mark(query.small, *prototypes, threshold=threshold)
+        else:
+            found = self.method.segment(query.small, supports, name)
+        notes, confidence = [*related.notes, *made_of, *found.notes], presence_score(likeness)
+        mask = _enlarged(found.mask.astype(np.uint8), query.pixels, cv2.INTER_NEAREST) > 0
+        if query.small is not query.pixels:
+            height, width = query.small.shape[:2]
+            notes.append(f"segmented at {width} × {height} px, enlarged to the image's size")
+        if least is not None and confidence < least:
+            notes.append(f"taken as absent, because the confidence {confidence:.2f} is below {least:g}")
+            mask = np.zeros_like(mask)
+        probability = _enlarged(found.probability, query.pixels, cv2.INTER_LINEAR)
+        about = (supports, related, tuple(notes), confidence, query.pixels, query.source)
+        return Prediction(name, mask, probability, *about), likeness
+
+
+def label_map(found: Sequence[Prediction], likeness: Sequence[Tensor]) -> np.ndarray:
+    """[H, W] uint16: 0, or the number of the class, from 1, whose mask has the pixel and whose likeness is highest.
+
+    Args:
+        likeness: of each prediction, its similarity map [h, w].
+    """
+    size = found[0].mask.shape
+    best, labels = np.full(size, -np.inf, np.float32), np.zeros(size, np.uint16)
+    for number, (one, grid) in enumerate(zip(found, likeness, strict=True), start=1):
+        claim = resize(grid[None, None].float(), size)[0, 0].cpu().numpy()  # [h, w] → [H, W]
+        wins = one.mask & (claim > best)
+        labels[wins], best[wins] = number, claim[wins]
+    return labels
+
+
+def _enlarged(found: np.ndarray, image: np.ndarray, how: int) -> np.ndarray:
+    """A map at the image's height and width."""
+    height, width = image.shape[:2]
+    return found if found.shape == (height, width) else cv2.resize(found, (width, height), interpolation=how)

@@ -1,0 +1,278 @@
+"""A folder with all that segmenting needs but the backbone's weights: it can be moved, and the data set may be gone.
+
+okapi-bank/bank.json         what it was made from, and what can be expected of it
+okapi-bank/support_bank/     the rows (`retrieval.bank`)
+okapi-bank/thumbnails/       small copies of the supports, to be shown
+okapi-bank/added/            supports that the user added (`retrieval.corrections`)
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from filelock import FileLock
+
+from llafs_lib.artifacts import replacing, write_json
+from llafs_lib.data.folds import data_root
+from llafs_lib.data.own import OwnSplit
+from llafs_lib.data.splits import SupportReader
+from llafs_lib.errors import LlafsError
+from llafs_lib.evaluation.calibration import Calibration, calibrate
+from llafs_lib.language.asking import Asker
+from llafs_lib.language.replay import ReplayMiss
+from llafs_lib.records import RelatedClasses
+from llafs_lib.retrieval.bank import SupportBank, build_bank, described_by
+from llafs_lib.retrieval.scoring import by_looks
+from llafs_lib.retrieval.thumbnails import Thumbnails
+from llafs_lib.vision.backbone import Backbone, load_backbone, toy_backbone
+from llafs_lib.vision.prototype import PrototypeSegmenter
+
+ABOUT, ROWS, THUMBNAILS, ADDED = "bank.json", "support_bank", "thumbnails", "added"
+FORMAT = 1  # raise it when an older folder can no longer be read
+BACKBONE, SIZE = "mobilenet_v2", 417  # for photographs, where nothing else is asked for; px
+HOW = {"plain": True, "sharpness": 8.0}  # of the prototypes; what benchmarks/policies.py found best
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What a bank is to be made from. `threads` and the place of the folder decide nothing.
+
+    Args:
+        backbone: a name that `vision.backbone.load_backbone` knows, or "auto".
+        size: side of the square that images are squashed to, px; 0 takes the default.
+        min_area: share of its image that a mask must cover to be a support.
+    """
+
+    backbone: str = "auto"
+    size: int = 0
+    min_area: float = 0.0
+
+    def __post_init__(self) -> None:
+        if not (isinstance(self.size, int) and (self.size == 0 or 32 <= self.size <= 4096)):
+            raise LlafsError(f"size must be a whole number of pixels from 32 to 4096, not {self.size!r}.")
+        if not 0 <= self.min_area < 1:
+            raise LlafsError(f"min_area must be a share of the image from 0 to 1, not {self.min_area!r}.")
+
+    def settings(self) -> dict[str, Any]:
+        """As `bank.json` records it."""
+        name = BACKBONE if self.backbone == "auto" else self.backbone
+        return {"backbone": name, "size": self.size or SIZE, "min_area": self.min_area}
+
+
+def is_bank_folder(path: str | Path) -> bool:
+    return (Path(path) / ABOUT).is_file()
+
+
+def bank_folder_for(annotations: Path) -> Path:
+    """Where the bank of an annotation file is kept if nobody says where: beside it, else in ./data/cache."""
+    beside = annotations.with_name(f"{annotations.stem}-bank")
+    if beside.is_dir() or os.access(annotations.parent, os.W_OK):
+        return beside
+    return Path("data/cache") / beside.name
+
+
+def read_about(folder: Path) -> dict[str, Any]:
+    """`bank.json`, checked.
+
+    Raises:
+        LlafsError: it is missing, unreadable or of another version.
+    """
+    file = folder / ABOUT
+    try:
+        about = json.loads(file.read_text(encoding="utf-8"))
+        version, calibration = about["format"], about["calibration"]
+        about["calibration"] = Calibration.from_dict(calibration)
+        about["source"], about["settings"], about["data"]  # must be there
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise LlafsError(f"{file} is not readable as a bank's ({error!r}): {_again(folder)}.") from error
+    if version != FORMAT:
+        raise LlafsError(f"{file} is of format {version}, this version reads {FORMAT}: {_again(folder)}.")
+    return about
+
+
+def _again(folder: Path) -> str:
+    return f"make it anew with `llafs bank IMAGES ANNOTATIONS -o {folder}`"
+
+
+def load_segmenter(settings: Mapping[str, Any], threshold: float) -> tuple[PrototypeSegmenter, dict[str, Any]]:
+    """The segmenter of a bank's settings, and what its features depend on (`described_by`)."""
+    name = settings["backbone"]
+    backbone: Backbone = toy_backbone() if name == "small" else load_backbone(name, data_root() / "weights")
+    described = described_by(backbone, settings["size"])
+    backbone = backbone.to("cuda" if torch.cuda.is_available() else "cpu")
+    return PrototypeSegmenter(backbone, settings["size"], threshold, **HOW), described
+
+
+# --- making one -------------------------------------------------------------------------------------------------------
+
+
+def make_bank_folder(
+    folder: Path, split: OwnSplit, source: Mapping[str, Any], wanted: Wanted, asker: Asker | None = None
+) -> None:
+    """Describe every support of `split`, calibrate, and write the folder. What the user added to an older one stays.
+
+    An interrupted call is continued by the next one. Two at once wait for each other.
+
+    Args:
+        source: the annotation file's state, by which `is_current` knows it again.
+        asker: whom to ask for the classes' look-alikes when calibrating; None replays recorded answers, and takes the
+            likeness of the features for classes without one.
+
+    Raises:
+        LlafsError: there is no support, something else is at `folder`, or it cannot be written.
+    """
+    shown = split.shown(wanted.min_area)
+    if not shown:
+        raise LlafsError(f"{source['name']} leaves no support: no mask covers {wanted.min_area:.2%} of its image.")
+    if folder.exists() and not (folder.is_dir() and (is_bank_folder(folder) or _is_begun(folder))):
+        raise LlafsError(f"{folder} exists and is no bank, so it is not replaced: choose another place with --bank.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".lock"):
+            _make(folder, split, shown, source, wanted, asker)
+    except OSError as error:
+        raise LlafsError(f"the bank {folder} cannot be written ({error}): choose another place with --bank.") from error
+
+
+def _make(
+    folder: Path,
+    split: OwnSplit,
+    shown: Mapping[int, tuple[str, ...]],
+    source: Mapping[str, Any],
+    wanted: Wanted,
+    asker: Asker | None,
+) -> None:
+    (folder / ABOUT).unlink(missing_ok=True)  # written last: without it the folder counts as begun
+    settings, read = wanted.settings(), SupportReader(split, keep=1)
+    segmenter, described = load_segmenter(settings, Calibration().novel.threshold)
+    made_from = {"data": split.fingerprint, "min_area": wanted.min_area, **described}
+    thumbnails = Thumbnails(folder / THUMBNAILS, split.classes)
+
+    def read_and_keep(image_id: int) -> tuple[np.ndarray, Mapping[str, np.ndarray]]:
+        image, masks = read.with_masks(image_id, shown[image_id])
+        thumbnails.keep(image_id, image, masks)
+        return image, masks
+
+    rows = folder / ROWS
+    if not _made_from(rows, made_from):
+        shutil.rmtree(rows, ignore_errors=True)
+        bank = build_bank(rows, shown, split.classes, read_and_keep, _inference(segmenter), made_from)
+    else:
+        bank = SupportBank.load(rows)
+    everything = {i: tuple(c for c, n in zip(split.classes, row, strict=True) if n) for i, row in _pixels(split)}
+    found = calibrate(bank, segmenter, everything, read.with_masks, _relation(bank, asker))
+    about = {
+        "format": FORMAT,
+        "classes": list(split.classes),
+        "data": split.fingerprint,
+        "source": dict(source),
+        "settings": settings,
+        "calibration": found.to_dict(),
+        "skipped": list(split.skipped),
+    }
+    write_json(folder / ABOUT, about)
+
+
+def _inference(segmenter: PrototypeSegmenter) -> Callable[[np.ndarray], torch.Tensor]:
+    def describe(image: np.ndarray) -> torch.Tensor:
+        with torch.inference_mode():
+            return segmenter.describe(image)
+
+    return describe
+
+
+def _pixels(split: OwnSplit):
+    return zip(split.image_ids, split.pixels, strict=True)
+
+
+def _made_from(rows: Path, made_from: Mapping[str, Any]) -> bool:
+    try:
+        SupportBank.load(rows, **made_from)
+        return True
+    except LlafsError:
+        return False
+
+
+def _is_begun(folder: Path) -> bool:
+    return {p.name for p in folder.iterdir() if not p.name.startswith(".")} <= {ROWS, THUMBNAILS, ADDED}
+
+
+def _relation(bank: SupportBank, asker: Asker | None) -> Callable[[str], RelatedClasses]:
+    """The other classes that look like a class: as the language model says, else as their features say."""
+    asker, classes = asker or Asker(mode="replay"), bank.classes
+
+    def related(name: str) -> RelatedClasses:
+        others = set(classes) - {name}
+        if len(others) == 0:
+            return RelatedClasses(name, (), "nothing", "the only class")
+        try:
+            answer = asker.related(name, classes, others)
+        except ReplayMiss:
+            return by_looks(bank, name)
+        return answer if answer.ranked and answer.source != "fallback" else by_looks(bank, name)
+
+    return related
+
+
+# --- knowing one again ------------------------------------------------------------------------------------------------
+
+
+def state_of(annotations: Path, images: Path | None) -> dict[str, Any]:
+    """By what an annotation file, or a folder of masks, is known again without being read."""
+    stat = annotations.stat()
+    where = "" if images is None else str(images.resolve())
+    return {
+        "name": annotations.name,
+        "path": str(annotations.resolve()),
+        "images": where,
+        "size": stat.st_size if annotations.is_file() else 0,
+        "mtime_ns": stat.st_mtime_ns,
+    }
+
+
+def check_current(folder: Path, source: Mapping[str, Any], fingerprint: Callable[[], str], wanted: Wanted) -> None:
+    """Compare a finished bank with what it would be made from now.
+
+    Args:
+        fingerprint: reads the data set and says its fingerprint; called only where the file's state has changed.
+
+    Raises:
+        LlafsError: they differ; the message says in what, and what to do.
+    """
+    about = read_about(folder)
+    keeps = "what you added to it is kept"
+    for name, value in wanted.settings().items():
+        if about["settings"].get(name) != value:
+            raise LlafsError(
+                f"the bank {folder} was made with {name}={about['settings'].get(name)!r}, not {value!r}: "
+                f"{_again(folder)} ({keeps}), or choose another place with --bank."
+            )
+    if about["source"] != dict(source) and about["data"] != fingerprint():
+        raise LlafsError(
+            f"the bank {folder} is stale: {source['name']} is not what it was made from. {_again(folder).capitalize()} "
+            f"({keeps}), or choose another place with --bank."
+        )
+
+
+def copy_bank_folder(folder: Path, to: Path) -> None:
+    """Write a copy of a bank folder, whole or not at all.
+
+    Raises:
+        LlafsError: something is at `to` already, or it cannot be written.
+    """
+    if to.exists():
+        raise LlafsError(f"{to} exists: choose a new folder.")
+    try:
+        to.parent.mkdir(parents=True, exist_ok=True)
+        with replacing(to) as new:
+            shutil.copytree(folder, new, ignore=shutil.ignore_patterns(".*"))
+    except OSError as error:
+        raise LlafsError(f"{to} cannot be written ({error}): choose another place.") from error

@@ -1,0 +1,115 @@
+"""What `LLaFS` is made of: a run that the notebooks left, a bank folder, or annotated images of one's own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from llafs_lib import bank_folder
+from llafs_lib.artifacts import RunFolder
+from llafs_lib.bank_folder import Wanted
+from llafs_lib.data.folds import data_root, load_fold, open_dataset
+from llafs_lib.data.own import open_own
+from llafs_lib.data.splits import SupportReader
+from llafs_lib.errors import LlafsError
+from llafs_lib.language.asking import Asker
+from llafs_lib.retrieval.bank import SupportBank, described_by
+from llafs_lib.retrieval.corrections import Corrections
+from llafs_lib.retrieval.thumbnails import Thumbnails
+from llafs_lib.vision.backbone import Backbone, load_backbone
+from llafs_lib.vision.hsnet import HSNet
+from llafs_lib.vision.prototype import PrototypeSegmenter
+from llafs_lib.vision.segmenter import HSNetSegmenter
+
+
+def open_run(run: str | Path, method: str) -> dict[str, Any]:
+    """The arguments of `LLaFS` for what notebooks 01, 02 and 04 left.
+
+    Raises:
+        LlafsError: it is no run folder, or an artifact is missing or does not fit the others.
+    """
+    folder = RunFolder.at(run)
+    dataset = open_dataset(folder.dataset)
+    load_fold(folder, dataset)  # checks that the run belongs to the data
+    bank = SupportBank.load(folder.require("support_bank"))
+    calibration = json.loads(folder.require("calibration.json").read_text(encoding="utf-8"))
+    if method == "hsnet":
+        segmenter = HSNetSegmenter.from_file(folder.require("hsnet.safetensors"))
+        described = described_by(segmenter.model.backbone, segmenter.size)
+    else:
+        backbone, size = _backbone_of(bank, folder), bank.made_from.get("size")
+        described = described_by(backbone, size)
+        segmenter = PrototypeSegmenter(backbone, size, **calibration["prototypes"])
+    bank.check(**described)
+    return {
+        "method": segmenter,
+        "bank": bank,
+        "read": SupportReader(dataset.train),
+        "vocabulary": dataset.classes,
+        "corrections": Corrections(folder.path / bank_folder.ADDED, segmenter.describe, described),
+    }
+
+
+def open_bank(folder: str | Path) -> dict[str, Any]:
+    """The arguments of `LLaFS` for a bank folder.
+
+    Raises:
+        LlafsError: a part is missing, unreadable, or was described by other weights.
+    """
+    folder = Path(folder)
+    about = bank_folder.read_about(folder)
+    segmenter, described = bank_folder.load_segmenter(about["settings"], about["calibration"].novel.threshold)
+    bank = SupportBank.load(folder / bank_folder.ROWS)
+    bank.check(**described)
+    return {
+        "method": segmenter,
+        "bank": bank,
+        "read": Thumbnails(folder / bank_folder.THUMBNAILS, bank.classes),
+        "calibration": about["calibration"],
+        "corrections": Corrections(folder / bank_folder.ADDED, segmenter.describe, described),
+        "folder": folder,
+    }
+
+
+def open_own_images(
+    annotations: str | Path, images: str | Path | None, bank: str | Path | None, wanted: Wanted, asker: Asker
+) -> dict[str, Any]:
+    """The arguments of `LLaFS` for annotated images of one's own, whose bank is built if there is none.
+
+    Raises:
+        LlafsError: see `LLaFS.from_coco`.
+    """
+    annotations = Path(annotations)
+    if not annotations.exists():
+        raise LlafsError(f"{annotations} does not exist: give a COCO file, or a folder of masks.")
+    folder = bank_folder.bank_folder_for(annotations) if bank is None else Path(bank)
+    source = bank_folder.state_of(annotations, None if images is None else Path(images))
+    if bank_folder.is_bank_folder(folder):
+        bank_folder.check_current(folder, source, lambda: open_own(annotations, images).fingerprint, wanted)
+    else:
+        asked = asker if asker.model else None
+        bank_folder.make_bank_folder(folder, open_own(annotations, images), source, wanted, asked)
+    return open_bank(folder)
+
+
+def _backbone_of(bank: SupportBank, folder: RunFolder) -> Backbone:
+    """The frozen backbone that described a bank: the one in `hsnet.safetensors`, or else one with ImageNet weights.
+
+    Raises:
+        LlafsError: there is no `hsnet.safetensors`, and the backbone cannot be had from elsewhere.
+    """
+    model = folder.path / "hsnet.safetensors"
+    if model.exists():
+        backbone = HSNet.load(folder.require(model.name))[0].backbone
+    else:
+        try:
+            backbone = load_backbone(bank.made_from.get("backbone"), data_root() / "weights")
+        except LlafsError as error:
+            raise LlafsError(
+                f"{model} is missing, and the backbone of the support bank cannot be had from elsewhere: {error} "
+                "Run notebook 02_backbone_training first."
+            ) from error
+    return backbone.to("cuda" if torch.cuda.is_available() else "cpu")
