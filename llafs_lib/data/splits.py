@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import functools
-import io
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-import cv2
 import numpy as np
-from PIL import Image, ImageOps
 
+from llafs_lib.data.images import END_OF_JPEG, image_size, read_rgb
 from llafs_lib.data.labels import LabelStore, void_of
 from llafs_lib.errors import LlafsError
 
-END_OF_JPEG = b"\xff\xd9"
 MIN_PIXELS = 2 * 32 * 32  # an image counts for a class if at least 2,048 of its label pixels are the class (spec §3.3)
 
 
@@ -65,6 +62,8 @@ class Split:
         if pixels.shape[:2] == size[::-1] != size:
             pixels = read_rgb(path, turn=False)
         if pixels.shape[:2] != size:
+            if image_size(path) in (size, size[::-1]):
+                raise LlafsError(f"{path} is too large to be read whole: shrink it, and annotate it at that size.")
             raise LlafsError(
                 f"{path} is {pixels.shape[1]}×{pixels.shape[0]} px, but was annotated at {size[1]}×{size[0]} px, so "
                 "the image and the annotations do not belong together. Put back the image that was annotated."
@@ -148,38 +147,6 @@ class SupportReader:
         """An image [H, W, 3] uint8 RGB and the masks [H, W] bool of some classes in it."""
         image, labels = self._load(image_id)
         return image, {name: labels == self.split.label_of(name) for name in class_names}
-
-
-def read_rgb(path: str | Path, turn: bool = True) -> np.ndarray:
-    """Read an image file as [H, W, 3] uint8 RGB. Grey, palette, CMYK, alpha and 16 bits are converted.
-
-    Args:
-        turn: apply the EXIF orientation.
-
-    Raises:
-        LlafsError: the file is missing, is not an image, or is cut off.
-    """
-    path = Path(path)
-    try:
-        data = path.read_bytes()
-        with Image.open(io.BytesIO(data)) as image:
-            if image.format == "JPEG" and image.mode in ("RGB", "L") and data.endswith(END_OF_JPEG):
-                # OpenCV returns the same pixels as PIL, a fifth faster. It does not notice a file that is cut off, so
-                # PIL reads every file without the end of a JPEG.
-                flags = cv2.IMREAD_COLOR_RGB | (0 if turn else cv2.IMREAD_IGNORE_ORIENTATION)
-                pixels = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-                if pixels is not None:
-                    return pixels
-            if turn:
-                ImageOps.exif_transpose(image, in_place=True)
-            if image.mode.startswith("I;16") or image.mode == "I":  # PIL would clip all values above 255
-                grey = np.clip(np.array(image) >> 8, 0, 255).astype(np.uint8)
-                return np.repeat(grey[..., None], 3, axis=2)
-            return np.array(image.convert("RGB"))
-    except FileNotFoundError:
-        raise LlafsError(f"{path} does not exist: correct the path, or download the image again.") from None
-    except (OSError, ValueError, SyntaxError, cv2.error, Image.DecompressionBombError) as error:
-        raise LlafsError(f"{path} is not a readable image ({error}); replace or download it again.") from error
 
 
 def _ends_well(path: Path) -> bool:

@@ -1,4 +1,4 @@
-"""Image files: every kind becomes RGB, every fault is named."""
+"""Images of a split: they have the size of their annotations, and every fault is named."""
 
 import json
 
@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from llafs_lib.data import images
 from llafs_lib.data.coco import CocoSplit
-from llafs_lib.data.splits import read_rgb
 from llafs_lib.errors import LlafsError
 
 
@@ -22,35 +22,11 @@ def split(tmp_path):
     return CocoSplit(tmp_path, tmp_path / "a.json", ("zebra",))
 
 
-@pytest.mark.parametrize("mode", ["L", "RGBA", "CMYK", "P", "I;16", "1", "LA"])
-def test_every_kind_of_image_becomes_rgb(tmp_path, mode):
-    path = tmp_path / ("p.tif" if mode in ("CMYK", "I;16") else "p.png")
-    Image.new(mode, (5, 4)).save(path)
-    assert read_rgb(path).shape == (4, 5, 3) and read_rgb(path).dtype == np.uint8
-
-
-@pytest.mark.parametrize("name", ["p.png", "p.tif"])
-def test_sixteen_bits_become_eight_and_are_not_cut_off(tmp_path, name):
-    Image.fromarray(np.array([[0, 256, 32_768, 65_535]], np.uint16)).save(tmp_path / name)
-    assert read_rgb(tmp_path / name)[0, :, 0].tolist() == [0, 1, 128, 255]
-
-
-@pytest.mark.parametrize("mode", ["L", "CMYK"])
-def test_grey_and_cmyk_jpegs(tmp_path, mode):
-    Image.new(mode, (5, 4)).save(tmp_path / "p.jpg")
-    assert read_rgb(tmp_path / "p.jpg").shape == (4, 5, 3)
-
-
 def save_turned(path, width, height):
     image = Image.new("RGB", (width, height))
     exif = image.getexif()
     exif[0x0112] = 6  # a quarter turn
     image.save(path, exif=exif)
-
-
-def test_exif_rotation_is_applied(tmp_path):
-    save_turned(tmp_path / "p.jpg", 50, 40)
-    assert read_rgb(tmp_path / "p.jpg").shape == (50, 40, 3)
 
 
 @pytest.mark.parametrize(("width", "height"), [(30, 40), (40, 30)])
@@ -65,14 +41,18 @@ def test_an_image_of_another_size(split):
         split.image(1)
 
 
-def test_broken_images_are_named(split, tmp_path):
+def test_an_image_that_is_read_reduced_does_not_fit_its_masks(split, monkeypatch):
+    monkeypatch.setattr(images, "LARGEST", 1000)
+    with pytest.raises(LlafsError, match=r"1.jpg is too large to be read whole: shrink it"):
+        split.image(1)
+
+
+def test_broken_images_are_named(split):
     split.file(1).write_text("no image")
     split.file(2).write_bytes(split.file(2).read_bytes()[:700])
     for image_id in (1, 2):
         with pytest.raises(LlafsError, match=f"{image_id}.jpg is not a readable image"):
             split.image(image_id)
-    with pytest.raises(LlafsError, match=r"nothing.jpg does not exist"):
-        read_rgb(tmp_path / "nothing.jpg")
 
 
 def test_missing_files_are_found_before_the_work_begins(split):
