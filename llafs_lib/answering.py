@@ -20,7 +20,7 @@ from llafs_lib.retrieval.policies import Request
 from llafs_lib.retrieval.thumbnails import within
 from llafs_lib.vision.backbone import resize
 from llafs_lib.vision.features import query_embedding
-from llafs_lib.vision.prototype import PrototypeSegmenter, similarity
+from llafs_lib.vision.prototype import PrototypeSegmenter, similarity, stretched
 from llafs_lib.vision.segmenter import HSNetSegmenter
 
 NOT_A_QUERY_ID = -1  # an image of one's own belongs to no data set
@@ -29,11 +29,15 @@ MAX_SIDE = 2048  # px; a larger image is segmented at this size
 
 @dataclass(frozen=True)
 class Query:
-    """An image that was looked at: `pixels` [H, W, 3], the copy that is segmented, its unit features [C, h, w]."""
+    """An image that was looked at: `pixels` [H, W, 3], the copy that is segmented, its unit features [C, h, w].
+
+    `alike` is what prototypes need beside the features (`PrototypeSegmenter.alike`), the same for all classes.
+    """
 
     pixels: np.ndarray
     small: np.ndarray
     features: Tensor
+    alike: Tensor | None
     source: str
 
 
@@ -49,8 +53,12 @@ class Finder:
     def look(self, pixels: np.ndarray, source: str) -> Query:
         """Pass an image [H, W, 3] uint8 through the backbone, once for all classes."""
         small = within(pixels, MAX_SIDE)
-        return Query(pixels, small, self.method.describe(small), source)
+        with torch.inference_mode():
+            features = self.method.describe(small)
+            alike = self.method.alike(features) if isinstance(self.method, PrototypeSegmenter) else None
+        return Query(pixels, small, features, alike, source)
 
+    @torch.inference_mode()
     def find(
         self,
         query: Query,
@@ -73,8 +81,9 @@ class Finder:
         likeness = similarity(query.features, *(torch.from_numpy(p).to(query.features) for p in prototypes))
         supports = shown_supports(self.bank, request, added, shots, self.read)
         if isinstance(self.method, PrototypeSegmenter):
-            threshold = self.calibration.of(related).threshold if self.calibration else None
-            found = self.method.mark(query.small, *prototypes, threshold=threshold)
+            threshold = self.calibration.of(related).threshold if self.calibration else self.method.threshold
+            score = stretched(likeness, query.small.shape[:2], query.alike).cpu().numpy()
+            found = Prediction(name, score >= threshold, score)
         else:
             found = self.method.segment(query.small, supports, name)
         notes, confidence = [*related.notes, *made_of, *found.notes], presence_score(likeness)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
@@ -171,7 +171,7 @@ class Prediction:
     class_name: str
     mask: np.ndarray = field(repr=False)
     probability: np.ndarray = field(repr=False)
-    supports: tuple[Support, ...] = field(repr=False, default=())
+    supports: Sequence[Support] = field(repr=False, default=())
     related: RelatedClasses | None = None
     notes: tuple[str, ...] = ()
     confidence: float | None = None

@@ -7,7 +7,7 @@ expect. The same questions are asked with the class's own supports, never the im
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from llafs_lib.evaluation.metrics import Curve, best_threshold, curve, miou
+from llafs_lib.evaluation.metrics import STEPS, Curve, curve
 from llafs_lib.evaluation.presence import mean_auc, presence_score
 from llafs_lib.progress import track
 from llafs_lib.records import Episode, RelatedClass, RelatedClasses
 from llafs_lib.retrieval.bank import SupportBank
 from llafs_lib.retrieval.policies import Request, choose_rows, has_related_support
-from llafs_lib.vision.prototype import PrototypeSegmenter, similarity
+from llafs_lib.vision.prototype import PrototypeSegmenter, similarity, stretched
 
 QUESTIONS = 120  # (image, class) pairs that are asked about
 RANKED = 40  # classes whose presence is judged in every image
@@ -110,12 +110,11 @@ def calibrate(
         image, truths = read(image_id, classes)
         with torch.inference_mode():
             features = segmenter.describe(image)  # [C, h, w]
-        # Neither present nor absent: an object too small to be a support.
-        unclear = set(shown[image_id]) - supported[image_id]
-        for kind in (novel, own):
-            for c in ranked - unclear | set(classes):
-                present = c in shown[image_id] if c in ranked - unclear else None
-                kind.ask(c, image_id, image, features, truths.get(c), present)
+            alike = segmenter.alike(features)
+            # An object too small to be a support is neither present nor absent.
+            judged = {c: c in shown[image_id] for c in ranked - (set(shown[image_id]) - supported[image_id])}
+            for kind in (novel, own):
+                kind.ask(image_id, features, alike, truths, judged)
     sources = sorted({r.source for r in novel.related.values() if r.ranked})
     return Calibration(novel.expected(), own.expected(), " and ".join(sources) or "nothing")
 
@@ -125,44 +124,63 @@ class _Kind:
 
     def __init__(self, bank: SupportBank, segmenter: PrototypeSegmenter, related: Mapping[str, RelatedClasses]):
         self.bank, self.segmenter, self.related = bank, segmenter, related
-        self.curves: list[Curve] = []
+        self.curves: dict[str, list[Curve]] = {}
         self.scores: dict[str, list[tuple[float, bool]]] = {name: [] for name in related}
 
     def ask(
         self,
-        name: str,
         image_id: int,
-        image: np.ndarray,
         features: Tensor,
-        truth: np.ndarray | None,
-        present: bool | None,
+        alike: Tensor | None,
+        truths: Mapping[str, np.ndarray],
+        judged: Mapping[str, bool],
     ) -> None:
-        """Where is `name` in an image, and is it there? `truth` and `present` are None where that is not asked."""
+        """Where are the classes of `truths` in an image, and which of those of `judged` are there?
+
+        Args:
+            features, alike: of the image, [C, h, w] and what `PrototypeSegmenter.alike` made of them.
+            truths: class → mask [H, W] bool.
+            judged: class → whether it is there.
+        """
+        found = {c: both for c in {*truths, *judged} if (both := self._prototypes(c, image_id)) is not None}
+        if not found:
+            return
+        inside, outside = (torch.from_numpy(np.stack(p)).to(features) for p in zip(*found.values(), strict=True))
+        for name, likeness in zip(found, similarity(features, inside, outside), strict=True):  # [classes, h, w]
+            if name in judged:
+                self.scores[name].append((presence_score(likeness), judged[name]))
+            if name in truths and truths[name].any():
+                score = stretched(likeness, truths[name].shape, alike).cpu().numpy()
+                self.curves.setdefault(name, []).append(curve(score, truths[name], name, image_id))
+
+    def _prototypes(self, name: str, image_id: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """Of the related supports, [C] and [C]; None if there are none but the image itself."""
         request = Request(Episode(name, image_id, ()), self.related[name], np.empty(0))
         if not has_related_support(self.bank, request.related):
-            return
+            return None
         chosen = choose_rows("llm", self.bank, request, "all")
-        if not chosen.scores.any():  # all that is related is the image itself: others would be drawn at random
-            return
+        if not chosen.scores.any():  # others would be drawn at random
+            return None
         both = self.bank.prototypes(chosen.rows, chosen.weights, self.segmenter.plain)
-        if present is not None:
-            on_device = (torch.from_numpy(np.asarray(p, np.float32)).to(features) for p in both)
-            self.scores[name].append((presence_score(similarity(features, *on_device)), present))
-        if truth is not None and truth.any():
-            self.curves.append(curve(self.segmenter.mark(image, *both).probability, truth, name, image_id))
+        return tuple(np.asarray(p, np.float32) for p in both)
 
     def expected(self) -> Expected:
         """What all questions together gave."""
         if not self.curves:
             return Expected(auc=mean_auc(self.scores))
-        classes = sorted({c.class_name for c in self.curves})
-        counts = []
-        for name in classes:  # each at the threshold that suits the others
-            others = [c for c in self.curves if c.class_name != name]
-            threshold = best_threshold(others) if others else DEFAULT
-            counts += [c.at(threshold) for c in self.curves if c.class_name == name]
-        best = best_threshold(self.curves)
-        return Expected(best, miou(counts), mean_auc(self.scores), len(self.curves), len(classes))
+        ious = np.stack([_ious(curves) for curves in self.curves.values()])  # [classes, thresholds]
+        best = int(ious.sum(axis=0).argmax())
+        others = ious.sum(axis=0) - ious  # of all other classes together
+        chosen = others.argmax(axis=1) if len(ious) > 1 else [round(DEFAULT * STEPS)]
+        iou = float(ious[np.arange(len(ious)), chosen].mean())
+        questions = sum(map(len, self.curves.values()))
+        return Expected(best / STEPS, iou, mean_auc(self.scores), questions, len(ious))
+
+
+def _ious(curves: Sequence[Curve]) -> np.ndarray:
+    """The IoU in percent of one class at every threshold, [STEPS + 1]."""
+    inter, union = (sum(getattr(c, part) for c in curves) for part in ("inter", "union"))
+    return 100.0 * inter / np.maximum(union, 1)
 
 
 def _questions(bank: SupportBank, seed: int) -> dict[int, tuple[str, ...]]:

@@ -14,10 +14,12 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.lib.format import open_memmap
@@ -30,6 +32,7 @@ from llafs_lib.vision.backbone import Backbone
 from llafs_lib.vision.features import masked_means
 from llafs_lib.vision.prototype import combine
 
+T = TypeVar("T")
 INDEX = "index.json"
 COLUMNS = {  # name of a file → kind of its numbers
     **dict.fromkeys(("image_ids", "class_index"), np.int64),
@@ -209,13 +212,25 @@ def _fill(folder: Path, pairs: Sequence[tuple[int, str]], read: Callable, descri
     rows_of: dict[int, list[int]] = {}
     for row in np.flatnonzero(np.isnan(columns["area"])):
         rows_of.setdefault(pairs[row][0], []).append(row)
-    for image_id, rows in track(sorted(rows_of.items()), "support bank", "image"):
-        image, masks = read(image_id)
+    ids = sorted(rows_of)
+    for image_id, (image, masks) in zip(track(ids, "support bank", "image"), _read_ahead(ids, read), strict=True):
         features = describe(image)  # [C, h, w]
-        for row in rows:
+        for row in rows_of[image_id]:
             inside, outside, area = masked_means(features, masks[pairs[row][1]])
             columns["foreground"][row], columns["background"][row] = inside, outside
             columns["area"][row] = area  # last: if a kill comes before it, the row is described again
+
+
+def _read_ahead(ids: Sequence[int], read: Callable[[int], T], ahead: int = 4) -> Iterator[T]:
+    """`read(i)` for each id, in order, a few of them in advance on a thread: files are read while features are made."""
+    with ThreadPoolExecutor(1) as pool:
+        coming: deque[Future[T]] = deque()
+        for image_id in ids:
+            coming.append(pool.submit(read, image_id))
+            if len(coming) > ahead:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()
 
 
 def _open(folder: Path, mode: Literal["r", "r+"] = "r") -> dict[str, np.ndarray]:

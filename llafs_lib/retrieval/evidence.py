@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
@@ -51,10 +52,33 @@ def class_prototypes(
     return tuple(np.asarray(p, np.float32) for p in both), tuple(notes)
 
 
+class ShownSupports(Sequence[Support]):
+    """Supports whose images are read when somebody looks at them, which with prototypes need not be."""
+
+    def __init__(self, load: Callable[[], tuple[Support, ...]]):
+        self._load = load
+
+    @functools.cached_property
+    def _loaded(self) -> tuple[Support, ...]:
+        return self._load()
+
+    def __len__(self) -> int:
+        return len(self._loaded)
+
+    def __getitem__(self, which):
+        return self._loaded[which]
+
+
 def shown_supports(
     bank: SupportBank, request: Request, added: Sequence[Correction], shots: int, read: Read
-) -> tuple[Support, ...]:
+) -> ShownSupports:
     """Up to `shots` supports with their images: those that were added first, then what the policy `llm` chooses."""
+    return ShownSupports(lambda: _load(bank, request, added, shots, read))
+
+
+def _load(
+    bank: SupportBank, request: Request, added: Sequence[Correction], shots: int, read: Read
+) -> tuple[Support, ...]:
     own = tuple(c.support() for c in added[:shots])
     left = shots - len(own)
     if left < 1 or (own and not has_related_support(bank, request.related)):

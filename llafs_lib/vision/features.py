@@ -81,9 +81,9 @@ def _bytes(tensors: Sequence[Tensor]) -> int:
     return sum(t.nbytes for t in tensors)
 
 
-def squashed_taps(backbone: Backbone, size: int) -> FeatureCache:
+def squashed_taps(backbone: Backbone, size: int, limit_mb: int = 1024) -> FeatureCache:
     """A cache of the taps, each [C, h, w], of images [H, W, 3] uint8 squashed to `size` px."""
-    return FeatureCache(lambda image: encode(backbone, to_input(image, size)))
+    return FeatureCache(lambda image: encode(backbone, to_input(image, size)), limit_mb)
 
 
 def unit_features(taps: Sequence[Tensor], levels: tuple[int, int, int]) -> Tensor:

@@ -72,21 +72,36 @@ def combine(
     return foreground / length, rest @ outside / max(rest.sum(), 1e-12)
 
 
+def affinities(features: Tensor, sharpness: float) -> Tensor:
+    """How much the positions of a query look like each other; each row adds up to 1.
+
+    Args:
+        features: unit features [C, h, w] of the query itself.
+        sharpness: a position counts by exp(sharpness · (cosine − 1)); the higher, the more alike it must be.
+
+    Returns: [hw, hw].
+    """
+    flat = features.flatten(1)  # [C, h, w] → [C, hw]
+    alike = torch.exp(sharpness * (flat.T @ flat - 1))  # [hw, hw]
+    return alike / alike.sum(dim=1, keepdim=True)
+
+
 def diffuse(features: Tensor, scores: Tensor, sharpness: float) -> Tensor:
     """Give every position the mean score of the positions that look like it.
 
     This removes noise, and borders between things that look different stay.
 
     Args:
-        features: unit features [C, h, w] of the query itself.
+        features, sharpness: as for `affinities`.
         scores: [h, w].
-        sharpness: a position counts by exp(sharpness · (cosine − 1)); the higher, the more alike it must be.
 
     Returns: [h, w].
     """
-    flat = features.flatten(1)  # [C, h, w] → [C, hw]
-    affinity = torch.exp(sharpness * (flat.T @ flat - 1))  # [hw, hw]
-    return (affinity @ scores.flatten() / affinity.sum(dim=1)).view_as(scores)
+    return _spread(scores, affinities(features, sharpness))
+
+
+def _spread(scores: Tensor, alike: Tensor) -> Tensor:
+    return (alike @ scores.flatten()).view_as(scores)
 
 
 def _check_finite(features: Tensor) -> None:
@@ -95,17 +110,19 @@ def _check_finite(features: Tensor) -> None:
 
 
 def similarity(features: Tensor, foreground: Tensor, background: Tensor) -> Tensor:
-    """How much more every position is like the foreground than like the background: [C, h, w] → [h, w] in [−2, 2].
+    """How much more every position is like the foreground than like the background, in [−2, 2].
 
     Args:
         features: of the query, unit vectors [C, h, w].
-        foreground, background: prototypes [C].
+        foreground, background: prototypes [C], or of n classes [n, C].
+
+    Returns: [h, w], or [n, h, w].
 
     Raises:
         LlafsError: features that are not finite.
     """
     _check_finite(features)
-    return torch.einsum("chw,c->hw", features, foreground - background)
+    return torch.einsum("chw,...c->...hw", features, foreground - background)
 
 
 def score_map(
@@ -125,7 +142,12 @@ def score_map(
         LlafsError: features that are not finite.
     """
     scores = similarity(features, foreground, background)
-    scores = scores if sharpness is None else diffuse(features, scores, sharpness)
+    return stretched(scores, size, None if sharpness is None else affinities(features, sharpness))
+
+
+def stretched(scores: Tensor, size: Sequence[int], alike: Tensor | None = None) -> Tensor:
+    """A similarity map [h, w] as a score map [H, W] in [0, 1] of `size`, diffused first if `alike` is given."""
+    scores = scores if alike is None else _spread(scores, alike)
     scores = resize(scores[None, None], size)[0, 0]  # [h, w] → [H, W]
     low, high = scores.aminmax()
     if high - low < FLAT:
@@ -143,7 +165,8 @@ class PrototypeSegmenter:
             `evaluation.metrics.best_threshold`.
         plain: leave the foreground prototype its length, as the background keeps its own. What both have in common is
             then taken off in full.
-        sharpness: how scores are diffused (`diffuse`); None leaves them as they are.
+        sharpness: how scores are diffused (`affinities`); None leaves them as they are.
+        cache_mb: how much memory the features of images may take (`FeatureCache`).
     """
 
     def __init__(
@@ -153,10 +176,11 @@ class PrototypeSegmenter:
         threshold: float,
         plain: bool = False,
         sharpness: float | None = None,
+        cache_mb: int = 1024,
     ):
         self.backbone, self.size, self.threshold = backbone, size, threshold
         self.plain, self.sharpness = plain, sharpness
-        self.features = squashed_taps(backbone.optimised(), size)
+        self.features = squashed_taps(backbone.optimised(), size, cache_mb)
 
     @torch.inference_mode()
     def segment(self, query: np.ndarray, supports: Sequence[Support], class_name: str = "") -> Prediction:
@@ -185,20 +209,14 @@ class PrototypeSegmenter:
         return [self.segment(query, supports, class_name) for supports in shown]
 
     @torch.inference_mode()
-    def mark(
-        self,
-        query: np.ndarray,
-        foreground: np.ndarray,
-        background: np.ndarray,
-        name: str = "",
-        threshold: float | None = None,
-    ) -> Prediction:
-        """Segment `query` [H, W, 3] uint8 with prototypes [C] made elsewhere, such as those of a whole bank.
-
-        `threshold` replaces the segmenter's own.
-        """
+    def mark(self, query: np.ndarray, foreground: np.ndarray, background: np.ndarray, name: str = "") -> Prediction:
+        """Segment `query` [H, W, 3] uint8 with prototypes [C] made elsewhere, such as those of a whole bank."""
         found = self._marked(query, *(torch.from_numpy(np.asarray(p, np.float32)) for p in (foreground, background)))
-        return Prediction(name, found >= (self.threshold if threshold is None else threshold), found)
+        return Prediction(name, found >= self.threshold, found)
+
+    def alike(self, features: Tensor) -> Tensor | None:
+        """What `stretched` needs beside the scores of an image with these features [C, h, w]."""
+        return None if self.sharpness is None else affinities(features, self.sharpness)
 
     def describe(self, image: np.ndarray) -> Tensor:
         """The unit features [C, h, w] of an image, which prototypes are compared with."""

@@ -1,63 +1,42 @@
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from llafs_lib.errors import LlafsError
-from llafs_lib.evaluation.presence import (
-    Presence,
-    calibration_error,
-    draw_questions,
-    evidence,
-    fit_presence,
-)
+from llafs_lib.evaluation.presence import auc, draw_questions, mean_auc, presence_score
+
+scored = st.lists(st.tuples(st.integers(0, 5), st.booleans()), max_size=30)
 
 
-def test_evidence_is_the_mean_of_the_surest_hundredth():
-    probability = np.zeros((20, 50))
-    probability[:2, :5] = 0.8  # ten of a thousand pixels
-    assert evidence(probability) == pytest.approx(0.8)
-    probability[0, 0] = 1.0
-    assert evidence(probability) == pytest.approx(0.82)
-    assert evidence(np.array([[0.3]])) == pytest.approx(0.3)
+def test_the_score_is_the_mean_of_the_five_highest():
+    grid = torch.zeros(4, 5)
+    grid[:2, :3] = torch.tensor([[1.0, 0.9, 0.8], [0.7, 0.6, 0.5]])
+    assert presence_score(grid) == pytest.approx(0.8)
+    assert presence_score(torch.tensor([[0.3, 0.1]])) == pytest.approx(0.2), "a map of fewer places"
 
 
-def test_a_fitted_curve_is_the_one_that_made_the_data():
-    rng = np.random.default_rng(0)
-    made = Presence(slope=2.0, intercept=-0.5)
-    x = rng.random(20_000)
-    present = rng.random(len(x)) < made.of(x)
-    found = fit_presence(x, present)
-    assert found.slope == pytest.approx(2.0, abs=0.1) and found.intercept == pytest.approx(-0.5, abs=0.1)
-    assert calibration_error(found.of(x), present) < 0.02
+@given(scored)
+def test_auc_counts_the_pairs_that_are_in_order(pairs):
+    """The definition, pair by pair."""
+    with_it, without = ([s for s, there in pairs if there is kind] for kind in (True, False))
+    found = auc([s for s, _ in pairs], [there for _, there in pairs])
+    if not with_it or not without:
+        assert found is None
+    else:
+        assert found == pytest.approx(np.mean([(a > b) + (a == b) / 2 for a in with_it for b in without]))
 
 
-def test_separable_data_keep_the_curve_finite():
-    found = fit_presence([0.0, 0.1, 0.9, 1.0], [False, False, True, True])
-    assert np.isfinite([found.slope, found.intercept]).all() and found.of(0.0) < 0.5 < found.of(1.0)
+def test_classes_that_cannot_be_ranked_do_not_count():
+    ranked, flat = [(0.9, True), (0.1, False)], [(0.5, True), (0.6, True)]
+    assert mean_auc({"okapi": ranked, "lion": flat, "bear": []}) == 1.0
+    assert mean_auc({"lion": flat}) is None
 
 
-@pytest.mark.parametrize(("x", "y"), [([0.1, 0.2], [True, True]), ([0.1], [False]), ([0.1, 0.2], [True]), ([], [])])
-def test_one_kind_alone_fits_nothing(x, y):
-    with pytest.raises(LlafsError, match="some present and some absent"):
-        fit_presence(x, y)
-
-
-@given(st.floats(0.1, 5), st.floats(-5, 5), st.lists(st.floats(0, 1), min_size=2))
-def test_confidence_is_a_probability_and_rises_with_evidence(slope, intercept, values):
-    confidence = Presence(slope, intercept).of(np.sort(values))
-    assert (confidence >= 0).all() and (confidence <= 1).all() and (np.diff(confidence) >= -1e-12).all()
-
-
-def test_calibration_error():
-    assert calibration_error([1, 1, 0, 0], [True, True, False, False]) == 0
-    assert calibration_error([1, 1, 1, 1], [True, False, True, False]) == pytest.approx(0.5)
-
-
-def test_half_of_the_questions_are_about_what_is_absent():
-    shown = {1: {"cat", "dog"}, 2: {"dog"}, 3: set(), 4: {"cup"}}
-    questions = draw_questions(shown, ("cat", "dog"), 6, 0)
-    assert sum(there for *_, there in questions) == 3 and len(questions) == 6 == len(set(questions))
-    assert all((name in shown[i]) == there for i, name, there in questions)
-    assert questions == draw_questions(shown, ("cat", "dog"), 6, 0)
-    assert draw_questions({1: set()}, ("cat",), 6, 0) == []
+@given(st.integers(0, 5), st.integers(0, 20))
+def test_half_of_the_questions_are_about_absent_classes(seed, count):
+    shown = {i: {"a"} if i % 2 else {"a", "b"} for i in range(10)}
+    asked = draw_questions(shown, ("a", "b", "c"), count, seed)
+    assert all((c in shown[i]) == there for i, c, there in asked) and len(asked) == len(set(asked)) <= count
+    assert sum(there for *_, there in asked) == sum(not there for *_, there in asked) == count // 2
+    assert asked == draw_questions(shown, ("a", "b", "c"), count, seed)

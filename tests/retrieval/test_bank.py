@@ -128,12 +128,12 @@ import sys, time
 sys.path.insert(0, {tests!r})
 from pathlib import Path
 import test_bank
-def slow(i):
-    print(i, flush=True)
-    if i == 9:
+def slow(image):
+    print(image[0, 0, 0], flush=True)
+    if image[0, 0, 0] == 9:
         time.sleep(60)
-    return test_bank.random_image(i)
-test_bank.build(Path(sys.argv[1]), read=slow)
+    return test_bank.describe(image)
+test_bank.build(Path(sys.argv[1]), describe=slow)
 """
 
 
