@@ -5,7 +5,7 @@
 The training half of coco-mini plays the user: its classes are renamed, its ids are shuffled, and one class is left out
 of the file. `LLaFS.from_coco` opens the file, and the class is asked for by a word that nobody annotated, with the
 recorded answer's look-alikes. Beside it, the same question is put to what `policies.py` asks ("llm all"), on a bank of
-the original file. Class after class is left out; the two mIoUs must agree, and what the calibration expected is printed.
+the original file. Class after class is left out; the two mIoUs must agree. What the calibration expected is printed.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from llafs_lib.bank_folder import HOW, SIZE, Wanted
 from llafs_lib.data.folds import DataSet, data_root, open_dataset
 from llafs_lib.data.own import MIN_AREA, open_own
 from llafs_lib.data.splits import SupportReader
-from llafs_lib.evaluation.metrics import STEPS, Curve, best_threshold, curve, miou
+from llafs_lib.evaluation.metrics import Curve, best_threshold, curve, miou
 from llafs_lib.evaluation.runner import BankPrototypes, Question
 from llafs_lib.language.asking import Asker
 from llafs_lib.records import Episode, RelatedClasses
@@ -60,9 +60,11 @@ def main() -> None:
                 theirs.append(curve(reference.scores(image, answer, image_id), truth, name, image_id))
     threshold = best_threshold(theirs)
     print(f"{len(own)} questions about {len(left_out)} classes that were left out of the file, {SIZE} px")
-    print(f"at one threshold ({threshold:.2f}): own file {at(own, threshold):.2f}, policies {at(theirs, threshold):.2f}")
+    print(
+        f"at one threshold ({threshold:.2f}): own file {at(own, threshold):.2f}, policies {at(theirs, threshold):.2f}"
+    )
     apart = max(np.abs(a.inter - b.inter).max() / a.pixels for a, b in zip(own, theirs, strict=True))
-    print(f"largest difference of a query's intersection at any of {STEPS + 1} thresholds: {apart:.2%} of its pixels")
+    print(f"largest difference of a query's intersection, at any threshold: {apart:.2%} of its pixels")
     print(f"with the thresholds that were calibrated: {at(cut, 1.0):.2f}; expected beforehand: {np.mean(expected):.1f}")
 
 

@@ -36,6 +36,7 @@ from llafs_lib.vision.backbone import Backbone, load_backbone, toy_backbone
 from llafs_lib.vision.prototype import PrototypeSegmenter
 
 ABOUT, ROWS, THUMBNAILS, ADDED = "bank.json", "support_bank", "thumbnails", "added"
+SHARDS = "shards"  # of rows, while they are made on several machines
 CACHE_MB = 64  # of features: an image is looked at once, for all its classes
 FORMAT = 1  # raise it when an older folder can no longer be read
 BACKBONE, SIZE = "mobilenet_v2", 417  # for photographs, where nothing else is asked for; px
@@ -153,21 +154,13 @@ def _make(
 ) -> None:
     (folder / ABOUT).unlink(missing_ok=True)  # written last: without it the folder counts as begun
     settings, read = wanted.settings(), SupportReader(split, keep=1)
-    segmenter, described = load_segmenter(settings, Calibration().novel.threshold)
-    made_from = {"data": split.fingerprint, "min_area": wanted.min_area, **described}
-    thumbnails = Thumbnails(folder / THUMBNAILS, split.classes)
-
-    def read_and_keep(image_id: int) -> tuple[np.ndarray, Mapping[str, np.ndarray]]:
-        image, masks = read.with_masks(image_id, shown[image_id])
-        thumbnails.keep(image_id, image, masks)
-        return image, masks
-
+    segmenter, made_from = describer(split, wanted)
     rows = folder / ROWS
-    if not _made_from(rows, made_from):
-        shutil.rmtree(rows, ignore_errors=True)
-        bank = build_bank(rows, shown, split.classes, read_and_keep, _inference(segmenter), made_from)
-    else:
+    if _made_from(rows, made_from):
         bank = SupportBank.load(rows)
+    else:
+        shutil.rmtree(rows, ignore_errors=True)
+        bank = fill_rows(rows, folder / THUMBNAILS, split, shown, segmenter, made_from)
     everything = {i: tuple(c for c, n in zip(split.classes, row, strict=True) if n) for i, row in _pixels(split)}
     found = calibrate(bank, segmenter, everything, read.with_masks, _relation(bank, asker))
     about = {
@@ -180,6 +173,31 @@ def _make(
         "skipped": list(split.skipped),
     }
     write_json(folder / ABOUT, about)
+
+
+def describer(split: OwnSplit, wanted: Wanted) -> tuple[PrototypeSegmenter, dict[str, Any]]:
+    """What describes the supports of a split, and all that decides their rows (`made_from` of the bank)."""
+    segmenter, described = load_segmenter(wanted.settings(), Calibration().novel.threshold)
+    return segmenter, {"data": split.fingerprint, "min_area": wanted.min_area, **described}
+
+
+def fill_rows(
+    rows: Path,
+    thumbnails: Path,
+    split: OwnSplit,
+    shown: Mapping[int, tuple[str, ...]],
+    segmenter: PrototypeSegmenter,
+    made_from: Mapping[str, Any],
+) -> SupportBank:
+    """Make the rows and the thumbnails of some images: `shown` maps their ids to their classes."""
+    read, keep = SupportReader(split, keep=1), Thumbnails(thumbnails, split.classes).keep
+
+    def read_and_keep(image_id: int) -> tuple[np.ndarray, Mapping[str, np.ndarray]]:
+        image, masks = read.with_masks(image_id, shown[image_id])
+        keep(image_id, image, masks)
+        return image, masks
+
+    return build_bank(rows, shown, split.classes, read_and_keep, _inference(segmenter), made_from)
 
 
 def _inference(segmenter: PrototypeSegmenter) -> Callable[[np.ndarray], torch.Tensor]:
@@ -203,7 +221,7 @@ def _made_from(rows: Path, made_from: Mapping[str, Any]) -> bool:
 
 
 def _is_begun(folder: Path) -> bool:
-    return {p.name for p in folder.iterdir() if not p.name.startswith(".")} <= {ROWS, THUMBNAILS, ADDED}
+    return {p.name for p in folder.iterdir() if not p.name.startswith(".")} <= {ROWS, SHARDS, THUMBNAILS, ADDED}
 
 
 def _relation(bank: SupportBank, asker: Asker | None) -> Callable[[str], RelatedClasses]:

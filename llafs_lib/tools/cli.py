@@ -97,7 +97,7 @@ def _tutorial(arguments: argparse.Namespace) -> None:
 
 
 def _add_sweep(parser: argparse.ArgumentParser) -> None:
-    from llafs_lib.tools.sweep import Resources
+    from llafs_lib.tools.cluster import Resources
 
     parser.description = (
         "Run the series for every fold and training seed, each as one Ray task, and merge the results into one report. "
@@ -120,7 +120,8 @@ def _add_sweep(parser: argparse.ArgumentParser) -> None:
 
 def _sweep(arguments: argparse.Namespace) -> None:
     from llafs_lib.evaluation.report import text_report
-    from llafs_lib.tools.sweep import Resources, Sweep, dry_run, merge, numbers, run_sweep
+    from llafs_lib.tools.cluster import Resources
+    from llafs_lib.tools.sweep import Sweep, dry_run, merge, numbers, run_sweep
 
     folds, seeds = numbers(arguments.folds), numbers(arguments.seeds)
     sweep = Sweep(_made(Settings, arguments), tuple(folds), tuple(seeds), tuple(arguments.only))

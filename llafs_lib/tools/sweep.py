@@ -18,8 +18,7 @@ import contextlib
 import itertools
 import json
 import os
-import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,8 @@ from filelock import FileLock
 from llafs_lib.artifacts import write_json
 from llafs_lib.errors import LlafsError
 from llafs_lib.progress import bar
-from llafs_lib.settings import Settings, check_parameters, parameter
+from llafs_lib.settings import Settings
+from llafs_lib.tools.cluster import Resources, cluster, environment
 from llafs_lib.tools.tutorial import Step, checked, import_extra, notebooks, run_tutorial
 
 
@@ -90,25 +90,6 @@ def name_of(settings: Settings) -> str:
     return f"seed {settings.seed}, fold {settings.fold}"
 
 
-@dataclass(frozen=True)
-class Resources:
-    """What a run is given, and where.
-
-    Raises:
-        LlafsError: an impossible value.
-    """
-
-    address: str = parameter(
-        "auto", "machines", "of a Ray cluster; auto: one that is running here, else this machine alone; local"
-    )
-    cpus: float = parameter(1.0, "machines", "for each run; also its number of threads", low=0.01)
-    gpus: float = parameter(0.0, "machines", "for each run; with 0.25, four runs share one", low=0)
-    retries: int = parameter(2, "machines", "how often a run that failed, or whose machine died, is tried again", low=0)
-
-    def __post_init__(self) -> None:
-        check_parameters(self)
-
-
 @dataclass
 class Outcome:
     """What a sweep did: the runs that were finished before, that were run now, and that failed, with their error."""
@@ -129,10 +110,11 @@ def run_sweep(sweep: Sweep, resources: Resources | None = None) -> Outcome:
     outcome = Outcome(skipped=[name_of(run) for run in sweep.runs() if name_of(run) not in left])
     if not left:
         return outcome
-    with _cluster(resources) as ray, bar(len(left), "sweep", "run") as progress:
+    import_extra("papermill", "notebooks")  # every run needs it: better missed here than in a worker
+    with cluster(resources) as ray, bar(len(left), "sweep", "run") as progress:
         options = {"num_cpus": resources.cpus, "num_gpus": resources.gpus, "max_retries": resources.retries}
         task = ray.remote(retry_exceptions=True, **options)(_run)
-        threads, place, given = max(int(resources.cpus), 1), os.getcwd(), _environment()
+        threads, place, given = max(int(resources.cpus), 1), os.getcwd(), environment()
         runs = {name_of(run): run for run in sweep.runs()}
         pending = {task.remote(place, asdict(runs[name]), sweep.only, threads, given): name for name in left}
         while pending:
@@ -165,60 +147,6 @@ def _run(
             except Exception as error:
                 print(f"{type(error).__name__}: {error}", flush=True)
                 raise LlafsError(f"{error} (see {log_path.as_posix()})") from None  # every worker can send this one
-
-
-def _environment() -> dict[str, str]:
-    """What of this process's environment a task needs on another machine. Never a key: set those on the machines."""
-    there = {k: v for k, v in os.environ.items() if k in ("LLAFS_DATA", "OPENAI_BASE_URL")}
-    if "LLAFS_DATA" in there:
-        there["LLAFS_DATA"] = str(Path(there["LLAFS_DATA"]).resolve())
-    return there
-
-
-@contextlib.contextmanager
-def _cluster(resources: Resources) -> Iterator[Any]:
-    import_extra("papermill", "notebooks")  # every run needs it: better missed here than in a worker
-    ray = import_extra("ray", "notebooks,cluster")
-    ours = not ray.is_initialized()
-    if ours:
-        _connect(ray, resources.address)
-    try:
-        have = ray.cluster_resources()
-        if have.get("GPU", 0) < resources.gpus or have.get("CPU", 0) < resources.cpus:
-            raise LlafsError(
-                f"a run asks for {resources.cpus:g} CPUs and {resources.gpus:g} GPUs, but all of the cluster has "
-                f"{have.get('CPU', 0):g} and {have.get('GPU', 0):g}."
-            )
-        yield ray
-    finally:
-        if ours:
-            ray.shutdown()
-
-
-def _connect(ray: Any, address: str) -> None:
-    quiet = {"log_to_driver": False, "configure_logging": False}
-    if address not in ("auto", "local"):
-        _check_answers(address)
-    try:
-        if address != "local":
-            ray.init(address=address, **quiet)
-            return
-    except ConnectionError as error:
-        if address != "auto":
-            raise LlafsError(f"no Ray cluster answers at {address!r}: {error}") from None
-        print("no Ray cluster is running here: the runs share this machine", flush=True)
-    ray.init(address="local", include_dashboard=False, **quiet)
-
-
-def _check_answers(address: str) -> None:
-    """Ray goes on trying an address for minutes, so this first tries for ten seconds whether anything answers there."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=10).close()
-    except (OSError, ValueError) as error:
-        raise LlafsError(
-            f"no Ray cluster answers at {address!r} ({error}): give host:port of its head node, or auto."
-        ) from None
 
 
 # --- before and after ------------------------------------------------------------------------------------------------

@@ -16,7 +16,8 @@ from llafs_lib.artifacts import NOTEBOOKS
 from llafs_lib.errors import LlafsError
 from llafs_lib.settings import Settings
 from llafs_lib.tools.cli import main
-from llafs_lib.tools.sweep import Resources, Sweep, dry_run, merge, numbers, run_sweep
+from llafs_lib.tools.cluster import Resources
+from llafs_lib.tools.sweep import Sweep, dry_run, merge, numbers, run_sweep
 
 NEEDS_RAY = "sweeps need Ray: pip install -e .[cluster]"
 PARAMETERS = "dataset = 'toy'\nfold = 0\nseed = 0\nruns = 'runs'"
