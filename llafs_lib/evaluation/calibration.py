@@ -25,6 +25,7 @@ from llafs_lib.vision.prototype import PrototypeSegmenter, similarity, stretched
 
 QUESTIONS = 120  # (image, class) pairs that are asked about
 RANKED = 40  # classes whose presence is judged in every image
+NOBODY = -1  # no image has this id
 DEFAULT = 0.6  # threshold where nothing can be calibrated: near what photographs and drawn scenes gave
 
 
@@ -124,6 +125,8 @@ class _Kind:
 
     def __init__(self, bank: SupportBank, segmenter: PrototypeSegmenter, related: Mapping[str, RelatedClasses]):
         self.bank, self.segmenter, self.related = bank, segmenter, related
+        self.chosen = {name: self._choose(name) for name in related}
+        self.sums = {name: self._sums(*self.chosen[name]) for name in related}
         self.curves: dict[str, list[Curve]] = {}
         self.scores: dict[str, list[tuple[float, bool]]] = {name: [] for name in related}
 
@@ -153,16 +156,35 @@ class _Kind:
                 score = stretched(likeness, truths[name].shape, alike).cpu().numpy()
                 self.curves.setdefault(name, []).append(curve(score, truths[name], name, image_id))
 
-    def _prototypes(self, name: str, image_id: int) -> tuple[np.ndarray, np.ndarray] | None:
-        """Of the related supports, [C] and [C]; None if there are none but the image itself."""
-        request = Request(Episode(name, image_id, ()), self.related[name], np.empty(0))
-        if not has_related_support(self.bank, request.related):
-            return None
+    def _choose(self, name: str) -> tuple[np.ndarray, np.ndarray]:
+        """The related rows [M] and their weights [M]; none where the policy would fall back on random ones."""
+        if not has_related_support(self.bank, self.related[name]):
+            return np.empty(0, int), np.empty(0)
+        request = Request(Episode(name, NOBODY, ()), self.related[name], np.empty(0))
         chosen = choose_rows("llm", self.bank, request, "all")
-        if not chosen.scores.any():  # others would be drawn at random
+        return chosen.rows, chosen.weights
+
+    def _sums(self, rows: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, float, float]:
+        """What prototypes are made of: weighted sums [C] of foregrounds and backgrounds, and the weights of both."""
+        area = self.bank.area[rows].astype(np.float64)
+        shown, rest = weights * area, weights * (1 - area)
+        return shown @ self.bank.foreground[rows], rest @ self.bank.background[rows], shown.sum(), rest.sum()
+
+    def _prototypes(self, name: str, image_id: int) -> tuple[np.ndarray, np.ndarray] | None:
+        """Of the related supports, [C] and [C], without the image itself; None if nothing is left.
+
+        Prototypes are sums over rows, so the image's own rows are taken off the sums over all.
+        """
+        rows, weights = self.chosen[name]
+        own = self.bank.image_ids[rows] == image_id
+        if own.all():
             return None
-        both = self.bank.prototypes(chosen.rows, chosen.weights, self.segmenter.plain)
-        return tuple(np.asarray(p, np.float32) for p in both)
+        inside, outside, shown, rest = (
+            a - b for a, b in zip(self.sums[name], self._sums(rows[own], weights[own]), strict=True)
+        )
+        foreground = inside / max(shown, 1e-12)
+        length = 1.0 if self.segmenter.plain else max(float(np.linalg.norm(foreground)), 1e-12)
+        return (foreground / length).astype(np.float32), (outside / max(rest, 1e-12)).astype(np.float32)
 
     def expected(self) -> Expected:
         """What all questions together gave."""
