@@ -1,4 +1,4 @@
-"""From images to a mask: what every few-shot model here offers, and HSNet's form of it."""
+"""From images to a mask: what every few-shot model here offers, and HSNet's and INSID3's forms of it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from typing import Protocol
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from llafs_lib.errors import LlafsError
 from llafs_lib.records import Prediction, Support
-from llafs_lib.vision.backbone import to_mask
+from llafs_lib.vision.backbone import Backbone, to_mask
 from llafs_lib.vision.features import squashed_taps, unit_features
 from llafs_lib.vision.hsnet import HSNet, vote
+from llafs_lib.vision.insid3 import clusters_of, position_basis, segment_features
 
 
 class Segmenter(Protocol):
@@ -146,3 +148,62 @@ class HSNetSegmenter:
     def _taps(self, image: np.ndarray) -> list[Tensor]:
         device = next(self.model.learner.parameters()).device  # while it is trained, the backbone may be elsewhere
         return [t[None].to(device) for t in self.features(image)]  # [C, h, w] → [1, C, h, w]
+
+
+class INSID3Segmenter:
+    """INSID3 as a `Segmenter` (spec §9), on the unit features of any frozen backbone. It needs no training.
+
+    Args:
+        backbone: a frozen one.
+        size: side of the square that images are squashed to, in pixels.
+        rank: of the position basis, below the features' dimension. None takes half of the dimension, at most 500, which
+            is the published number for 1024.
+        tau, merge: as in `segment_features`.
+
+    Raises:
+        LlafsError: a rank that is not below the features' dimension.
+    """
+
+    def __init__(self, backbone: Backbone, size: int, rank: int | None = None, tau: float = 0.6, merge: float = 0.2):
+        self.backbone, self.size, self.tau, self.merge = backbone, size, tau, merge
+        self.features = squashed_taps(backbone.optimised(), size)
+        black = self.describe(np.zeros((size, size, 3), np.uint8))
+        self.basis = position_basis(black, min(500, len(black) // 2) if rank is None else rank)
+
+    def describe(self, image: np.ndarray) -> Tensor:
+        """The unit features [C, h, w] of an image [H, W, 3] uint8."""
+        return unit_features(self.features(image), self.backbone.levels)
+
+    def segment(self, query: np.ndarray, supports: Sequence[Support], class_name: str = "") -> Prediction:
+        """Segment `query` [H, W, 3] uint8. `probability` is the mask of the features' grid, interpolated to the image.
+
+        Supports with empty masks are left out, and `notes` says so.
+
+        Raises:
+            LlafsError: no supports, or some that do not fit (`check_supports`).
+        """
+        return self.segment_each(query, [supports], class_name)[0]
+
+    @torch.inference_mode()
+    def segment_each(
+        self, query: np.ndarray, shown: Sequence[Sequence[Support]], class_name: str = ""
+    ) -> list[Prediction]:
+        """`segment` with several sets of supports. The query is clustered once."""
+        for supports in shown:
+            check_supports(supports, class_name, "INSID3")
+        target = self.describe(query)
+        clusters = clusters_of(target, self.tau)
+        return [self._segment(query, target, clusters, supports, class_name) for supports in shown]
+
+    def _segment(
+        self, query: np.ndarray, target: Tensor, clusters: Tensor, supports: Sequence[Support], class_name: str
+    ) -> Prediction:
+        masks = torch.stack([to_mask(s.mask, self.size) for s in supports]).to(target.device)
+        maps, how = torch.stack([self.describe(s.image) for s in supports]), (self.tau, self.merge)
+        found = segment_features(target, maps, masks, self.basis, *how, weights_of(supports), clusters)
+        whole = F.interpolate(found[None, None].float(), query.shape[:2], mode="bilinear", align_corners=False)[0, 0]
+        probability, empty = whole.cpu().numpy(), sum(not mask.any() for mask in masks)
+        notes = [f"{empty} of {len(masks)} supports do not show the class at {self.size} px"] if empty else []
+        if not found.any():
+            notes.append("no place of the image is like the supports' foreground: nothing is marked")
+        return Prediction(class_name, probability > 0.5, probability, tuple(supports), notes=tuple(notes))
