@@ -37,9 +37,10 @@ def checked(settings: Settings) -> Settings:
     """
     from llafs_lib.vision.backbone import BACKBONES
     from llafs_lib.vision.recipes import recipe_for
+    from llafs_lib.vision.timm_nets import is_known
 
     recipe_for(settings.budget, settings.dataset)
-    if settings.backbone not in BACKBONES:
+    if settings.backbone not in BACKBONES and not is_known(settings.backbone):
         raise LlafsError(f"backbone: {unknown(settings.backbone, BACKBONES)}")
     return settings
 
