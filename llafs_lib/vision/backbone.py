@@ -1,8 +1,8 @@
 """Frozen feature extractors, and the taps that few-shot segmentation reads from them.
 
 A tap is the output of one residual unit *before* its last non-linearity (HSNet, spec §1.1). Taps come in three groups,
-at strides 8, 16 and 32. In a frozen backbone, batch normalisation runs in evaluation mode and no parameter has a
-gradient.
+at strides 8, 16 and 32. Networks of timm have taps of their own (`timm_nets.py`). In a frozen backbone, batch
+normalisation runs in evaluation mode and no parameter has a gradient.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -19,57 +20,17 @@ import torch.nn.functional as F
 import torchvision
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from llafs_lib.errors import LlafsError
+from llafs_lib.vision import timm_nets
 from llafs_lib.vision.checkpoints import fill, read_state
+from llafs_lib.vision.packed import PackedConv2d, fold_batch_norms, pack
+from llafs_lib.vision.small_net import SmallNet
+from llafs_lib.vision.weights import Provenance, find_weights, provenance
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 _MEAN, _STD = (255 * torch.tensor(v)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))  # [3, 1, 1], of bytes
-
-
-class SmallNet(nn.Module):
-    """A residual network of 0.6 M parameters, small enough to be trained from scratch on `toy` in a minute or two.
-
-    Two residual units at each of the strides 4, 8, 16 and 32; the last three pairs are the taps.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, 32, 3, 2, 1, bias=False), nn.BatchNorm2d(32), nn.ReLU())
-        units, channels = [], 32
-        for width in (32, 48, 64, 96):
-            units += [ResidualUnit(channels, width, stride=2), ResidualUnit(width, width, stride=1)]
-            channels = width
-        self.units = nn.ModuleList(units)
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        x, taps = self.stem(x), []
-        for unit in self.units:
-            taps.append(unit(x))
-            x = F.relu(taps[-1])
-        return taps[2:]  # stride 4 is not used
-
-
-class ResidualUnit(nn.Module):
-    """Two 3×3 convolutions and a shortcut; returns the sum before its ReLU."""
-
-    def __init__(self, channels: int, width: int, stride: int):
-        super().__init__()
-        self.branch = nn.Sequential(
-            nn.Conv2d(channels, width, 3, stride, 1, bias=False),
-            nn.BatchNorm2d(width),
-            nn.ReLU(),
-            nn.Conv2d(width, width, 3, 1, 1, bias=False),
-            nn.BatchNorm2d(width),
-        )
-        self.shortcut = nn.Identity()
-        if stride != 1 or channels != width:
-            self.shortcut = nn.Sequential(nn.Conv2d(channels, width, 1, stride, bias=False), nn.BatchNorm2d(width))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.branch(x) + self.shortcut(x)
 
 
 def _resnet_taps(net: nn.Module, x: Tensor) -> list[Tensor]:
@@ -89,7 +50,7 @@ def _residual_sum(block: nn.Module, x: Tensor) -> Tensor:
     if hasattr(block, "conv3"):  # bottleneck
         y, last, norm = F.relu_(block.bn2(block.conv2(y))), block.conv3, block.bn3
     shortcut = x if block.downsample is None else block.downsample(x)
-    return last(y, shortcut) if isinstance(last, _PackedConv2d) else norm(last(y)).add_(shortcut)
+    return last(y, shortcut) if isinstance(last, PackedConv2d) else norm(last(y)).add_(shortcut)
 
 
 def _mobilenet_taps(net: nn.Module, x: Tensor) -> list[Tensor]:
@@ -130,7 +91,7 @@ _RECIPES: dict[str, _Recipe] = {
     "resnet101": _Recipe(torchvision.models.resnet101, _resnet_taps, (4, 23, 3), "ResNet101_Weights.IMAGENET1K_V1"),
     "vgg16": _Recipe(torchvision.models.vgg16, _vgg_taps, (3, 3, 1), "VGG16_Weights.IMAGENET1K_V1"),
 }
-BACKBONES: tuple[str, ...] = tuple(_RECIPES)
+BACKBONES: tuple[str, ...] = (*_RECIPES, *timm_nets.CHOICES)
 
 _TOY_WEIGHTS = Path(__file__).with_name("toy_fold0.safetensors")
 
@@ -139,27 +100,61 @@ class Backbone(nn.Module):
     """A feature extractor: image → taps.
 
     Args:
-        name: one of `BACKBONES`. Its parameters are random until `load_backbone` or training fills them.
+        name: one of `BACKBONES`, or any network of timm by its name there, such as "convnextv2_atto.fcmae". The name of
+            a vision transformer may end in `@n`: the tokens after n layers instead of all. Parameters are random until
+            `load_backbone` or training fills them.
 
     Attributes:
-        levels: how many taps there are at strides 8, 16 and 32.
+        levels: how many taps there are at strides 8, 16 and 32; (0, 0, 1) for a vision transformer.
+        rectified: whether units end in a ReLU, which their taps lack.
+        interpolation: how images are resized for it, "bilinear" or "bicubic".
+        weights_from: the file its weights are from; None if they are not from one.
         folded: an `optimised` copy.
 
     Raises:
-        LlafsError: unknown name.
+        LlafsError: unknown name, or a network without maps at these strides.
     """
 
     def __init__(self, name: str):
         super().__init__()
-        if name not in _RECIPES:
-            raise LlafsError(f"unknown backbone {name!r}: choose one of {', '.join(BACKBONES)}.")
-        self.name, self.levels = name, _RECIPES[name].levels
-        self.net = _RECIPES[name].build()
-        self.folded = False
+        self.name, self.folded, self.weights_from = name, False, None
+        self.interpolation, scale, shift = "bilinear", None, None
+        if name in _RECIPES:
+            recipe = _RECIPES[name]
+            self.net, self.taps, self.levels = recipe.build(), recipe.taps, recipe.levels
+        else:
+            self.net, self.taps, self.levels = timm_nets.build(name, BACKBONES)
+            self.interpolation, scale, shift = _preparation(self.net.pretrained_cfg)
+        self.rectified = name in _RECIPES and name != "mobilenet_v2"
+        self.register_buffer("scale", scale, persistent=False)
+        self.register_buffer("shift", shift, persistent=False)
+
+    weights_from: Provenance | None
 
     def forward(self, x: Tensor) -> list[Tensor]:
-        """x [B, 3, H, W] standardised → taps, shallow to deep, each [B, C, h, w]."""
-        return _RECIPES[self.name].taps(self.net, x)
+        """x [B, 3, H, W] → taps, shallow to deep, each [B, C, h, w].
+
+        x is standardised by ImageNet's mean and deviation for every backbone; one that was trained with others brings
+        it to those itself.
+
+        Raises:
+            LlafsError: a vision transformer is given a side that is no multiple of its patch.
+        """
+        if self.scale is not None:
+            x = torch.addcmul(self.shift.to(x.dtype), x, self.scale.to(x.dtype))
+        return self.taps(self.net, x)
+
+    def check_levels(self, model: str) -> None:
+        """A model that reads taps at three strides calls this first.
+
+        Raises:
+            LlafsError: this backbone has none at strides 8 and 16, as it is a vision transformer.
+        """
+        if not all(self.levels):
+            raise LlafsError(
+                f"{model} compares maps at strides 8, 16 and 32, and {self.name} has one map only: use it with "
+                "prototypes or INSID3, or take a convolutional backbone."
+            )
 
     def freeze(self) -> Backbone:
         """Turn gradients off and leave batch normalisation in evaluation mode for good; returns the backbone itself."""
@@ -173,11 +168,11 @@ class Backbone(nn.Module):
         """
         fast = copy.deepcopy(self).freeze()
         for module in list(fast.modules()):
-            _fold_batch_norms(module)
+            fold_batch_norms(module)
+        if self.name not in _RECIPES and not _alike(self, fast):  # its norms are not applied where they are registered
+            fast = copy.deepcopy(self).freeze()
         fast.folded = True
-        if hasattr(torch.ops.mkldnn, "_convolution_pointwise"):
-            for conv in (m for m in fast.modules() if type(m) is nn.Conv2d):
-                conv.__class__ = _PackedConv2d
+        pack(fast)
         return fast.to(memory_format=torch.channels_last)
 
     def train(self, mode: bool = True) -> Backbone:
@@ -185,69 +180,72 @@ class Backbone(nn.Module):
         return super().train(mode and not frozen)
 
 
-class _PackedConv2d(nn.Conv2d):
-    """A frozen convolution whose weights are stored in the layout that oneDNN wants for the input shape seen last.
-
-    `F.conv2d` brings them into that layout anew in every pass. `torch.compile` calls the same functions of oneDNN.
-    """
-
-    seen: torch.Size | None = None
-
-    def forward(self, x: Tensor, onto: Tensor | None = None) -> Tensor:
-        """The output of a Conv2d. With `onto`, the sum of both, which may be written over `onto`."""
-        if x.device.type != "cpu" or x.dtype != torch.float32 or x.requires_grad:
-            y = self._conv_forward(x, self._unpacked(), self.bias)
-            return y if onto is None else y.add_(onto)
-        how = self.padding, self.stride, self.dilation, self.groups
-        if x.shape != self.seen:
-            packed = torch.ops.mkldnn._reorder_convolution_weight(self._unpacked(), *how, list(x.shape))
-            self.weight, self.seen = nn.Parameter(packed, requires_grad=False), x.shape
-        if onto is None:
-            return torch.ops.mkldnn._convolution_pointwise(x, self.weight, self.bias, *how, "none", [], "")
-        add = torch.ops.mkldnn._convolution_pointwise_.binary
-        return add(onto, x, self.weight, self.bias, *how, "add", 1.0, None, [], "")
-
-    def _unpacked(self) -> Tensor:
-        return self.weight.to_dense() if self.weight.is_mkldnn else self.weight
-
-    def __getstate__(self) -> dict:
-        # Packed weights can neither be copied nor pickled.
-        weight = nn.Parameter(self._unpacked(), requires_grad=False)
-        return self.__dict__ | {"_parameters": self._parameters | {"weight": weight}, "seen": None}
+def _preparation(cfg: dict[str, Any]) -> tuple[str, Tensor | None, Tensor | None]:
+    """How timm's network wants its images: interpolation, and what brings ImageNet's standardisation to its own."""
+    how = cfg["interpolation"] if cfg["interpolation"] in ("bilinear", "bicubic") else "bilinear"
+    if (tuple(cfg["mean"]), tuple(cfg["std"])) == (IMAGENET_MEAN, IMAGENET_STD):
+        return how, None, None
+    mean, std, own_mean, own_std = map(torch.tensor, (IMAGENET_MEAN, IMAGENET_STD, cfg["mean"], cfg["std"]))
+    return how, (std / own_std)[:, None, None], ((mean - own_mean) / own_std)[:, None, None]  # [3, 1, 1]
 
 
-def _fold_batch_norms(module: nn.Module) -> None:
-    """Merge each batch normalisation into the convolution before it. Every recipe registers the two in a row."""
-    children = list(module.named_children())
-    for (name, conv), (norm_name, norm) in zip(children, children[1:], strict=False):
-        if isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d):
-            setattr(module, name, fuse_conv_bn_eval(conv, norm))
-            setattr(module, norm_name, nn.Identity())
+@torch.no_grad()
+def _alike(plain: Backbone, other: Backbone) -> bool:
+    """Whether two forms of a network give the same taps, up to rounding."""
+    like = next(plain.parameters())
+    x = torch.linspace(-2, 2, 3 * 96 * 96).view(1, 3, 96, 96)
+    x = F.interpolate(x, tuple(plain.net.pretrained_cfg["input_size"][1:])).to(like)
+    plain = copy.deepcopy(plain).freeze()
+    pairs = zip(plain(x), other(x), strict=True)
+    return all((a - b).abs().max() <= 1e-3 * a.abs().max() for a, b in pairs)
 
 
 def load_backbone(name: str, weights_folder: str | Path = "data/weights") -> Backbone:
-    """A frozen ImageNet backbone, from a file `<name>-*.pth` in `weights_folder`, else from torchvision's download.
+    """A frozen backbone with pretrained weights: from a file in `weights_folder`, else from a download.
+
+    The file's name begins with the backbone's name, or with timm's for it: `resnet50-….pth`. Of several files, the one
+    that is named as the official one is taken. `weights_from` says which file it was; if that is not the official one,
+    a line is printed, too.
 
     Raises:
-        LlafsError: an unknown name, a file that does not fit, or neither a file nor a network.
+        LlafsError: an unknown name, a file that does not fit, several files of which none is the official one, or
+            neither a file nor a network.
     """
-    backbone, pattern = Backbone(name), f"{name}-*.pth"  # torchvision's own names match
-    files = sorted(Path(weights_folder).glob(pattern))
-    if files:
-        fill(backbone.net, read_state(files[0]), str(files[0]), f"{name} weights")
-        return backbone.freeze()
-    enum = _RECIPES[name].weights
+    backbone = Backbone(name)
+    plain = name.partition("@")[0]
+    if name in _RECIPES:
+        enum = _RECIPES[name].weights
+        official = [Path(torchvision.models.get_weight(enum).url).name] if enum else []
+        stems, licence = [name], "BSD-3-Clause, torchvision's; trained on ImageNet"
+    else:
+        official, licence = timm_nets.official_files(plain), timm_nets.licence_of(plain)
+        stems = [plain, timm_nets.timm_name(plain).partition(".")[0]]
+    path = find_weights(weights_folder, name, stems, official) or _download(name, plain, weights_folder, stems)
+    state = read_state(path)
+    if name not in _RECIPES:
+        state = timm_nets.read_by_timm(plain, state, str(path))
+    fill(backbone.net, state, str(path), f"{name} weights")
+    backbone.weights_from = provenance(path, official, licence)
+    return backbone.freeze()
+
+
+def _download(name: str, plain: str, folder: str | Path, stems: list[str]) -> Path:
+    enum = _RECIPES[name].weights if name in _RECIPES else ""
     if enum is None:
         raise LlafsError(f"backbone {name!r} has no pretrained weights: notebook 02 trains it from scratch.")
     try:
-        state = torchvision.models.get_weight(enum).get_state_dict(progress=True, check_hash=True)
-    except (OSError, RuntimeError) as error:
+        if not enum:
+            return timm_nets.download(plain)
+        weights = torchvision.models.get_weight(enum)
+        weights.get_state_dict(progress=True, check_hash=True)
+        return Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
+    except Exception as error:  # torch, httpx and Hugging Face have a dozen types for a network that is not there
+        pattern, reason = " or ".join(f"{stem}-*.pth" for stem in stems), (str(error) or repr(error)).splitlines()[0]
+        who = "torchvision" if enum else "timm"
         raise LlafsError(
-            f"no file {pattern} in {weights_folder}, and torchvision could not download its own ({error}). "
+            f"no file {pattern} in {folder}, and {who} could not download its own ({reason}). "
             "Put the weights there and set LLAFS_DATA to the folder that holds weights/."
         ) from error
-    backbone.net.load_state_dict(state)
-    return backbone.freeze()
 
 
 def toy_backbone() -> Backbone:
@@ -269,8 +267,12 @@ STRIDES = (8, 16, 32)
 
 
 def last_taps(taps: Sequence[Tensor], levels: tuple[int, int, int], strides: Sequence[int]) -> list[Tensor]:
-    """The deepest tap of each of `strides` (of 8, 16 and 32), finest first; `levels` as a backbone has them."""
-    return [taps[sum(levels[: STRIDES.index(stride) + 1]) - 1] for stride in sorted(strides)]
+    """The deepest tap of each of `strides` (of 8, 16 and 32), finest first; `levels` as a backbone has them.
+
+    Strides without a tap are left out: a vision transformer has one map for all.
+    """
+    ends = {stride: sum(levels[: i + 1]) - 1 for i, stride in enumerate(STRIDES) if levels[i]}
+    return [taps[ends[stride]] for stride in sorted(strides) if stride in ends]
 
 
 @torch.inference_mode()
@@ -290,26 +292,27 @@ def check_image(image: np.ndarray) -> None:
         raise LlafsError(f"an image must be [H, W, 3] uint8 RGB, not {list(image.shape)} {image.dtype}.")
 
 
-def to_input(image: np.ndarray, size: int) -> Tensor:
+def to_input(image: np.ndarray, size: int, how: str = "bilinear") -> Tensor:
     """Squash an image to a square and standardise it with ImageNet's mean and deviation (spec §1.9).
 
     Args:
         image: [H, W, 3] uint8 RGB.
         size: side of the square in pixels; the aspect ratio is not kept, as in HSNet.
+        how: a backbone's `interpolation`.
 
     Returns: [3, size, size] float32.
     """
-    return (squash(image, size) - _MEAN).div_(_STD)
+    return (squash(image, size, how) - _MEAN).div_(_STD)
 
 
-def squash(image: np.ndarray, size: int) -> Tensor:
-    """Resize an image [H, W, 3] uint8 to [3, size, size] uint8, bilinear with antialiasing.
+def squash(image: np.ndarray, size: int, how: str = "bilinear") -> Tensor:
+    """Resize an image [H, W, 3] uint8 to [3, size, size] uint8, bilinear or bicubic, with antialiasing.
 
     PIL's result, which HSNet uses, to within one grey level (each rounds in its own way), four times faster.
     """
     x = torch.from_numpy(np.require(image, requirements=("C", "W")))
     x = x.permute(2, 0, 1)[None]  # [H, W, 3] → [1, 3, H, W]
-    return F.interpolate(x, (size, size), mode="bilinear", antialias=True)[0]
+    return F.interpolate(x, (size, size), mode=how, antialias=True)[0]
 
 
 def to_mask(mask: np.ndarray, size: int) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from llafs_lib.artifacts import replacing
@@ -40,12 +40,15 @@ def read_model(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str
 
 
 def read_state(path: str | Path) -> Mapping[str, Tensor]:
-    """The state dict in a file that `torch.save` wrote, such as those of torchvision and of the published code.
+    """The state dict in a file that `torch.save` wrote, such as those of torchvision and of the published code, or in a
+    safetensors file.
 
     Raises:
         LlafsError: the file is missing or cut off, or holds no state dict.
     """
     try:
+        if Path(path).suffix == ".safetensors":
+            return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises half a dozen types for a truncated or foreign file
         reason = (str(error) or type(error).__name__).splitlines()[0]

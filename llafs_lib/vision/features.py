@@ -83,11 +83,13 @@ def _bytes(tensors: Sequence[Tensor]) -> int:
 
 def squashed_taps(backbone: Backbone, size: int, limit_mb: int = 1024) -> FeatureCache:
     """A cache of the taps, each [C, h, w], of images [H, W, 3] uint8 squashed to `size` px."""
-    return FeatureCache(lambda image: encode(backbone, to_input(image, size)), limit_mb)
+    return FeatureCache(lambda image: encode(backbone, to_input(image, size, backbone.interpolation)), limit_mb)
 
 
 def unit_features(taps: Sequence[Tensor], levels: tuple[int, int, int]) -> Tensor:
     """The last taps of strides 16 and 32 as one map of unit vectors, whose dot products average the strides' cosines.
+
+    Of a vision transformer it is its one map, as unit vectors.
 
     Args:
         taps: of one image, shallow to deep, each [C, h, w].

@@ -159,10 +159,14 @@ class HSNet(nn.Module):
 
     Args:
         backbone: a frozen one; the number of its taps decides the number of correlation maps.
+
+    Raises:
+        LlafsError: a vision transformer, which has no maps at three strides.
     """
 
     def __init__(self, backbone: Backbone):
         super().__init__()
+        backbone.check_levels("HSNet")
         self.backbone = backbone
         self.learner = HSNetLearner(tuple(reversed(backbone.levels)))
 

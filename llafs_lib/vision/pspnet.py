@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
+import torchvision
 from torch import Tensor, nn
 
 from llafs_lib.errors import LlafsError
@@ -93,6 +94,7 @@ class PSPNet(nn.Module):
         super().__init__()
         if not strides or not set(strides) <= {8, 16, 32}:
             raise LlafsError(f"strides={tuple(strides)}: choose among 8, 16 and 32.")
+        backbone.check_levels("RePRI's base network")
         self.backbone = _dilate(backbone) if dilated else backbone
         self.config = {"n_classes": n_classes, "strides": sorted(strides), "width": width, "dilated": dilated}
         self.head = PyramidHead(self._channels(), width, n_classes)
@@ -100,7 +102,7 @@ class PSPNet(nn.Module):
     def trunk(self, x: Tensor) -> Tensor:
         """x [B, 3, H, W] standardised → the backbone's joined taps [B, channels, h, w]."""
         last = last_taps(self.backbone(x), self.backbone.levels, self.config["strides"])
-        if self.backbone.name != "mobilenet_v2":  # the units of a MobileNetV2 end without a non-linearity
+        if self.backbone.rectified:
             last = [F.relu(tap) for tap in last]
         return torch.cat([resize(tap, last[0].shape[-2:]) for tap in last], dim=1)
 
@@ -155,7 +157,11 @@ def base_network(backbone: Backbone, n_classes: int, whole: bool) -> PSPNet:
     if not whole:
         return PSPNet(backbone, n_classes, **SMALL)
     own = copy.deepcopy(backbone).requires_grad_(True)
-    return PSPNet(own, n_classes, **(PUBLISHED if backbone.name.startswith("resnet") else SMALL))
+    return PSPNet(own, n_classes, **(PUBLISHED if _is_resnet(backbone) else SMALL))
+
+
+def _is_resnet(backbone: Backbone) -> bool:
+    return isinstance(backbone.net, torchvision.models.ResNet)
 
 
 def _dilate(backbone: Backbone) -> Backbone:
@@ -163,7 +169,7 @@ def _dilate(backbone: Backbone) -> Backbone:
 
     Torchvision's own option is different: it gives the first block of a stage the dilation of the stage before.
     """
-    if not backbone.name.startswith("resnet"):
+    if not _is_resnet(backbone):
         raise LlafsError(f"{backbone.name} cannot be dilated: take a ResNet, or `dilated=False`.")
     backbone = copy.deepcopy(backbone)
     for stage, dilation in ((backbone.net.layer3, 2), (backbone.net.layer4, 4)):

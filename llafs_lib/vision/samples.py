@@ -29,7 +29,7 @@ def tap_store(backbone: Backbone, read: Callable[[int], np.ndarray], size: int) 
         size: side of the square that images are squashed to, in pixels.
     """
     fast = backbone.optimised()
-    return _kept(lambda image_id: encode(fast, to_input(read(image_id), size)))
+    return _kept(lambda image_id: encode(fast, to_input(read(image_id), size, fast.interpolation)))
 
 
 def _kept(encode: Callable[[Any], list[Tensor]]) -> FeatureCache:

@@ -1,4 +1,5 @@
 import copy
+import hashlib
 import pickle
 
 import pytest
@@ -88,7 +89,7 @@ def test_an_optimised_backbone_in_float64():
 
 
 def test_unknown_backbone():
-    with pytest.raises(LlafsError, match="choose one of small"):
+    with pytest.raises(LlafsError, match="'resnet51': none of small, mobilenet_v2"):
         Backbone("resnet51")
 
 
@@ -135,3 +136,63 @@ def test_the_backbone_that_comes_with_the_library():
     for (name, own), new in zip(backbone.state_dict().items(), untrained.state_dict().values(), strict=True):
         assert own.dtype == new.dtype and own.shape == new.shape and own.isfinite().all(), name
     assert all(tap.isfinite().all() for tap in backbone(torch.rand(1, 3, 97, 97)))
+
+
+# Files of one network that hold different weights: torchvision's own V2 and V1, and one of somebody else.
+V2, V1, OTHER = "mobilenet_v2-7ebf99e0.pth", "mobilenet_v2-b0353104.pth", "mobilenet_v2-imagenet-tf2.pth"
+
+
+def write_weights(folder, *names):
+    """Files whose first bias tells them apart."""
+    for mark, name in enumerate(names):
+        state = Backbone("mobilenet_v2").net.state_dict()
+        state["classifier.1.bias"].fill_(mark)
+        torch.save(state, folder / name)
+
+
+@pytest.mark.parametrize("others", [[V1], [OTHER], [V1, OTHER, "mobilenet_v2-00000000.pth"]])
+def test_the_official_file_is_taken_whatever_the_alphabet_says(tmp_path, others):
+    write_weights(tmp_path, V2, *others)
+    backbone = load_backbone("mobilenet_v2", tmp_path)
+    assert backbone.weights_from["file"] == V2 and not backbone.net.classifier[1].bias.any()
+
+
+@pytest.mark.parametrize("name", [V1, OTHER])
+def test_a_file_of_another_version_is_said(tmp_path, name, capsys):
+    write_weights(tmp_path, name)
+    facts = load_backbone("mobilenet_v2", tmp_path).weights_from
+    printed = capsys.readouterr().out
+    assert facts["file"] == name and name in facts["note"] and facts["note"] in printed
+    assert facts["sha256"] == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
+    assert V2 in printed or "does not hold what its name says" in printed  # this one is made up
+
+
+def test_a_file_of_another_version_is_named_beside_the_official_one(tmp_path, capsys):
+    state = Backbone("resnet18").net.state_dict()
+    torch.save(state, tmp_path / "draft.pth")
+    digest = hashlib.sha256((tmp_path / "draft.pth").read_bytes()).hexdigest()[:8]
+    (tmp_path / "draft.pth").rename(tmp_path / f"resnet18-{digest}.pth")
+    facts = load_backbone("resnet18", tmp_path).weights_from
+    assert (
+        facts["note"]
+        == f"resnet18-{digest}.pth holds other weights than resnet18-f37072fd.pth, so results are this file's"
+    )
+    assert "unknown" in facts["licence"] and facts["note"] in capsys.readouterr().out
+
+
+def test_several_files_of_which_none_is_official(tmp_path):
+    write_weights(tmp_path, V1, OTHER)
+    with pytest.raises(LlafsError, match=f"{V1}, {OTHER}.*{V2}.*move all but one away"):
+        load_backbone("mobilenet_v2", tmp_path)
+
+
+def test_a_longer_name_is_another_network(tmp_path):
+    write_weights(tmp_path, V2)
+    (tmp_path / V2).rename(tmp_path / "mobilenet_v2x2-7ebf99e0.pth")
+    (tmp_path / "mobilenet_v2-notes.txt").write_text("no weights")
+    write_weights(tmp_path, OTHER)
+    assert load_backbone("mobilenet_v2", tmp_path).weights_from["file"] == OTHER
+
+
+def test_weights_without_a_file_have_no_provenance():
+    assert Backbone("small").weights_from is None and toy_backbone().weights_from is None

@@ -178,7 +178,7 @@ def test_batch_and_shots_equal_a_loop_and_one_model_takes_many_sizes():
                 assert_equal(logits[b, k], alone[0, 0], 1e-5)
 
 
-@pytest.mark.parametrize("name", [b for b in BACKBONES if b != "resnet101"])
+@pytest.mark.parametrize("name", [b for b in BACKBONES if b != "resnet101" and not b.startswith("dino")])
 @torch.no_grad()
 def test_an_optimised_backbone_gives_the_same_logits(name):
     torch.manual_seed(0)
