@@ -11,7 +11,7 @@ import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -211,36 +211,53 @@ def load_backbone(name: str, weights_folder: str | Path = "data/weights") -> Bac
         LlafsError: an unknown name, a file that does not fit, several files of which none is the official one, or
             neither a file nor a network.
     """
-    backbone = Backbone(name)
+    backbone, source = Backbone(name), _source(name)
+    path = find_weights(weights_folder, name, source.stems, source.official) or _download(name, source, weights_folder)
+    state = read_state(path)
+    if name not in _RECIPES:
+        state = timm_nets.read_by_timm(source.stems[0], state, str(path))
+    fill(backbone.net, state, str(path), f"{name} weights")
+    backbone.weights_from = provenance(path, source.official, source.licence)
+    return backbone.freeze()
+
+
+def has_weights(name: str, weights_folder: str | Path) -> bool:
+    """Whether `load_backbone` finds a file in the folder and need not download one."""
+    source = _source(name)
+    return find_weights(weights_folder, name, source.stems, source.official) is not None
+
+
+class _Source(NamedTuple):
+    stems: list[str]  # what the name of a file begins with; the backbone's own, without a layer, is the first
+    official: list[str]
+    licence: str
+
+
+def _source(name: str) -> _Source:
     plain = name.partition("@")[0]
     if name in _RECIPES:
         enum = _RECIPES[name].weights
         official = [Path(torchvision.models.get_weight(enum).url).name] if enum else []
-        stems, licence = [name], "BSD-3-Clause, torchvision's; trained on ImageNet"
-    else:
-        official, licence = timm_nets.official_files(plain), timm_nets.licence_of(plain)
-        stems = [plain, timm_nets.timm_name(plain).partition(".")[0]]
-    path = find_weights(weights_folder, name, stems, official) or _download(name, plain, weights_folder, stems)
-    state = read_state(path)
-    if name not in _RECIPES:
-        state = timm_nets.read_by_timm(plain, state, str(path))
-    fill(backbone.net, state, str(path), f"{name} weights")
-    backbone.weights_from = provenance(path, official, licence)
-    return backbone.freeze()
+        return _Source([name], official, "BSD-3-Clause, torchvision's; trained on ImageNet")
+    stems = [plain, timm_nets.timm_name(plain).partition(".")[0]]
+    return _Source(stems, timm_nets.official_files(plain), timm_nets.licence_of(plain))
 
 
-def _download(name: str, plain: str, folder: str | Path, stems: list[str]) -> Path:
+def _download(name: str, source: _Source, folder: str | Path) -> Path:
     enum = _RECIPES[name].weights if name in _RECIPES else ""
     if enum is None:
         raise LlafsError(f"backbone {name!r} has no pretrained weights: notebook 02 trains it from scratch.")
     try:
         if not enum:
-            return timm_nets.download(plain)
+            return timm_nets.download(source.stems[0])
         weights = torchvision.models.get_weight(enum)
         weights.get_state_dict(progress=True, check_hash=True)
         return Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
     except Exception as error:  # torch, httpx and Hugging Face have a dozen types for a network that is not there
-        pattern, reason = " or ".join(f"{stem}-*.pth" for stem in stems), (str(error) or repr(error)).splitlines()[0]
+        pattern, reason = (
+            " or ".join(f"{stem}-*.pth" for stem in source.stems),
+            (str(error) or repr(error)).splitlines()[0],
+        )
         who = "torchvision" if enum else "timm"
         raise LlafsError(
             f"no file {pattern} in {folder}, and {who} could not download its own ({reason}). "
@@ -277,9 +294,12 @@ def last_taps(taps: Sequence[Tensor], levels: tuple[int, int, int], strides: Seq
 
 @torch.inference_mode()
 def encode(backbone: Backbone, inputs: Tensor) -> list[Tensor]:
-    """The taps of one standardised image: inputs [3, H, W] → a list of [C, h, w] on the backbone's device."""
-    device = next(backbone.parameters()).device
-    return [tap[0] for tap in backbone(inputs[None].to(device))]
+    """The taps of one standardised image: inputs [3, H, W] → a list of [C, h, w] on the backbone's device.
+
+    Under autocast the backbone computes in half precision; the taps are then float32 again.
+    """
+    like = next(backbone.parameters())
+    return [tap[0].to(like.dtype) for tap in backbone(inputs[None].to(like))]
 
 
 def check_image(image: np.ndarray) -> None:

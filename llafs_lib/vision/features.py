@@ -5,6 +5,7 @@ They are what prototypes average, what a support bank stores, and what a query i
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Iterable, Sequence
@@ -19,6 +20,17 @@ from llafs_lib.progress import track
 from llafs_lib.vision.backbone import Backbone, check_image, encode, last_taps, resize, to_input
 
 COMPARED = (16, 32)  # the strides whose last taps make the unit features
+
+
+def full_precision(function: Callable) -> Callable:
+    """The same function, which autocast does not reach: what is computed from features keeps their precision."""
+
+    @functools.wraps(function)
+    def run(*arguments: Any, **options: Any) -> Any:
+        with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+            return function(*arguments, **options)
+
+    return run
 
 
 class FeatureCache:
@@ -104,6 +116,7 @@ def unit_features(taps: Sequence[Tensor], levels: tuple[int, int, int]) -> Tenso
 
 
 @torch.no_grad()
+@full_precision
 def masked_means(features: Tensor, mask: np.ndarray | Tensor) -> tuple[np.ndarray, np.ndarray, float]:
     """The mean unit feature inside and outside a mask, and the share of the map that the mask covers.
 

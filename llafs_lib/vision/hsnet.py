@@ -4,8 +4,8 @@ Every tap of the query is compared with the same tap of the support at every pai
 resulting 4-D correlations to a 2-D map, with 4-D convolutions that look at the query plane and the support plane
 separately. Only the learner is trained; it has 2.6 M parameters.
 
-This is the plain form, on whole tensors. A GPU runs it as it stands. On a CPU the learner hands the correlation and the
-squeezing to `hsnet_fast.py`, which gives the same result sooner.
+This is the plain form, on whole tensors. A GPU runs it as it stands, and so do `torch.export` and `torch.jit.trace`. On
+a CPU the learner hands the correlation and the squeezing to `hsnet_fast.py`, which gives the same result sooner.
 """
 
 from __future__ import annotations
@@ -24,6 +24,11 @@ from llafs_lib.vision.hsnet_fast import EPS, Pairs, check_support_grids, squeeze
 KIND = "HSNet"  # the name in checkpoints
 CLASSIFIER = ("backbone.net.fc.", "backbone.net.classifier.")  # official checkpoints hold it, HSNet never uses it
 NOTHING = (100.0, -100.0)  # the logits of a pixel that is certainly background
+PAIRS_AT_ONCE = {"cpu": 1}  # pairs of images compared in one pass; elsewhere 8, which keep a GPU busy
+
+
+def pairs_at_once(device: torch.device) -> int:
+    return PAIRS_AT_ONCE.get(device.type, 8)
 
 
 def hypercorrelation(
@@ -115,7 +120,7 @@ class HSNetLearner(nn.Module):
                 make them from, which is faster on a CPU.
             with_embeddings: also return the map that the logits are made from, [B, 64, hq, wq].
         """
-        if isinstance(pyramid, Pairs) and pyramid.mask.device.type == "cpu":
+        if isinstance(pyramid, Pairs) and pyramid.mask.device.type == "cpu" and not _is_captured():
             squeezed = squeeze(self, pyramid)
         else:
             squeezed = self._squeeze(pyramid)
@@ -183,12 +188,15 @@ class HSNet(nn.Module):
         """
         if not supports.shape[1]:
             raise LlafsError("K = 0: HSNet needs at least one support per query.")
-        query_taps = self.backbone(query)  # once, however many supports there are
-        shots = [
-            self.match(query_taps, self.backbone(supports[:, k]), masks[:, k], query.shape[-2:])
-            for k in range(supports.shape[1])
-        ]
-        return torch.stack(shots, dim=1)
+        query_taps, shots = self.backbone(query), []  # once, however many supports there are
+        some = max(pairs_at_once(query.device) // len(query), 1)
+        for images, shown in zip(supports.split(some, dim=1), masks.split(some, dim=1), strict=True):
+            n = images.shape[1]
+            taps = self.backbone(images.flatten(0, 1))  # [B, n, 3, H, W] → [B·n, 3, H, W]
+            repeated = [t.repeat_interleave(n, dim=0) for t in query_taps] if n > 1 else query_taps
+            logits = self.match(repeated, taps, shown.flatten(0, 1), query.shape[-2:])
+            shots.append(logits.unflatten(0, (-1, n)))  # [B·n, 2, H, W] → [B, n, 2, H, W]
+        return torch.cat(shots, dim=1)
 
     def match(self, query: Sequence[Tensor], support: Sequence[Tensor], mask: Tensor, size: tuple[int, int]) -> Tensor:
         """`forward` for one support whose taps are known.
@@ -213,7 +221,7 @@ class HSNet(nn.Module):
                 f"be the {sum(self.backbone.levels)} taps of {self.backbone.name}."
             )
         logits = self.learner(Pairs(query, support, mask, self.backbone.levels))
-        if not logits.isfinite().all():
+        if not _is_captured() and not logits.isfinite().all():
             raise LlafsError("the logits are not finite: look for NaN or infinity in images, features and weights.")
         shown = torch.stack([_shrink(mask, s).flatten(1).any(dim=1) for s in support]).any(dim=0)  # [B]
         return torch.where(shown[:, None, None, None], resize(logits, size), logits.new_tensor(NOTHING)[:, None, None])
@@ -273,6 +281,11 @@ def _own_name(official: str) -> str:
     """The name of a parameter in `HSNet`, given its name in the published code."""
     name = str(official).removeprefix("module.").removeprefix("hpn_learner.")
     return name.replace("backbone.", "backbone.net.", 1) if name.startswith("backbone.") else f"learner.{name}"
+
+
+def _is_captured() -> bool:
+    """Whether torch.export, torch.compile or torch.jit.trace records what is computed; nothing may depend on values."""
+    return torch.compiler.is_compiling() or torch.jit.is_tracing()
 
 
 def vote(logits: Tensor, weights: Tensor | None = None) -> Tensor:

@@ -43,8 +43,16 @@ class Pairs(NamedTuple):
 
 
 def squeeze(learner: nn.Module, pairs: Pairs) -> Tensor:
-    """Correlation, encoder and mixing of an `HSNetLearner` → [B, 128, hq, wq] of the finest level."""
-    return torch.stack([_squeeze_one(learner, pairs, b) for b in range(len(pairs.mask))])
+    """Correlation, encoder and mixing of an `HSNetLearner` → [B, 128, hq, wq] of the finest level.
+
+    All is computed with the learner's own precision. Autocast does not reach it: its operations write into tensors that
+    are there already, and a CPU would gain nothing.
+    """
+    with torch.autocast("cpu", enabled=False):
+        like = next(learner.parameters())
+        query, support = ([t.to(like.dtype) for t in taps] for taps in (pairs.query, pairs.support))
+        pairs = pairs._replace(query=query, support=support)
+        return torch.stack([_squeeze_one(learner, pairs, b) for b in range(len(pairs.mask))])
 
 
 def _squeeze_one(learner: nn.Module, pairs: Pairs, b: int) -> Tensor:

@@ -45,7 +45,7 @@ def masks_on_grid(masks: Tensor, grid: Sequence[int]) -> Tensor:
         small[empty] = F.interpolate(whole[empty], tuple(grid), **how)[:, 0] > 0.5
     for mask, own in zip(masks, small, strict=True):
         if mask.any() and not own.any():
-            centre = mask.nonzero().double().mean(dim=0).tolist()
+            centre = mask.nonzero().double().mean(dim=0).cpu().tolist()
             own[tuple(int(c * n / side) for c, n, side in zip(centre, grid, mask.shape, strict=True))] = True
     return small
 
@@ -53,7 +53,7 @@ def masks_on_grid(masks: Tensor, grid: Sequence[int]) -> Tensor:
 def prototype_of(supports: Tensor, inside: Tensor, weights: Tensor) -> Tensor:
     """The supports' foreground, a direction [C]: debiased features [S, C, h, w], inside [S, h, w], weights [S]."""
     means = torch.einsum("schw,shw->sc", supports, inside.to(supports)) / inside.flatten(1).sum(dim=1, keepdim=True)
-    return F.normalize(weights @ means, dim=0)
+    return F.normalize((weights[:, None] * means).sum(dim=0), dim=0)
 
 
 def candidates_of(target: Tensor, supports: Tensor, inside: Tensor, weights: Tensor) -> Tensor:
@@ -62,7 +62,7 @@ def candidates_of(target: Tensor, supports: Tensor, inside: Tensor, weights: Ten
     similarity = torch.einsum("chw,c->hw", target, prototype_of(supports, inside, weights))
     alike = similarity > (0 if (similarity > 0).any() else similarity.quantile(0.9))
     nearest = torch.stack([(target.flatten(1).T @ s.flatten(1)).argmax(dim=1) for s in supports])  # [S, hw]
-    votes = weights @ inside.flatten(1).gather(1, nearest).to(weights)  # [hw]
+    votes = (weights[:, None] * inside.flatten(1).gather(1, nearest)).sum(dim=0)  # [hw]
     return alike & (votes >= weights.sum() * (0.5 - 1e-6)).view_as(alike)
 
 
@@ -101,7 +101,7 @@ def segment_features(
         raise LlafsError(f"{shapes}: INSID3 needs [C, h, w], [S, C, h, w] and masks [S, H, W], with S ≥ 1.")
     if not (target.isfinite().all() and supports.isfinite().all()):
         raise LlafsError("features hold NaN or infinity: check the backbone's weights.")
-    inside = masks_on_grid(masks, supports.shape[-2:])
+    inside = masks_on_grid(masks.to(target.device), supports.shape[-2:])
     weights = torch.ones(len(masks)).to(target) if weights is None else weights.to(target)
     kept = inside.flatten(1).any(dim=1) & (weights > 0)  # the other supports say nothing
     own, shown, inside, weights = debias(target, basis), debias(supports[kept], basis), inside[kept], weights[kept]
@@ -111,10 +111,10 @@ def segment_features(
     clusters = clusters_of(target, tau) if clusters is None else clusters
     member = F.one_hot(clusters.flatten()).to(target)  # [hw, n]
     member = member / member.sum(dim=0)
-    share = candidates.flatten().to(target) @ member  # [n], candidates among a cluster's places
-    similarity = prototype_of(shown, inside, weights) @ own.flatten(1) @ member  # [n], mean over the places
-    lengths = (own.flatten(1) @ member).norm(dim=0).clamp(min=1e-12)
-    seed = torch.where(share > 0, similarity / lengths, -torch.inf).argmax()
+    share = (candidates.flatten()[:, None] * member).sum(dim=0)  # [n], candidates among a cluster's places
+    means = own.flatten(1) @ member  # [C, n], debiased
+    similarity = (prototype_of(shown, inside, weights)[:, None] * means).sum(dim=0)  # [n], mean over the places
+    seed = int(torch.where(share > 0, similarity / means.norm(dim=0).clamp(min=1e-12), -torch.inf).argmax())
     share[seed] = 1
-    means = F.normalize(F.normalize(target.flatten(1), dim=0) @ member, dim=0)  # [C, n], not debiased
-    return (similarity * (means[:, seed] @ means) * share > merge)[clusters]
+    raw = F.normalize(F.normalize(target.flatten(1), dim=0) @ member, dim=0)  # [C, n], not debiased
+    return (similarity * (raw[:, seed : seed + 1] * raw).sum(dim=0) * share > merge)[clusters]

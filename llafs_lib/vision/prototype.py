@@ -16,7 +16,7 @@ from torch import Tensor
 from llafs_lib.errors import LlafsError
 from llafs_lib.records import Prediction, Support
 from llafs_lib.vision.backbone import Backbone, resize, to_mask
-from llafs_lib.vision.features import masked_means, squashed_taps, unit_features
+from llafs_lib.vision.features import full_precision, masked_means, squashed_taps, unit_features
 from llafs_lib.vision.segmenter import check_supports, weights_of
 
 FLAT = 1e-6  # similarities that differ by less differ only by rounding
@@ -125,6 +125,7 @@ def similarity(features: Tensor, foreground: Tensor, background: Tensor) -> Tens
     return torch.einsum("chw,...c->...hw", features, foreground - background)
 
 
+@full_precision
 def score_map(
     features: Tensor, foreground: Tensor, background: Tensor, size: Sequence[int], sharpness: float | None = None
 ) -> Tensor:

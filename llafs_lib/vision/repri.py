@@ -21,7 +21,7 @@ from torch import Tensor
 
 from llafs_lib.errors import LlafsError
 from llafs_lib.records import Prediction, Support
-from llafs_lib.vision.features import FeatureCache
+from llafs_lib.vision.features import FeatureCache, full_precision
 from llafs_lib.vision.losses import IGNORE
 from llafs_lib.vision.pspnet import PSPNet, padded_input, padded_labels, unpadded
 from llafs_lib.vision.segmenter import by_key, check_supports, weights_of
@@ -80,6 +80,7 @@ class Refinement:
     probability: Tensor
 
 
+@full_precision
 @torch.inference_mode(False)  # whose tensors autograd could not use in `_adapt`
 @torch.no_grad()
 def refine(
@@ -327,5 +328,6 @@ class RePRISegmenter:
         return refine(features[None], q[None, None], masks[None], padding[None], weights=weights).probability
 
     def _encode(self, image: np.ndarray) -> list[Tensor]:
-        device = next(self.model.parameters()).device
-        return [self.model.features(padded_input(image, self.size)[None].to(device))[0]]  # [1, C, h, w] → [C, h, w]
+        like = next(self.model.parameters())
+        found = self.model.features(padded_input(image, self.size)[None].to(like))[0]  # [1, C, h, w] → [C, h, w]
+        return [found.to(like.dtype)]  # under autocast the network computes in half precision

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -14,8 +14,8 @@ from torch import Tensor
 from llafs_lib.errors import LlafsError
 from llafs_lib.records import Prediction, Support
 from llafs_lib.vision.backbone import Backbone, to_mask
-from llafs_lib.vision.features import squashed_taps, unit_features
-from llafs_lib.vision.hsnet import HSNet, vote
+from llafs_lib.vision.features import full_precision, squashed_taps, unit_features
+from llafs_lib.vision.hsnet import HSNet, pairs_at_once, vote
 from llafs_lib.vision.insid3 import clusters_of, position_basis, segment_features
 
 
@@ -121,21 +121,29 @@ class HSNetSegmenter:
         """`segment` with several sets of supports. A support that is in many sets is compared with the query once."""
         for supports in shown:
             check_supports(supports, class_name, "HSNet")
-        taps, distinct = self._taps(query), by_key(s for supports in shown for s in supports)
-        votes = {key: self._match(taps, s, query.shape[:2]) for key, s in distinct.items()}
+        distinct = by_key(s for supports in shown for s in supports)
+        votes = dict(zip(distinct, self._match(query, list(distinct.values())), strict=True))
         return [self._elected(class_name, supports, [votes[s.key] for s in supports]) for supports in shown]
 
-    def _match(self, query: Sequence[Tensor], support: Support, size: tuple[int, int]) -> tuple[Tensor, bool]:
-        """→ logits [1, 2, H, W], and whether the support shows the class at all."""
-        taps, mask = self._taps(support.image), to_mask(support.mask, self.size)
-        return self.model.match(query, taps, mask[None].to(taps[0].device), size), bool(mask.any())
+    def _match(self, query: np.ndarray, supports: Sequence[Support]) -> Iterator[tuple[Tensor, bool]]:
+        """For each support: logits [1, 2, H, W], and whether it shows the class at all."""
+        taps = self._taps(query)
+        some = pairs_at_once(taps[0].device)
+        for first in range(0, len(supports), some):
+            part = supports[first : first + some]
+            masks = torch.stack([to_mask(s.mask, self.size) for s in part])  # [n, S, S]
+            shown = [torch.cat(same) for same in zip(*[self._taps(s.image) for s in part], strict=True)]
+            repeated = [t.expand(len(part), -1, -1, -1) for t in taps]
+            logits = self.model.match(repeated, shown, masks.to(taps[0].device), query.shape[:2])
+            yield from zip(logits.split(1), masks.flatten(1).any(dim=1).tolist(), strict=True)
 
     def _elected(
         self, class_name: str, supports: Sequence[Support], votes: Sequence[tuple[Tensor, bool]]
     ) -> Prediction:
-        logits = torch.cat([vote for vote, _ in votes])  # [K, 2, H, W]
+        logits = torch.cat([vote for vote, _ in votes]).float()  # [K, 2, H, W]; half precision under autocast
         weights = weights_of(supports).to(logits)
-        probability = torch.einsum("khw,k->hw", logits.softmax(dim=1)[:, 1], weights / weights.sum())
+        shares = (weights / weights.sum())[:, None, None]
+        probability = (logits.softmax(dim=1)[:, 1] * shares).sum(dim=0)  # [K, H, W] → [H, W]
         empty = sum(not shows for _, shows in votes)
         return Prediction(
             class_name=class_name,
@@ -192,9 +200,10 @@ class INSID3Segmenter:
         for supports in shown:
             check_supports(supports, class_name, "INSID3")
         target = self.describe(query)
-        clusters = clusters_of(target, self.tau)
+        clusters = full_precision(clusters_of)(target, self.tau)
         return [self._segment(query, target, clusters, supports, class_name) for supports in shown]
 
+    @full_precision
     def _segment(
         self, query: np.ndarray, target: Tensor, clusters: Tensor, supports: Sequence[Support], class_name: str
     ) -> Prediction:

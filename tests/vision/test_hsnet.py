@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from llafs_lib.errors import LlafsError
+from llafs_lib.vision import hsnet
 from llafs_lib.vision.backbone import Backbone
 from llafs_lib.vision.hsnet import HSNet, HSNetLearner, hypercorrelation, vote
 
@@ -138,3 +139,80 @@ def test_truncated_checkpoint(tmp_path):
     path.write_bytes(path.read_bytes()[:-100])
     with pytest.raises(LlafsError):
         HSNet.load(path)
+
+
+# Other ways to run it -------------------------------------------------------------------------------------------------
+
+
+def drawn_inputs(shots=2, size=97):
+    g = torch.Generator().manual_seed(3)
+    query, supports = torch.randn(2, 3, size, size, generator=g), torch.randn(2, shots, 3, size, size, generator=g)
+    masks = torch.zeros(2, shots, size, size)
+    masks[:, :, 10:70, 20:60] = 1
+    masks[0, -1] = 0  # one support shows nothing
+    return query, supports, masks
+
+
+@pytest.mark.parametrize("name", ["small", "mobilenet_v2", "efficientnet_lite2"])
+def test_under_autocast(name):
+    torch.manual_seed(0)
+    model = HSNet(Backbone(name).freeze()).eval()
+    for form in (model.backbone, model.backbone.optimised()):
+        model.backbone = form
+        with torch.no_grad():
+            wanted = model(*drawn_inputs())
+            with torch.autocast("cpu", torch.bfloat16):
+                found = model(*drawn_inputs())
+        far = (found.float() - wanted)[wanted.abs() < 99].abs().max()
+        assert far < 0.05 * wanted[wanted.abs() < 99].abs().max()
+
+
+def test_a_training_step_under_autocast():
+    torch.manual_seed(0)
+    model = HSNet(Backbone("small").freeze())
+    gradients = []
+    for half in (False, True):
+        model.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16, enabled=half):
+            loss = model(*drawn_inputs(1))[1:, 0].float().square().mean()
+        loss.backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in model.learner.parameters()]))
+    assert torch.cosine_similarity(*gradients, dim=0) > 0.99
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+@torch.no_grad()
+def test_in_another_precision(dtype):
+    torch.manual_seed(0)
+    model = HSNet(Backbone("small").freeze()).eval()
+    wanted = model(*drawn_inputs())
+    found = model.to(dtype)(*(x.to(dtype) for x in drawn_inputs()))
+    assert found.dtype == dtype
+    torch.testing.assert_close(found.float(), wanted, atol=0.05 * wanted[wanted.abs() < 99].abs().max().item(), rtol=0)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("how", ["export", "trace"])
+@pytest.mark.filterwarnings("ignore")
+@torch.no_grad()
+def test_captured_by_torch(how):
+    torch.manual_seed(0)
+    model, inputs = HSNet(Backbone("small").freeze()).eval(), drawn_inputs()
+    if how == "export":
+        captured = torch.export.export(model, inputs).module()
+    else:
+        captured = torch.jit.trace(model, inputs, check_trace=False)
+    query, supports, masks = drawn_inputs()
+    for shown in (masks, masks.roll(20, dims=-1), torch.zeros_like(masks), torch.ones_like(masks)):
+        wanted = model(query, supports, shown)
+        torch.testing.assert_close(captured(query, supports, shown), wanted, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("at_once", [2, 3, 4, 8, 100])
+@torch.no_grad()
+def test_pairs_compared_at_once_are_as_those_compared_one_by_one(at_once, monkeypatch):
+    torch.manual_seed(0)
+    model, inputs = HSNet(Backbone("small").freeze()).eval(), drawn_inputs(shots=5)
+    alone = model(*inputs)
+    monkeypatch.setitem(hsnet.PAIRS_AT_ONCE, "cpu", at_once)
+    torch.testing.assert_close(model(*inputs), alone, atol=1e-5, rtol=1e-5)

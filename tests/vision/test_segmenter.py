@@ -7,9 +7,13 @@ import torch
 
 from llafs_lib.errors import LlafsError
 from llafs_lib.records import Support
+from llafs_lib.vision import hsnet
 from llafs_lib.vision.backbone import Backbone
 from llafs_lib.vision.hsnet import HSNet
-from llafs_lib.vision.segmenter import HSNetSegmenter, check_supports
+from llafs_lib.vision.prototype import PrototypeSegmenter
+from llafs_lib.vision.pspnet import SMALL, PSPNet
+from llafs_lib.vision.repri import RePRISegmenter
+from llafs_lib.vision.segmenter import HSNetSegmenter, INSID3Segmenter, check_supports
 
 rng, ids = np.random.default_rng(0), itertools.count(1)
 
@@ -106,3 +110,35 @@ def test_supports_with_one_key_are_one_image_and_one_mask():
     for change in ({"image": random_image()}, {"mask": ~shown.mask}, smaller):
         with pytest.raises(LlafsError, match=f"both image {shown.image_id} of class 'zebra': give each image its own"):
             check_supports([shown, replace(shown, **change)], "giraffe", "HSNet")
+
+
+@pytest.mark.parametrize("at_once", [2, 8])
+def test_supports_compared_at_once_give_the_same_answers(segmenter, at_once, monkeypatch):
+    query, shown = random_image(), [support() for _ in range(5)]
+    shown[1] = replace(shown[1], mask=np.zeros((60, 80), bool))
+    sets = [shown, shown[1:3], [replace(shown[0], weight=0.2), shown[4]]]
+    alone = segmenter.segment_each(query, sets)
+    monkeypatch.setitem(hsnet.PAIRS_AT_ONCE, "cpu", at_once)
+    for found, wanted in zip(segmenter.segment_each(query, sets), alone, strict=True):
+        np.testing.assert_allclose(found.probability, wanted.probability, atol=1e-5)
+        assert found.notes == wanted.notes
+
+
+def every_segmenter(backbone):
+    return {
+        "HSNet": HSNetSegmenter(HSNet(backbone), 97),
+        "RePRI": RePRISegmenter(PSPNet(backbone, 5, **SMALL), 97),
+        "Prototype": PrototypeSegmenter(backbone, 97, 0.6),
+        "INSID3": INSID3Segmenter(backbone, 97),
+    }
+
+
+@pytest.mark.parametrize("model", ["HSNet", "RePRI", "Prototype", "INSID3"])
+def test_under_autocast_probabilities_stay_float32(model):
+    torch.manual_seed(0)
+    segmenter, query, shown = every_segmenter(Backbone("resnet18").freeze())[model], random_image(), [support()]
+    wanted = segmenter.segment(query, shown).probability
+    segmenter.features._kept.clear()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = segmenter.segment(query, shown).probability
+    assert found.dtype == np.float32 and np.abs(found - wanted).mean() < 0.05
