@@ -110,6 +110,15 @@ def test_bank(photographs, cache, tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.slow
+def test_gpu(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["gpu", "--device", "cpu", "--quick"])
+    load("gpu").main()
+    found = capsys.readouterr().out
+    for text in ("training step", "| test_vit | random | 96 |", "| INSID3 |", "logits, largest difference"):
+        assert text in found
+
+
+@pytest.mark.slow
 def test_evaluation(photographs, cache, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("LLAFS_DATA", str(photographs))
     monkeypatch.chdir(tmp_path)
@@ -129,6 +138,7 @@ def test_evaluation(photographs, cache, tmp_path, capsys, monkeypatch):
         ("vision", "--quick"),
         ("policies", "--limit"),
         ("bank", "--rows"),
+        ("gpu", "--quick"),
     ],
 )
 def test_help(name, option, capsys, monkeypatch):
