@@ -9,6 +9,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -178,6 +179,23 @@ class Prediction:
     image: np.ndarray | None = field(repr=False, default=None)
     source: str = ""
 
+    def save(self, path: str | Path, format: str | None = None) -> Path:
+        """Write the result to a file; return its path.
+
+        Args:
+            path: a file, or a folder (a name without an ending, or with a slash at its end), in which the file is
+                named after the image. A file that is there is replaced, the segmented image itself never.
+            format: "mask" (PNG, 0 and 255, of the image's size), "labelmap" (PNG of class numbers), "overlay" (the
+                image with the mask in colour), "coco" (JSON) or "yolo" (polygons). None goes by the ending: `.png` is
+                a mask, `.jpg` an overlay, `.json` COCO.
+
+        Raises:
+            LlafsError: the format does not go with the ending, or the file cannot be written.
+        """
+        from llafs_lib.writing import save
+
+        return save(self, path, format)
+
     def __str__(self) -> str:
         by_class: dict[str, int] = {}
         for s in self.supports:
@@ -212,6 +230,15 @@ class Predictions:
         if isinstance(which, int):
             return self.found[which]
         return {p.class_name: p for p in self.found}[which]
+
+    def save(self, path: str | Path, format: str | None = None) -> Path:
+        """Write the results as `Prediction.save` does; return the file, or the folder where there are several.
+
+        `.png` is the label map. In a folder, each class gets a mask in a subfolder of its name.
+        """
+        from llafs_lib.writing import save
+
+        return save(self, path, format)
 
     def __str__(self) -> str:
         return "\n".join(map(str, self.found))
