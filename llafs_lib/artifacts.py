@@ -77,16 +77,23 @@ class RunFolder:
 
     @classmethod
     def at(cls, path: str | Path) -> RunFolder:
-        """Open a run folder by its path, such as `runs/toy/fold0`.
+        """Open a run folder by its path, such as `runs/toy/fold0`; it may have been moved or renamed since.
 
         Raises:
-            LlafsError: there is no such folder, or its name does not say which fold it is.
+            LlafsError: there is no such folder, or neither the manifest of its folds nor its name says which run it is.
         """
         path = Path(path)
-        fold = path.name.removeprefix("fold")
+        run = cls(path.parent.parent, path.parent.name, 0)
+        run.path = path
+        made = run.manifest("folds.json").get("parameters", {})
+        fold = str(made.get("fold", path.name.removeprefix("fold")))
         if not path.is_dir() or not fold.isdigit():
-            raise LlafsError(f"{path} is not a run folder such as runs/toy/fold0: make one with `make tutorial`.")
-        return cls(path.parent.parent, path.parent.name, int(fold))
+            raise LlafsError(
+                f"{path} is not a run folder such as runs/toy/fold0: make one with `llafs tutorial`, or a bank of your "
+                "own images with `llafs bank`."
+            )
+        run.dataset, run.fold = made.get("dataset", run.dataset), int(fold)
+        return run
 
     def __repr__(self) -> str:
         return f"RunFolder({self.path.as_posix()!r})"

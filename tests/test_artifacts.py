@@ -96,9 +96,22 @@ def test_open_by_path(run):
     assert (again.dataset, again.fold, again.path) == ("toy", 0, run.path)
 
 
+@pytest.mark.parametrize("name", ["moved", "fold3", "elsewhere/toy/fold1"])
+def test_a_folder_that_was_moved_or_renamed_knows_its_run(run, in_tmp, monkeypatch, name):
+    with run.writing("folds.json", {"dataset": "coco-mini", "fold": 2}) as path:
+        path.write_text("{}")
+    moved = in_tmp / "new place" / name
+    moved.parent.mkdir(parents=True)
+    run.path.rename(moved)
+    monkeypatch.chdir(moved)
+    for path in (moved, "."):
+        again = RunFolder.at(path)
+        assert (again.dataset, again.fold) == ("coco-mini", 2) and again.require("folds.json").is_file()
+
+
 @pytest.mark.parametrize("name", ["nowhere/toy/fold0", "."])
 def test_not_a_run_folder(in_tmp, name):
-    with pytest.raises(LlafsError, match="make tutorial"):
+    with pytest.raises(LlafsError, match="llafs tutorial"):
         RunFolder.at(in_tmp / name)
 
 
