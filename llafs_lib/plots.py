@@ -20,6 +20,7 @@ from llafs_lib.records import Prediction, RelatedClasses, Support
 from llafs_lib.vision.training import History
 
 plt.rcParams["figure.dpi"] = 80  # a notebook with its figures stays well below 2 MB
+plt.rcParams["text.parse_math"] = False  # a file or a class may be called "$5 or $10"
 
 # Okabe and Ito's palette
 TRUTH, SUPPORT, PREDICTION, NEUTRAL = "#009E73", "#E69F00", "#0072B2", "#999999"
