@@ -6,6 +6,7 @@ the folds as spec §3.1 collects them from the papers' code.
 
 from __future__ import annotations
 
+import csv
 import difflib
 import functools
 import unicodedata
@@ -156,6 +157,19 @@ def _index(vocabulary: tuple[str, ...]) -> tuple[dict[str, str], dict[str, str]]
     for known, original in by_name.items():
         by_canonical.setdefault(ALIASES.get(known, known), original)
     return by_name, by_canonical
+
+
+def split_names(text: str) -> list[str]:
+    """`"okapi, lion"` → `["okapi", "lion"]`. A name with a comma stands in double quotes: `'"salt, pepper",lion'`.
+
+    Raises:
+        LlafsError: there is a line break in it.
+    """
+    try:
+        (row,) = csv.reader([text], skipinitialspace=True)
+    except (csv.Error, ValueError):
+        raise LlafsError(f"{text!r} is no list of names: leave out the line break.") from None
+    return [name.strip() for name in row if name.strip()]
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -74,6 +74,28 @@ def test_unknown_name_suggests_the_closest():
     assert classes.did_you_mean("coco_mini", classes.DATASETS) == " Did you mean 'coco-mini'?"
 
 
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("okapi", ["okapi"]),
+        (" okapi, sea lion ,", ["okapi", "sea lion"]),
+        ('"salt, pepper",lion', ["salt, pepper", "lion"]),
+        ('lion, "salt, pepper"=.5', ["lion", "salt, pepper=.5"]),
+        ('"a ""quoted"" word"', ['a "quoted" word']),
+        ('5" nail', ['5" nail']),
+        ("", []),
+        (" , ", []),
+        ("a\nb", None),
+    ],
+)
+def test_names_in_a_list(text, names):
+    if names is None:
+        with pytest.raises(LlafsError, match="no list of names: leave out the line break"):
+            classes.split_names(text)
+    else:
+        assert classes.split_names(text) == names
+
+
 def test_impossible_fold():
     with pytest.raises(LlafsError, match="0, 1, 2 or 3"):
         classes.novel_classes("coco-20i", 4)

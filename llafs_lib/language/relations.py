@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from llafs_lib.artifacts import RunFolder, write_json
-from llafs_lib.classes import COCO_CLASSES, COCO_SUPERCATEGORIES, did_you_mean, find_class
+from llafs_lib.classes import COCO_CLASSES, COCO_SUPERCATEGORIES, did_you_mean, find_class, split_names
 from llafs_lib.errors import LlafsError
 from llafs_lib.language.prompts import MAX_NAMES_IN_ANSWER
 from llafs_lib.records import Call, RelatedClass, RelatedClasses
@@ -127,7 +127,7 @@ def _pairs(related: Mapping[str, float] | Iterable[str] | str) -> list[tuple[str
     if not isinstance(related, str):
         return [(name, 1.0) for name in related]
     found = []
-    for part in filter(None, (p.strip() for p in related.split(","))):
+    for part in split_names(related):
         name, _, score = part.rpartition("=")
         try:
             found.append((name.strip(), float(score)) if name else (part, 1.0))

@@ -34,6 +34,7 @@ class ReplayMiss(LlafsError):
     """No recorded answer, and no model was to be asked. `vocabulary` is what the question would be asked over."""
 
     def __init__(self, class_name: str, model: str | None, vocabulary: tuple[str, ...]) -> None:
+        self.class_name = class_name
         hint = "" if model else did_you_mean(class_name, COCO_CLASSES)
         by = f" by {model}" if model else ""
         command = f"llafs ask {json.dumps(class_name, ensure_ascii=False)} --llm {model or 'MODEL'}"
