@@ -276,7 +276,7 @@ def check_current(folder: Path, source: Mapping[str, Any], fingerprint: Callable
             )
     if about["source"] != dict(source) and about["data"] != fingerprint():
         raise LlafsError(
-            f"the bank {folder} is stale: {source['name']} is not what it was made from. {_again(folder).capitalize()} "
+            f"the bank {folder} is stale: {source['name']} is not what it was made from. To go on, {_again(folder)} "
             f"({keeps}), or choose another place with --bank."
         )
 
