@@ -265,11 +265,13 @@ def test_stand_ins_can_be_given(model):
 
 def test_the_command(project, tmp_path, capsys):
     Image.new("RGB", (64, 48), "tan").save(tmp_path / "photo.jpg")
-    run, out = str(project[2].path), tmp_path / "out.png"
-    assert main(["segment", str(tmp_path / "photo.jpg"), "giraffe", "--run", run, "-o", str(out), "--shots", "2"]) == 0
-    assert "giraffe looks like: zebra 0.70" in capsys.readouterr().out
-    with Image.open(out) as drawn:
-        assert drawn.width > 300
+    run, out = str(project[2].path), str(tmp_path / "out.png")
+    command = ["segment", str(tmp_path / "photo.jpg"), "giraffe", "--run", run, "-o", out, "--shots", "2"]
+    for more, wide in (([], False), (["--format", "figure"], True)):
+        assert main([*command, *more]) == 0
+        assert "giraffe looks like: zebra 0.70" in capsys.readouterr().out
+        with Image.open(out) as written:
+            assert (written.width > 300) == wide and (written.size == (64, 48)) != wide
 
 
 @pytest.mark.parametrize(
@@ -277,7 +279,7 @@ def test_the_command(project, tmp_path, capsys):
     [
         (["nothing.jpg", "giraffe"], "nothing.jpg does not exist"),
         (["photo.jpg", "giraffe", "--run", "runs/toy/fold9"], "not a run folder"),
-        (["photo.jpg", "giraffe", "-o", "no/such/folder/o.png"], "does not exist"),
+        (["photo.jpg", "giraffe", "-o", "o.npy"], "o.npy: a result is not written as .npy"),
         (["photo.jpg", "giraffe", "--shots", "0"], "at least 1"),
         (["photo.jpg", "gir\naffe"], "line break"),
         (["photo.jpg", "giraff"], "Did you mean 'giraffe'?"),

@@ -40,7 +40,7 @@ from llafs_lib.tools.cli import main
         ("ask giraffe --dataset coco-minni", "Did you mean 'coco-mini'"),
         ("ask giraffe --llm-mode refesh", "Did you mean 'refresh'"),
         ("ask giraffe --budget 1", "'--budget' is unknown to `llafs ask`"),
-        ("segment", "required: image, CLASS. See `llafs segment --help`"),
+        ("segment", "required: IMAGE, CLASS. See `llafs segment --help`"),
         ("segment photo.jpg giraffe --method protoypes", "choose one of hsnet, prototypes. Did you mean 'prototypes'"),
         ("segment photo.jpg giraffe --metod prototypes", "Did you mean '--method'"),
         ("refresh 07", "'07' is unknown: choose one of 00"),
