@@ -1,6 +1,7 @@
 """The bridge, on an untrained model over drawn scenes: what goes in, what comes out, what is said on bad input."""
 
 import json
+import shutil
 from contextlib import contextmanager
 
 import numpy as np
@@ -261,6 +262,13 @@ def test_stand_ins_can_be_given(model):
     cow = RelatedClasses("giraffe", (RelatedClass("cow", 1.0),), "recorded", "a test")
     found = model.segment(np.zeros((64, 64, 3), np.uint8), "giraffe", related=cow)
     assert {s.class_name for s in found.supports} == {"cow"}
+
+
+def test_a_run_may_be_moved_and_renamed(project, tmp_path):
+    shutil.copytree(project[2].path, tmp_path / "giraffes")
+    image = np.zeros((64, 64, 3), np.uint8)
+    moved, there = LLaFS.from_run(tmp_path / "giraffes"), LLaFS.from_run(project[2].path)
+    assert np.array_equal(moved.segment(image, "giraffe").probability, there.segment(image, "giraffe").probability)
 
 
 def test_the_command(project, tmp_path, capsys):
