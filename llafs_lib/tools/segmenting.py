@@ -102,7 +102,7 @@ def _segment(arguments: argparse.Namespace) -> int:
 
 def _class_names(arguments: argparse.Namespace) -> list[str]:
     given = arguments.classes
-    if os.path.exists(given):
+    if os.path.exists(given) and (os.path.isfile(given) or Path(given).name != given):  # a folder may be called okapi
         raise LlafsError(
             f"{given} is a file or folder, but the last word names the class, as in `llafs segment {given} okapi`."
         )
