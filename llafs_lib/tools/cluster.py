@@ -51,7 +51,7 @@ def cluster(resources: Resources) -> Iterator[Any]:
     Raises:
         LlafsError: Ray is not installed, there is no cluster at the address, or it is too small.
     """
-    ray = import_extra("ray", "cluster")
+    ray = import_extra("ray", "notebooks,cluster")
     ours = not ray.is_initialized()
     if ours:
         _connect(ray, resources.address)
