@@ -25,22 +25,27 @@ class ImageFolder:
     def find(self, name: str) -> str | None:
         """The file that `name` means, relative to the folder and with slashes; None if there is none, or no single one.
 
+        A link in the folder is followed: whoever filled the folder put it there.
+
         Raises:
             LlafsError: the name leads out of the folder.
         """
         path = _as_path(name)
-        absolute = bool(re.match(r"/|[A-Za-z]:", path))
-        target = os.path.normpath(path if absolute else os.path.join(self._root, path))
-        inside = target.startswith(self._root.rstrip(os.sep) + os.sep)
-        if not inside and (not absolute or (_is_file(target) and not self._closest(path))):
+        foreign = bool(re.match(r"/|[A-Za-z]:", path))  # an absolute path, perhaps of another machine
+        target = os.path.normpath(path if foreign else os.path.join(self._root, path))
+        if os.path.join(target, "").startswith(os.path.join(self._root, "")):
+            for exact in (os.path.join(self._root, name), target):
+                if ".." not in Path(exact).parts and os.path.isfile(exact):
+                    return self._relative(exact)
+        elif not foreign or (os.path.isfile(target) and not self._closest(path)):
             raise LlafsError(
                 f"the file name {name!r} leads out of the image folder {self.folder}. Correct the name, or give the "
                 "folder that holds all images."
             )
-        for exact in (name, os.path.relpath(target, self._root)) if inside else ():
-            if "\0" not in exact and ".." not in Path(exact).parts and _is_file(os.path.join(self._root, exact)):
-                return Path(os.path.relpath(os.path.join(self._root, exact), self._root)).as_posix()
         return self._closest(path)
+
+    def _relative(self, path: str) -> str:
+        return Path(os.path.relpath(path, self._root)).as_posix()
 
     def _closest(self, path: str) -> str | None:
         """The one file whose path ends as `path` does, in as many parts as there are, case and Unicode form aside."""
@@ -60,15 +65,15 @@ class ImageFolder:
         for folder, folders, names in os.walk(self._root):
             folders[:] = sorted(f for f in folders if not f.startswith("."))
             for name in sorted(names):
-                path = Path(os.path.relpath(os.path.join(folder, name), self._root)).as_posix()
+                path = self._relative(os.path.join(folder, name))
                 files.setdefault(folded(path), []).append(path)
         return files
 
     @functools.cached_property
     def _by_last_part(self) -> dict[str, list[str]]:
         last: dict[str, list[str]] = {}
-        for folded, paths in self._files.items():
-            last.setdefault(folded.rsplit("/", 1)[-1], []).extend(paths)
+        for path, files in self._files.items():
+            last.setdefault(path.rsplit("/", 1)[-1], []).extend(files)
         return last
 
 
@@ -87,11 +92,5 @@ def _as_path(name: str) -> str:
 
 
 def folded(path: str) -> str:
+    """A path with its case and its Unicode form (macOS decomposes accents) taken away, to compare."""
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
-
-
-def _is_file(path: str) -> bool:
-    try:
-        return os.path.isfile(path)
-    except ValueError:  # a NUL byte or half a surrogate pair
-        return False

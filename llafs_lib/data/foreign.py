@@ -1,4 +1,4 @@
-"""Reading an annotation file: COCO's JSON in any encoding, and a word on what it is if it is not COCO's."""
+"""Reading an annotation file: COCO's JSON in any encoding, and a word on what it is where it is not COCO's."""
 
 from __future__ import annotations
 
@@ -8,8 +8,30 @@ from typing import Any
 
 from llafs_lib.errors import LlafsError
 
-LISTS = ("images", "annotations", "categories")
-DATUMARO = "convert it with Datumaro (`pip install datumaro`; `datum convert -i FOLDER -if {0} -f coco -o coco`)"
+DATUMARO = (
+    "Datumaro makes a COCO file of it: `datum convert -i FOLDER -if {} -f coco_instances -o coco -- --save-media`"
+)
+AGAIN = "Export it again as COCO instance segmentation"
+YOLO = f"a YOLO data set. {DATUMARO.format('yolo_ultralytics_segmentation')}"
+ENDINGS = {
+    ".xml": f"XML, as PASCAL VOC and CVAT write it. {DATUMARO.format('voc')} (or `-if cvat`)",
+    ".yaml": YOLO,
+    ".yml": YOLO,
+    ".txt": YOLO,
+    ".csv": f"a table. {AGAIN}",
+    ".zip": "an archive. Unpack it, and name the JSON file in it",
+    ".gz": "an archive. Unpack it, and name the JSON file in it",
+}
+KEYS = {  # keys of the outermost object → what has them
+    ("shapes", "imagePath"): "a file of LabelMe, which holds one image",
+    (
+        "_via_img_metadata",
+    ): "a project of VIA. Open it in VIA, and choose Annotation → Export Annotations (COCO format)",
+    ("items", "infos"): f"a file of Datumaro. {DATUMARO.format('datumaro')}",
+    ("type", "features"): f"GeoJSON. {AGAIN}",
+    ("videos", "annotations"): f"a file of video annotations. {AGAIN}, frame by frame",
+    ("objects", "size"): "a file of Supervisely, which holds one image. Export the project there as COCO",
+}
 
 
 def read_coco_json(path: Path) -> dict:
@@ -21,29 +43,56 @@ def read_coco_json(path: Path) -> dict:
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise LlafsError(f"{path} cannot be read ({error}).") from error
-    known = _by_ending(path, data[:200].lstrip())
-    if known:
-        raise LlafsError(f"{path} is not a COCO file but {known}.")
+        raise LlafsError(f"{path} cannot be read ({error.strerror}): name a COCO JSON file.") from error
+    if data.lstrip()[:1] not in (b"{", b"[") and path.suffix.lower() in ENDINGS:
+        raise LlafsError(f"{path} is not a COCO file but {ENDINGS[path.suffix.lower()]}.")
     try:
-        content = json.loads(_text(data))
+        content = json.loads(data.decode(json.detect_encoding(data)).lstrip("\ufeff"))
     except (ValueError, RecursionError) as error:
-        raise LlafsError(
-            f"{path} is not readable JSON ({error}): it was cut off, or is of another format. Export it again as COCO."
-        ) from error
-    if not isinstance(content, dict) or not all(isinstance(content.get(key), list) for key in LISTS[:2]):
+        reason = str(error) or "it is nested too deep"
+        raise LlafsError(f"{path} is not readable JSON ({reason}). {AGAIN}; a copy may have been cut off.") from error
+    if not _is_coco(content):
         raise LlafsError(f"{path} is not a COCO file but {_kind_of(content)}.")
     return content
 
 
-def _text(data: bytes) -> str:
-    """Text in UTF-8, UTF-16 or UTF-32, with or without a byte order mark."""
-    return data.decode(json.detect_encoding(data)).lstrip("\ufeff")
+def what_lies_in(folder: Path) -> str:
+    """A sentence on what a folder without masks holds instead; "" if nobody knows."""
+    jsons = sorted(path.name for path in folder.glob("*.json"))
+    if jsons:
+        return f"It holds {jsons[0]}: if that is a COCO file, name the file itself. "
+    return f"It is {YOLO}. " if (folder / "data.yaml").is_file() else ""
 
 
-def _by_ending(path: Path, head: bytes) -> str:
-    return ""
+def _is_coco(content: Any) -> bool:
+    if not isinstance(content, dict) or not all(
+        isinstance(content.get(k, []), list) for k in ("images", "annotations")
+    ):
+        return False
+    panoptic = any(isinstance(a, dict) and "segments_info" in a for a in content.get("annotations", [])[:1])
+    return "images" in content and not panoptic
 
 
 def _kind_of(content: Any) -> str:
-    return "another format"
+    if isinstance(content, list):
+        return _kind_of_list(content)
+    if not isinstance(content, dict):
+        return f"a single value. {AGAIN}"
+    for keys, kind in KEYS.items():
+        if all(key in content for key in keys):
+            return kind
+    if any(isinstance(v, dict) and {"regions", "filename"} <= v.keys() for v in content.values()):
+        return KEYS[("_via_img_metadata",)]
+    if any(isinstance(a, dict) and "segments_info" in a for a in content.get("annotations") or []):
+        return f"COCO panoptic. {DATUMARO.format('coco_panoptic')}"
+    listed = ", ".join(map(repr, list(content)[:6])) or "none"
+    return f"another format: it lacks the lists 'images' and 'annotations' (its keys: {listed}). {AGAIN}"
+
+
+def _kind_of_list(content: list) -> str:
+    first = content[0] if content and isinstance(content[0], dict) else {}
+    if "image_id" in first and ("score" in first or "segmentation" in first or "bbox" in first):
+        return "a list of results. Put it as 'annotations' into the COCO file that lists their images and categories"
+    if "data" in first and ("annotations" in first or "completions" in first):
+        return "Label Studio's own JSON. In Label Studio, choose Export → COCO"
+    return f"a list of another format. {AGAIN}"

@@ -68,7 +68,8 @@ class Skipped:
             self._cases.setdefault(reason, [0, where])[0] += count
 
     def sentences(self) -> list[str]:
-        return [f"{count:,} × {reason}, the first in {where}" for reason, (count, where) in self._cases.items()]
+        sentences = [f"{count:,} × {reason}, the first in {where}" for reason, (count, where) in self._cases.items()]
+        return [s.encode("utf-8", "backslashreplace").decode() for s in sentences]  # a file may name what no text holds
 
 
 class LabelStore:
@@ -186,7 +187,7 @@ def _write_maps(path: Path, n_classes: int, painted: Iterable[Painted]) -> tuple
             sizes.append(one.labels.shape)
             starts.append(starts[-1] + len(packed))
             pixels.append(np.bincount(values, lengths, minlength=n_classes + 1)[1 : n_classes + 1])
-            content.update(f"{one.image_id} {one.file_name} {one.labels.shape}".encode())
+            content.update(f"{one.image_id} {one.file_name} {one.labels.shape}".encode("utf-8", "surrogatepass"))
             content.update(raw)
     index = {
         "ids": np.array(ids, np.int64),

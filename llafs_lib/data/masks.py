@@ -12,6 +12,7 @@ from pycocotools import mask as coco_rle
 
 from llafs_lib.classes import normalise
 from llafs_lib.data.finding import folded
+from llafs_lib.data.foreign import what_lies_in
 from llafs_lib.data.labels import Skipped
 from llafs_lib.data.tidy import clean_name, refuse_if_most, size_of
 from llafs_lib.errors import LlafsError
@@ -66,8 +67,8 @@ def tidy_masks(folder: Path, images: Path, skipped: Skipped) -> dict[str, list[d
             }
         )
     if not masks or set(lost) == {"a mask that is in no folder of a class"}:
-        raise LlafsError(f"{folder} holds no folder of a class with mask images in it. {LAYOUT}")
-    refuse_if_most(sum(lost.values()), len(masks), lost, folder, LAYOUT)
+        raise LlafsError(f"{folder} holds no folder of a class with mask images in it. {what_lies_in(folder)}{LAYOUT}")
+    refuse_if_most(lost, len(masks), folder, what_lies_in(folder) + LAYOUT)
     return plain
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from llafs_lib.classes import did_you_mean
 from llafs_lib.data.images import END_OF_JPEG, image_size, read_rgb
 from llafs_lib.data.labels import LabelStore, void_of
 from llafs_lib.errors import LlafsError
@@ -88,9 +89,9 @@ class Split:
             LlafsError: the data set has no such class.
         """
         if class_name not in self.classes:
-            raise LlafsError(
-                f"{class_name!r} is not a class of this data set: choose one of {', '.join(self.classes)}."
-            )
+            listed, more = ", ".join(self.classes[:40]), ", …" if len(self.classes) > 40 else ""
+            hint = did_you_mean(class_name, self.classes)
+            raise LlafsError(f"{class_name!r} is not a class of this data set: choose one of {listed}{more}.{hint}")
         return self.classes.index(class_name) + 1
 
     def void(self, image_id: int) -> np.ndarray:

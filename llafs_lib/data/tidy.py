@@ -26,6 +26,8 @@ NEEDS_OUTLINES = (
     "LLaFS needs masks: draw polygons or brush masks around the objects, or let your annotation tool make them of the "
     "boxes (Segment Anything does that in CVAT, Label Studio and Roboflow), and export as COCO again."
 )
+EXPORT_AGAIN = "Correct the file, or export it again as COCO instance segmentation."
+MISSING = "an image that is missing"
 
 
 def tidy(raw: dict, folder: Path, source: Path, skipped: Skipped) -> dict[str, list[dict]]:
@@ -53,7 +55,7 @@ def tidy(raw: dict, folder: Path, source: Path, skipped: Skipped) -> dict[str, l
     crowds = _keeps_crowds_out(raw, lists["annotations"])
     objects, lost = [], Counter()
     for position, annotation in enumerate(lists["annotations"], 1):
-        where = f"annotation {annotation.get('id', position)}"
+        where = f"annotation {position if annotation.get('id') is None else annotation['id']}"
         try:
             name, image, segments = _object(annotation, names, by_id, skipped, where)
         except _Lost as reason:
@@ -62,7 +64,9 @@ def tidy(raw: dict, folder: Path, source: Path, skipped: Skipped) -> dict[str, l
             continue
         crowd = int(crowds and bool(annotation.get("iscrowd")))
         objects += [(name, image, {"segmentation": segment, "iscrowd": crowd}) for segment in segments]
-    refuse_if_most(sum(lost.values()), len(lists["annotations"]), lost, source)
+    missing = lost.most_common(1) and lost.most_common(1)[0][0].endswith(MISSING)
+    remedy = f"The images were looked for in {folder} and its subfolders: name the folder that holds them."
+    refuse_if_most(lost, len(lists["annotations"]), source, remedy if missing else EXPORT_AGAIN)
     return _numbered(objects, images, names, skipped)
 
 
@@ -70,12 +74,11 @@ class _Lost(Exception):
     """Why an object cannot be used."""
 
 
-def refuse_if_most(lost: int, total: int, causes: Counter, source: Path, remedy: str = "") -> None:
+def refuse_if_most(lost: Counter, total: int, source: Path, remedy: str) -> None:
     """Raise a `LlafsError` with counts and causes where more than half of the objects are lost."""
-    if 2 * lost > total:
-        listed = "; ".join(f"{count:,} × {reason}" for reason, count in causes.most_common())
-        remedy = remedy or "Correct the file, or export it again as COCO instance segmentation."
-        raise LlafsError(f"{source}: {lost:,} of {total:,} objects cannot be used ({listed}). {remedy}")
+    if 2 * lost.total() > total:
+        listed = "; ".join(f"{count:,} × {reason}" for reason, count in lost.most_common())
+        raise LlafsError(f"{source}: {lost.total():,} of {total:,} objects cannot be used ({listed}). {remedy}")
 
 
 def _dicts(entries: Any, key: str, skipped: Skipped) -> list[dict]:
@@ -89,7 +92,10 @@ def _dicts(entries: Any, key: str, skipped: Skipped) -> list[dict]:
 
 
 def _has_outline(annotation: dict) -> bool:
-    return bool(annotation.get("segmentation"))
+    def filled(part: Any) -> bool:
+        return any(isinstance(p, int | float) or filled(p) for p in part) if isinstance(part, list) else bool(part)
+
+    return filled(annotation.get("segmentation"))
 
 
 def _without_outline(lists: dict[str, list[dict]]) -> str:
@@ -169,11 +175,11 @@ def clean_name(name: Any) -> str:
 def _images(entries: list[dict], folder: Path, source: Path, skipped: Skipped) -> tuple[list[dict], _ById]:
     """The images as dicts of id, name (the file's), file_name (found), height, width and, if unusable, `lost`: why."""
     finder, images, by_id, by_file = ImageFolder(folder), [], _ById(), {}
-    for position, entry in enumerate(entries, 1):
+    for entry in entries:
         name = str(entry.get("file_name") or entry.get("path") or entry.get("filename") or "")
         image = {"id": entry.get("id"), "name": name, "file_name": finder.find(name) if name else None}
         image |= {side: _pixels(entry.get(side)) for side in ("height", "width")}
-        rivals = by_file.setdefault(image["file_name"] or f"{position}:", [])
+        rivals = by_file.setdefault(image["file_name"] or ("missing", name), [])
         twin = next((r for r in rivals if same_name(r["name"], name)), None)
         if twin:
             skipped.add("an image listed twice", f"image {entry.get('id')}")
@@ -195,7 +201,7 @@ def _why_lost(image: dict, by_file: dict[str, list[dict]], by_id: _ById) -> str:
     if not image["name"]:
         return "an image without a file name"
     if image["file_name"] is None:
-        return "an image that is missing"
+        return MISSING
     if len(by_file[image["file_name"]]) > 1 and not same_name(image["name"], image["file_name"]):
         return "an image whose name fits the file of another one"
     return "an image with the id of another one" if len(by_id.get(image["id"])) > 1 else ""
@@ -220,7 +226,8 @@ def size_of(path: Path) -> tuple[int, int] | None:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(path) as image:
                 width, height = image.size
-                turned = image.getexif().get(0x0112) in (5, 6, 7, 8)  # the EXIF orientations of a quarter turn
+                known = image.format != "PNG" or "exif" in image.info  # to look further, PIL would read all of a PNG
+                turned = known and image.getexif().get(0x0112) in (5, 6, 7, 8)  # the orientations of a quarter turn
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
     return (width, height) if turned else (height, width)
@@ -238,9 +245,7 @@ def _pixels(value: Any) -> int | None:
 def _refuse_if_most_are_lost(images: list[dict], folder: Path, source: Path) -> None:
     lost = [image for image in images if image["lost"]]
     if not images:
-        raise LlafsError(
-            f"{source}: no image is listed in it, so nobody knows what its objects are in. Export it again."
-        )
+        raise LlafsError(f"{source} lists no image, so nobody knows where its objects are. Export it again.")
     if 2 * len(lost) > len(images):
         causes = "; ".join(f"{n:,} × {why}" for why, n in Counter(i["lost"] for i in lost).most_common())
         raise LlafsError(
@@ -291,9 +296,11 @@ def _numbered(objects: list[tuple[str, dict, dict]], images: list[dict], names: 
     """Images, objects and the classes that have one, with ids that are integers."""
     keys = [_plain_id(image["id"]) for image in images]
     whole = all(isinstance(key, int) and 0 <= key < 2**62 for key in keys) and len(set(keys)) == len(keys)
-    if not whole:
-        skipped.add("a file whose image ids are no distinct whole numbers: they were numbered from 1", "image 1")
+    seen: set = set()
     for position, (key, image) in enumerate(zip(keys, images, strict=True), 1):
+        if not whole and (not isinstance(key, int) or key < 0 or key in seen):
+            skipped.add("an image whose id is no whole number of its own: all were numbered from 1", f"image {key}")
+        seen.add(key)
         image["id"] = key if whole else position
     shown = {name for name, _, _ in objects}
     listed = dict.fromkeys(name for name in names.things if name)
