@@ -8,25 +8,27 @@ from typing import Any
 
 from llafs_lib.errors import LlafsError
 
-DATUMARO = (
-    "Datumaro makes a COCO file of it: `datum convert -i FOLDER -if {} -f coco_instances -o coco -- --save-media`"
-)
 AGAIN = "Export it again as COCO instance segmentation"
-YOLO = f"a YOLO data set. {DATUMARO.format('yolo_ultralytics_segmentation')}"
+DATUMARO = "Datumaro converts it: `datum convert -i FOLDER -if {} -f coco_instances -o coco -- --save-media`"
+YOLO = (
+    'a YOLO data set. supervision converts it: `python -c "import supervision as sv; sv.DetectionDataset.from_yolo('
+    "'images', 'labels', 'data.yaml', force_masks=True).as_coco('coco/images', 'coco/instances.json')\"`"
+)
+VIA = "a project of VIA. Open it in VIA, and choose Annotation → Export Annotations (COCO format)"
+ARCHIVE = "an archive. Unpack it, and name the JSON file in it"
 ENDINGS = {
-    ".xml": f"XML, as PASCAL VOC and CVAT write it. {DATUMARO.format('voc')} (or `-if cvat`)",
+    ".xml": f"XML, as PASCAL VOC and CVAT write it. {DATUMARO.format('voc_segmentation')} (or `-if cvat`)",
     ".yaml": YOLO,
     ".yml": YOLO,
     ".txt": YOLO,
     ".csv": f"a table. {AGAIN}",
-    ".zip": "an archive. Unpack it, and name the JSON file in it",
-    ".gz": "an archive. Unpack it, and name the JSON file in it",
+    ".zip": ARCHIVE,
+    ".gz": ARCHIVE,
 }
 KEYS = {  # keys of the outermost object → what has them
-    ("shapes", "imagePath"): "a file of LabelMe, which holds one image",
-    (
-        "_via_img_metadata",
-    ): "a project of VIA. Open it in VIA, and choose Annotation → Export Annotations (COCO format)",
+    ("shapes", "imagePath"): "a file of LabelMe, which holds one image. `labelme2coco FOLDER --export_dir FOLDER` "
+    "makes one COCO file of all",
+    ("_via_img_metadata", "_via_settings"): VIA,
     ("items", "infos"): f"a file of Datumaro. {DATUMARO.format('datumaro')}",
     ("type", "features"): f"GeoJSON. {AGAIN}",
     ("videos", "annotations"): f"a file of video annotations. {AGAIN}, frame by frame",
@@ -60,8 +62,8 @@ def what_lies_in(folder: Path) -> str:
     """A sentence on what a folder without masks holds instead; "" if nobody knows."""
     jsons = sorted(path.name for path in folder.glob("*.json"))
     if jsons:
-        return f"It holds {jsons[0]}: if that is a COCO file, name the file itself. "
-    return f"It is {YOLO}. " if (folder / "data.yaml").is_file() else ""
+        return f"It holds {jsons[0]}: if that is a COCO file, name the file itself."
+    return f"It is {YOLO}." if (folder / "data.yaml").is_file() else ""
 
 
 def _is_coco(content: Any) -> bool:
@@ -82,7 +84,7 @@ def _kind_of(content: Any) -> str:
         if all(key in content for key in keys):
             return kind
     if any(isinstance(v, dict) and {"regions", "filename"} <= v.keys() for v in content.values()):
-        return KEYS[("_via_img_metadata",)]
+        return VIA
     if any(isinstance(a, dict) and "segments_info" in a for a in content.get("annotations") or []):
         return f"COCO panoptic. {DATUMARO.format('coco_panoptic')}"
     listed = ", ".join(map(repr, list(content)[:6])) or "none"

@@ -67,8 +67,10 @@ def tidy_masks(folder: Path, images: Path, skipped: Skipped) -> dict[str, list[d
             }
         )
     if not masks or set(lost) == {"a mask that is in no folder of a class"}:
-        raise LlafsError(f"{folder} holds no folder of a class with mask images in it. {what_lies_in(folder)}{LAYOUT}")
-    refuse_if_most(lost, len(masks), folder, what_lies_in(folder) + LAYOUT)
+        raise LlafsError(
+            f"{folder} holds no folder of a class with mask images in it. {what_lies_in(folder) or LAYOUT}"
+        )
+    refuse_if_most(lost, len(masks), folder, what_lies_in(folder) or LAYOUT)
     return plain
 
 

@@ -2,7 +2,6 @@
 
 import copy
 import json
-import shutil
 import unicodedata
 
 import numpy as np
@@ -12,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 from pycocotools import mask as coco_rle
 
+from llafs_lib.classes import COCO_CLASSES
 from llafs_lib.data.coco import CocoSplit, fill
 from llafs_lib.data.own import MIN_AREA, open_own
 from llafs_lib.errors import LlafsError
@@ -717,3 +717,83 @@ def test_masks_that_are_none(masks, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(LlafsError, match="empty holds no folder of a class with mask images in it. Put each mask"):
         open_own(tmp_path / "empty")
+
+
+# --- any dialect -----------------------------------------------------------------------------------------------------
+
+corner = st.tuples(st.integers(0, WIDTH - 9), st.integers(0, HEIGHT - 9), st.integers(4, 20), st.integers(4, 20))
+ID_FORMS = [lambda i: i, lambda i: 3 * i + 7, str, float, lambda i: f"n-{i}", lambda i: -i, lambda i: f"{i:06d}"]
+SIZE_FORMS = [lambda v: v, float, str, lambda v: None, lambda v: 0, lambda v: f"{v}.0"]
+OUTLINE_FORMS = [lambda p: [p], lambda p: p, lambda p: [[p]], points, listed, compressed, lambda p: [compressed(p)]]
+NAME_FORMS = [
+    lambda name: name,
+    str.upper,
+    lambda name: unicodedata.normalize("NFD", name),
+    lambda name: f"C:\\export\\{name}",
+    lambda name: f"https://example.org/data/{name}?key=1",
+    lambda name: f"images/{name}",
+]
+CLASS_NAMES = ["zebra", "milk cow", "Pferd", "löwe", "café ☕", "<script>"]
+
+
+@st.composite
+def data_sets(draw_from):
+    """A small valid data set: images, classes, rectangles; plain."""
+    n_images, names = draw_from(st.integers(1, 4)), draw_from(st.permutations(CLASS_NAMES))[:3]
+    objects = draw_from(
+        st.lists(st.tuples(st.integers(1, n_images), st.integers(1, len(names)), corner), min_size=1, max_size=8)
+    )
+    return {
+        "images": [
+            {"id": i, "file_name": f"é{i}.jpg", "width": WIDTH, "height": HEIGHT} for i in range(1, n_images + 1)
+        ],
+        "annotations": [
+            {
+                "id": n,
+                "image_id": image,
+                "category_id": category,
+                "segmentation": [[x, y, x + w, y, x + w, y + h, x, y + h]],
+                "iscrowd": 0,
+            }
+            for n, (image, category, (x, y, w, h)) in enumerate(objects, 1)
+        ],
+        "categories": [{"id": i, "name": name} for i, name in enumerate(names, 1)],
+    }
+
+
+@settings(max_examples=40, deadline=None)
+@given(data=st.data(), content=data_sets())
+def test_every_dialect_says_the_same(tmp_path_factory, data, content):
+    folder = tmp_path_factory.mktemp("dialect")
+    names = [image["file_name"] for image in content["images"]]
+    reference = open_own(write(folder, content, names))
+
+    def form(forms):
+        return data.draw(st.sampled_from(forms))
+
+    ids("categories", "category_id", form(ID_FORMS))(content)
+    ids("images", "image_id", form(ID_FORMS))(content)
+    for annotation in content["annotations"]:
+        annotation["segmentation"] = form(OUTLINE_FORMS)(annotation["segmentation"][0])
+        annotation["iscrowd"] = form([0, 1, None])
+    for image in content["images"]:
+        image["file_name"] = form(NAME_FORMS)(image["file_name"])
+        for side in ("width", "height"):
+            image[side] = form(SIZE_FORMS)(image[side])
+    content["categories"].insert(form([0, 1, 3]), {"id": 99, "name": form(["unused", "", None, " "])})
+    split = open_own(write(folder, form(list(ENCODED.values()))(json.dumps(content)), names))
+    assert split.classes == reference.classes and seen_in(split) == seen_in(reference)
+
+
+def test_photographs_read_as_ones_own(photographs):
+    """A part of COCO is the same data whether its name or its file is given."""
+    annotations, images = photographs / "coco/annotations/instances_val2017.json", photographs / "coco/val2017"
+    own, coco = open_own(annotations, images), CocoSplit(images, annotations, COCO_CLASSES)
+    if len(coco) > 1000:
+        pytest.skip("the full release lies here: this test is about coco-mini")
+    shown = {c for c, s in zip(COCO_CLASSES, coco.pixels.any(axis=0), strict=True) if s}
+    assert own.image_ids == coco.image_ids and set(own.classes) >= shown
+    columns = [COCO_CLASSES.index(c) for c in own.classes]
+    assert np.array_equal(own.pixels, coco.pixels[:, columns])
+    values = np.array([0, *(column + 1 for column in columns)])
+    assert all(np.array_equal(values[own.label_map(i)], coco.label_map(i)) for i in own.image_ids[:20])
