@@ -67,12 +67,15 @@ def what_lies_in(folder: Path) -> str:
 
 
 def _is_coco(content: Any) -> bool:
-    if not isinstance(content, dict) or not all(
-        isinstance(content.get(k, []), list) for k in ("images", "annotations")
-    ):
+    if not isinstance(content, dict) or "images" not in content or _is_panoptic(content):
         return False
-    panoptic = any(isinstance(a, dict) and "segments_info" in a for a in content.get("annotations", [])[:1])
-    return "images" in content and not panoptic
+    return all(isinstance(content.get(key, []), list) for key in ("images", "annotations"))
+
+
+def _is_panoptic(content: dict) -> bool:
+    """Whether it is COCO's panoptic form, whose outlines are in PNG files."""
+    entries = content.get("annotations")
+    return isinstance(entries, list) and any(isinstance(a, dict) and "segments_info" in a for a in entries)
 
 
 def _kind_of(content: Any) -> str:
@@ -85,7 +88,7 @@ def _kind_of(content: Any) -> str:
             return kind
     if any(isinstance(v, dict) and {"regions", "filename"} <= v.keys() for v in content.values()):
         return VIA
-    if any(isinstance(a, dict) and "segments_info" in a for a in content.get("annotations") or []):
+    if _is_panoptic(content):
         return f"COCO panoptic. {DATUMARO.format('coco_panoptic')}"
     listed = ", ".join(map(repr, list(content)[:6])) or "none"
     return f"another format: it lacks the lists 'images' and 'annotations' (its keys: {listed}). {AGAIN}"

@@ -24,7 +24,7 @@ from llafs_lib.artifacts import replacing
 from llafs_lib.errors import LlafsError
 
 CACHE = Path("data/cache")  # under the working directory, because the data itself may be read-only
-RULE_VERSION = 1  # raise it when the rule of painting changes, so that every cache is made again
+RULE_VERSION = 1  # raise it when the rule of reading or painting changes, so that every cache is made again
 VOID = 255  # label of pixels that are neither an object nor scored, such as PASCAL's object outlines; see `void_of`
 
 
