@@ -13,6 +13,7 @@ import unicodedata
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
+from llafs_lib.data.files import shown
 from llafs_lib.errors import LlafsError
 
 
@@ -39,8 +40,8 @@ class ImageFolder:
                     return self._relative(exact)
         elif not foreign or (os.path.isfile(target) and not self._closest(path)):
             raise LlafsError(
-                f"the file name {name!r} leads out of the image folder {self.folder}. Correct the name, or give the "
-                "folder that holds all images."
+                f"the file name {shown(name)} leads out of the image folder {self.folder}. Correct the name, or give "
+                "the folder that holds all images."
             )
         return self._closest(path)
 

@@ -7,12 +7,13 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 from pycocotools import mask as coco_rle
 
 from llafs_lib.classes import normalise
 from llafs_lib.data.finding import folded
 from llafs_lib.data.foreign import what_lies_in
+from llafs_lib.data.formats import SUFFIXES
+from llafs_lib.data.images import as_mask
 from llafs_lib.data.labels import Skipped
 from llafs_lib.data.tidy import clean_name, refuse_if_most, size_of
 from llafs_lib.errors import LlafsError
@@ -24,12 +25,12 @@ def tidy_masks(folder: Path, images: Path, skipped: Skipped) -> dict[str, list[d
     """The COCO file that a folder of masks stands for (see `tidy.tidy`).
 
     An annotation has a `mask`, its path, instead of a `segmentation`; `with_run_lengths` reads it. Images without a
-    mask are not listed. Of masks and images only the sizes are read.
+    mask are not listed. Of the images only the sizes are read, of the masks nothing.
 
     Raises:
         LlafsError: no class folder with a mask, or most masks fit no image.
     """
-    known = _images_by_stem(images, folder)
+    known = _images_by_stem(images.resolve(), folder.resolve())
     listed: dict[str, dict] = {}  # image file → its entry
     numbers: dict[str, int] = {}  # class, folded → its number
     plain: dict[str, list[dict]] = {"images": [], "annotations": [], "categories": []}
@@ -43,9 +44,7 @@ def tidy_masks(folder: Path, images: Path, skipped: Skipped) -> dict[str, list[d
         elif len(found := _fitting(rest, known)) != 1:
             fault = "a mask that fits several images" if found else "a mask without an image of its name"
         elif (size := size_of(images / found[0])) is None:
-            fault = "a mask whose image cannot be opened"
-        elif size_of(folder / path) != size:
-            fault = "a mask of another size than its image, or one that cannot be opened"
+            fault = "a mask whose image cannot be read"
         if fault:
             lost[fault] += 1
             skipped.add(fault, path)
@@ -74,37 +73,17 @@ def tidy_masks(folder: Path, images: Path, skipped: Skipped) -> dict[str, list[d
     return plain
 
 
-def with_run_lengths(annotation: dict) -> dict:
-    """An annotation whose `mask` is read into the `segmentation` of COCO."""
-    run_lengths = coco_rle.encode(np.asfortranarray(read_mask(Path(annotation["mask"])).astype(np.uint8)))
-    return annotation | {"segmentation": run_lengths}
+def with_run_lengths(annotation: dict, size: tuple[int, int]) -> dict:
+    """An annotation whose `mask` is read into the `segmentation` of COCO.
 
-
-def read_mask(path: Path) -> np.ndarray:
-    """A binary mask image of any mode → [H, W] bool. Soft edges are cut at the half.
-
-    Transparent pixels are background. Otherwise what is not black is foreground.
+    Args:
+        size: (height, width) of the image, px.
 
     Raises:
-        LlafsError: it cannot be read, or it holds more than two values that are no soft edge.
+        LlafsError: the mask is of another size, holds several classes, or cannot be read (`images.as_mask`).
     """
-    try:
-        with Image.open(path) as image:
-            if image.mode in ("LA", "PA", "RGBA") or "transparency" in image.info:
-                image = image.convert("RGBA")
-                values = np.array(image.getchannel("A"))
-                if values.min() == 255:
-                    values = np.array(image.convert("L"))
-            else:
-                values = np.array(image.convert("L") if image.mode in ("RGB", "P", "CMYK", "YCbCr") else image)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise LlafsError(f"{path} is not a readable mask ({error}); export it again.") from error
-    levels = np.unique(values)
-    if len(levels) > 2 and levels[-1] not in (1.0, 255, 65535):
-        raise LlafsError(
-            f"{path} is not a binary mask: it holds {len(levels)} values. Export one black and white mask per class."
-        )
-    return values > (0 if len(levels) <= 2 and levels[0] == 0 else levels[-1] / 2)
+    mask = as_mask(annotation["mask"], size)
+    return annotation | {"segmentation": coco_rle.encode(np.asfortranarray(mask.astype(np.uint8)))}
 
 
 def _images_by_stem(images: Path, masks: Path) -> dict[str, list[str]]:
@@ -125,16 +104,9 @@ def _fitting(mask: str, known: dict[str, list[str]]) -> list[str]:
 
 def _image_files(folder: Path, without: Path | None = None) -> list[str]:
     """The image files in a folder and its subfolders, relative to it, with slashes, in order."""
-    endings, found = Image.registered_extensions(), []
+    found = []
     for root, folders, names in os.walk(folder):
-        folders[:] = sorted(
-            f for f in folders if not f.startswith(".") and (without is None or not _same(Path(root, f), without))
-        )
-        found += [
-            Path(root, n).relative_to(folder).as_posix() for n in sorted(names) if Path(n).suffix.lower() in endings
-        ]
+        folders[:] = sorted(f for f in folders if not f.startswith(".") and Path(root, f) != without)
+        paths = [Path(root, name).relative_to(folder) for name in sorted(names) if not name.startswith(".")]
+        found += [path.as_posix() for path in paths if path.suffix.lower() in SUFFIXES]
     return found
-
-
-def _same(one: Path, other: Path) -> bool:
-    return one.resolve() == other.resolve()

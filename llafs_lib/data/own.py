@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import io
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 from pycocotools.coco import COCO
 
 from llafs_lib.data.coco import CocoSplit
+from llafs_lib.data.files import shown
 from llafs_lib.data.foreign import read_coco_json
 from llafs_lib.data.labels import Painted, Skipped
 from llafs_lib.data.masks import tidy_masks, with_run_lengths
@@ -34,14 +36,16 @@ def open_own(annotations: str | Path, images: str | Path | None = None) -> OwnSp
         LlafsError: files that are not there or not of these kinds, most images missing, or most objects unusable.
     """
     annotations = _path(annotations, "annotations")
-    if not annotations.exists():
-        raise LlafsError(f"the annotations {annotations} do not exist: name a COCO JSON file or a folder of masks.")
+    if not os.path.exists(annotations):
+        raise LlafsError(
+            f"the annotations {shown(annotations)} do not exist: name a COCO JSON file or a folder of masks."
+        )
     if (annotations / "masks").is_dir():
         annotations = annotations / "masks"
     folder = _images_beside(annotations) if images is None else _path(images, "images")
-    if not folder.is_dir():
-        kind = "is a file" if folder.exists() else "does not exist"
-        raise LlafsError(f"the image folder {folder} {kind}: name the folder that holds the images.")
+    if not os.path.isdir(folder):
+        kind = "is a file" if os.path.exists(folder) else "does not exist"
+        raise LlafsError(f"the image folder {shown(folder)} {kind}: name the folder that holds the images.")
     return OwnSplit(folder, annotations)
 
 
@@ -96,7 +100,11 @@ class OwnSplit(CocoSplit):
 
     def annotations_of(self, image_id: int) -> list[dict]:
         """The objects of an image as plain COCO annotations, in the order of the file."""
-        return [with_run_lengths(a) if "mask" in a else a for a in super().annotations_of(image_id)]
+        info = self._coco.imgs.get(image_id, {})
+        return [
+            with_run_lengths(a, (info["height"], info["width"])) if "mask" in a else a
+            for a in super().annotations_of(image_id)
+        ]
 
     def _paint_all(self, skipped: Skipped) -> Iterator[Painted]:
         skipped.include(self._left_out)

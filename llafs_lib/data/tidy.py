@@ -9,15 +9,14 @@ from __future__ import annotations
 
 import re
 import unicodedata
-import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from llafs_lib.classes import normalise
+from llafs_lib.data.files import shown
 from llafs_lib.data.finding import ImageFolder, same_name
+from llafs_lib.data.images import image_size
 from llafs_lib.data.labels import Skipped
 from llafs_lib.data.outlines import outlines_of
 from llafs_lib.errors import LlafsError
@@ -192,7 +191,7 @@ def _images(entries: list[dict], folder: Path, source: Path, skipped: Skipped) -
     for image in images:
         image["lost"] = _why_lost(image, by_file, by_id) or _complete(image, folder, skipped)
         if image["lost"]:
-            skipped.add(image["lost"], f"image {image['id']} ({image['name']})")
+            skipped.add(image["lost"], f"image {image['id']} ({shown(image['name'])})")
     _refuse_if_most_are_lost(images, folder, source)
     return images, by_id
 
@@ -213,24 +212,18 @@ def _complete(image: dict, folder: Path, skipped: Skipped) -> str:
         return ""
     size = size_of(folder / image["file_name"])
     if size is None:
-        return "an image without a size that cannot be opened"
+        return "an image without a size that cannot be read"
     image["height"], image["width"] = size
     skipped.add("an image without a size, which was read from the image", f"image {image['id']}")
     return ""
 
 
 def size_of(path: Path) -> tuple[int, int] | None:
-    """(height, width) of an image as it is shown, from the head of its file; None if it cannot be read."""
+    """(height, width) of an image as it is shown, px; None if it cannot be read."""
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                width, height = image.size
-                known = image.format != "PNG" or "exif" in image.info  # to look further, PIL would read all of a PNG
-                turned = known and image.getexif().get(0x0112) in (5, 6, 7, 8)  # the orientations of a quarter turn
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return image_size(path)
+    except LlafsError:
         return None
-    return (width, height) if turned else (height, width)
 
 
 def _pixels(value: Any) -> int | None:
@@ -248,10 +241,10 @@ def _refuse_if_most_are_lost(images: list[dict], folder: Path, source: Path) -> 
         raise LlafsError(f"{source} lists no image, so nobody knows where its objects are. Export it again.")
     if 2 * len(lost) > len(images):
         causes = "; ".join(f"{n:,} × {why}" for why, n in Counter(i["lost"] for i in lost).most_common())
+        first = shown(lost[0]["name"]) or f"image {lost[0]['id']}"
         raise LlafsError(
-            f"{source}: {len(lost):,} of {len(images):,} images cannot be used ({causes}), the first is "
-            f"{lost[0]['name'] or lost[0]['id']!r}. They were looked for in {folder} and its subfolders: name the "
-            "folder that holds them."
+            f"{source}: {len(lost):,} of {len(images):,} images cannot be used ({causes}), the first is {first}. They "
+            f"were looked for in {folder} and its subfolders: name the folder that holds them."
         )
 
 
