@@ -2,6 +2,9 @@ import os
 
 import pytest
 from file_server import serving
+from own_files import plain, seen_in, write
+
+from llafs_lib.data.coco import CocoSplit
 
 
 @pytest.fixture
@@ -12,3 +15,11 @@ def server(monkeypatch):
     monkeypatch.setenv("LLAFS_PROGRESS", "none")
     with serving() as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory):
+    """What COCO's own reader sees in the small annotation file."""
+    folder = tmp_path_factory.mktemp("plain")
+    write(folder, plain())
+    return seen_in(CocoSplit(folder / "images", folder / "a.json", ("zebra", "horse")))

@@ -59,6 +59,9 @@ def test_training_never_sees_a_novel_or_a_held_out_class(toy):
     assert shown.tolist() == [[0 if v in hidden else v for v in labels[0]]]
     ignoring = training_labels(labels, toy.classes, replace(fold, novel_in_train="ignore"))
     assert ignoring.tolist() == [[255 if v in hidden else v for v in labels[0]]]
+    many = (*toy.classes, *(f"class {i}" for i in range(300)))
+    wide = training_labels(np.array([[0, 65535, 1, 255, 320]], np.uint16), many, replace(fold, novel_in_train="ignore"))
+    assert wide.tolist() == [[0, 65535, 65535, 255, 320]]  # the first class is novel
 
 
 @pytest.mark.parametrize(("arguments", "message"), [((4,), "fold must be"), ((0, "hide"), "background, ignore, drop")])

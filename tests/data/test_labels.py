@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from llafs_lib.data import labels
-from llafs_lib.data.labels import Painted, open_labels
+from llafs_lib.data.labels import Painted, label_type, open_labels, void_of
 from llafs_lib.errors import LlafsError
 
 CLASSES = ("zebra", "horse")
@@ -113,3 +113,38 @@ def test_any_label_map_survives(tmp_path_factory, label_map):
     store = open_labels("val", [folder / "a.json"], CLASSES, lambda skipped: painted, folder / "cache")
     assert np.array_equal(store.label_map(7), label_map)
     assert store.pixels.tolist() == [[(label_map == 1).sum(), (label_map == 2).sum()]]
+
+
+@given(
+    st.sampled_from([254, 255, 300]).flatmap(
+        lambda n: st.tuples(
+            st.just(n),
+            arrays.arrays(
+                label_type(n),
+                arrays.array_shapes(min_dims=2, max_dims=2, max_side=20),
+                elements=st.integers(0, n) | st.just(void_of(np.zeros(1, label_type(n)))),
+            ),
+        )
+    )
+)
+def test_classes_beyond_a_byte_survive_beside_void(tmp_path_factory, drawn):
+    n, label_map = drawn
+    folder = tmp_path_factory.mktemp("labels")
+    (folder / "a.json").write_text("")
+    painted, classes = [Painted(7, "7.jpg", label_map)], tuple(map(str, range(n)))
+    store = open_labels("val", [folder / "a.json"], classes, lambda skipped: painted, folder / "cache")
+    assert np.array_equal(store.label_map(7), label_map) and store.label_map(7).dtype == label_map.dtype
+    assert store.pixels[0].tolist() == [(label_map == value).sum() for value in range(1, n + 1)]
+
+
+def test_too_many_classes():
+    assert label_type(254) == np.uint8 and label_type(255) == label_type(65_534) == np.uint16
+    with pytest.raises(LlafsError, match="65,535 classes are too many"):
+        label_type(65_535)
+
+
+def test_what_else_decides_the_label_maps(source, tmp_path):
+    painter = Painter()
+    for also in (None, ["1.jpg"], ["1.jpg"], ["2.jpg"]):
+        open_labels("train", [source], CLASSES, painter, tmp_path / "cache", also=also)
+    assert painter.calls == 3

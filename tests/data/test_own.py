@@ -1,4 +1,4 @@
-"""A user's own annotated images: what annotation tools write, and folders of masks."""
+"""A user's own annotated images: all the forms in which annotation tools write the same thing."""
 
 import copy
 import json
@@ -8,60 +8,29 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
-from pycocotools import mask as coco_rle
+from own_files import (
+    ENCODED,
+    HEIGHT,
+    LATER,
+    WIDTH,
+    both,
+    compressed,
+    draw,
+    each,
+    ids,
+    listed,
+    plain,
+    points,
+    seen_in,
+    segmentation,
+    without,
+    write,
+)
 
 from llafs_lib.classes import COCO_CLASSES
-from llafs_lib.data.coco import CocoSplit, fill
+from llafs_lib.data.coco import CocoSplit
 from llafs_lib.data.own import MIN_AREA, open_own
 from llafs_lib.errors import LlafsError
-
-WIDTH, HEIGHT = 40, 30
-SQUARE, LATER = [2, 2, 12, 2, 12, 12, 2, 12], [8, 8, 18, 8, 18, 18, 8, 18]
-
-
-def plain():
-    """Two images, two classes, three objects, as COCO itself would write them."""
-    return {
-        "images": [{"id": i, "file_name": f"p{i}.jpg", "width": WIDTH, "height": HEIGHT} for i in (1, 2)],
-        "annotations": [
-            {"id": n, "image_id": image, "category_id": category, "segmentation": [polygon], "iscrowd": 0}
-            for n, (image, category, polygon) in enumerate([(1, 1, SQUARE), (1, 2, LATER), (2, 2, SQUARE)], 1)
-        ],
-        "categories": [{"id": 1, "name": "zebra"}, {"id": 2, "name": "horse"}],
-    }
-
-
-def draw(path, width=WIDTH, height=HEIGHT, turned=False):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    image = Image.new("RGB", (width, height))
-    exif = image.getexif()
-    if turned:
-        exif[0x0112] = 6  # a quarter turn
-    image.save(path, format="JPEG", exif=exif)
-
-
-def write(folder, content, names=("p1.jpg", "p2.jpg")):
-    (folder / "images").mkdir(exist_ok=True)
-    for name in names:
-        draw(folder / "images" / name)
-    (folder / "a.json").write_bytes(content if isinstance(content, bytes) else json.dumps(content).encode())
-    return folder / "a.json"
-
-
-def seen_in(split):
-    """What two readings of the same annotations must share: classes, images in their order, masks."""
-    return [
-        (split.file(i).name, split.size(i), {c: split.mask(i, c).tolist() for c in split.classes})
-        for i in split.image_ids
-    ]
-
-
-@pytest.fixture(scope="module")
-def expected(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("plain")
-    write(folder, plain())
-    return seen_in(CocoSplit(folder / "images", folder / "a.json", ("zebra", "horse")))
 
 
 def test_the_plain_file_is_read_as_coco_is(tmp_path, expected):
@@ -75,59 +44,6 @@ def test_the_plain_file_is_read_as_coco_is(tmp_path, expected):
 
 
 # --- forms that mean the same ----------------------------------------------------------------------------------------
-
-
-def each(key, **values):
-    """Change entries of a list: each value is a function of the entry, or of its old value under that key."""
-
-    def change(content):
-        for entry in content[key]:
-            for name, value in values.items():
-                entry[name] = value(entry[name]) if callable(value) else value
-
-    return change
-
-
-def without(key, *names):
-    return lambda content: [entry.pop(name, None) for entry in content[key] for name in names]
-
-
-def ids(key, links, value):
-    """Other ids for images or categories, and for what points to them."""
-
-    def change(content):
-        each(key, id=value)(content)
-        each("annotations", **{links: value})(content)
-
-    return change
-
-
-def both(*changes):
-    return lambda content: [change(content) for change in changes]
-
-
-def mask_of(polygon):
-    canvas = np.zeros((HEIGHT, WIDTH), np.uint8)
-    fill(canvas, np.array(polygon, float), 1)
-    return canvas
-
-
-def compressed(polygon, **more):
-    return {"size": [HEIGHT, WIDTH], "counts": coco_rle.encode(np.asfortranarray(mask_of(polygon)))["counts"].decode()}
-
-
-def listed(polygon):
-    flat = mask_of(polygon).ravel(order="F")
-    starts = np.flatnonzero(np.diff(flat, prepend=0))
-    return {"size": [HEIGHT, WIDTH], "counts": np.diff(np.concatenate(([0], starts, [flat.size]))).tolist()}
-
-
-def segmentation(form):
-    return each("annotations", segmentation=lambda polygons: form(polygons[0]))
-
-
-def points(polygon):
-    return [polygon[i : i + 2] for i in range(0, len(polygon), 2)]
 
 
 def twice(key):
@@ -206,16 +122,6 @@ def test_what_tools_write_means_what_coco_would_write(tmp_path, expected, change
     assert seen_in(split) == expected and split.classes == ("zebra", "horse")
     assert all(isinstance(i, int) and i >= 0 for i in split.image_ids) and len(split) == 2
     split.check_files()
-
-
-ENCODED = {
-    "a byte order mark": lambda text: text.encode("utf-8-sig"),
-    "UTF-16": lambda text: text.encode("utf-16"),
-    "UTF-16 without a mark": lambda text: text.encode("utf-16-le"),
-    "UTF-32": lambda text: text.encode("utf-32"),
-    "Windows line ends": lambda text: text.replace("\n", "\r\n").encode(),
-    "blank lines around": lambda text: f"\n\n{text}\n\n".encode(),
-}
 
 
 @pytest.mark.parametrize("encode", ENCODED.values(), ids=ENCODED.keys())
@@ -303,233 +209,6 @@ def test_images_that_state_their_size_are_not_opened(tmp_path, expected):
         open_own(annotations).check_files()
 
 
-# --- what is left out, with its count --------------------------------------------------------------------------------
-
-
-def further(**values):
-    """A fault in a fourth annotation of an otherwise plain file."""
-    return lambda content: content["annotations"].append(copy.deepcopy(content["annotations"][2]) | {"id": 4} | values)
-
-
-def run_lengths(**values):
-    return further(segmentation=compressed(LATER) | values)
-
-
-LEFT_OUT = {
-    "no outline": (further(segmentation=[]), "an object without any outline, the first in annotation 4"),
-    "only a box": (further(segmentation=None, bbox=[1, 1, 5, 5]), "a box without an outline"),
-    "an empty list in a list": (further(segmentation=[[]], bbox=[1, 1, 5, 5]), "a box without an outline"),
-    "two points": (further(segmentation=[[1, 1, 5, 5]]), "a polygon with fewer than three points"),
-    "an odd number": (further(segmentation=[[1, 1, 5, 5, 6, 6, 7]]), "a polygon that is not a list of x, y pairs"),
-    "NaN": (further(segmentation=[[1, 1, 5, float("nan"), 6, 6]]), "a polygon that is not a list of x, y pairs"),
-    "null": (further(segmentation=[[1, 1, 5, None, 6, 6]]), "a polygon that is not a list of x, y pairs"),
-    "words": (further(segmentation=[["a", "b", "c", "d", "e", "f"]]), "a polygon that is not a list"),
-    "far away": (further(segmentation=[[1, 1, 1e300, 5, 6, 6]]), "a polygon that is not a list of x, y pairs"),
-    "outside": (further(segmentation=[[100, 1, 120, 5, 110, 9]]), "an outline outside of its image"),
-    "shares": (further(segmentation=[[0.1, 0.1, 0.5, 0.1, 0.5, 0.5]]), "an outline smaller than a pixel"),
-    "a second polygon": (further(segmentation=[LATER, [1, 1]]), "a polygon with fewer than three points"),
-    "too short": (run_lengths(counts=[3, 4]), "run lengths that do not fit the image's size"),
-    "too long": (run_lengths(counts=[0, 10**9]), "run lengths that do not fit the image's size"),
-    "negative": (run_lengths(counts=[1201, -1]), "unreadable run lengths"),
-    "halves": (run_lengths(counts=[0.5, 1199.5]), "unreadable run lengths"),
-    "another size": (run_lengths(size=[WIDTH, HEIGHT]), "run lengths that do not fit the image's size"),
-    "cut off": (run_lengths(counts=compressed(LATER)["counts"][:-2]), "unreadable run lengths"),
-    "one number more": (run_lengths(counts=compressed(LATER)["counts"] + "1"), "run lengths that do not fit"),
-    "no run lengths": (run_lengths(counts="no run lengths, but words"), "unreadable run lengths"),
-    "emoji": (run_lengths(counts="🦓"), "unreadable run lengths"),
-    "endless": (run_lengths(counts="o" * 100 + "0"), "unreadable run lengths"),
-    "no counts": (further(segmentation={"size": [HEIGHT, WIDTH]}), "unreadable run lengths"),
-    "an empty mask": (run_lengths(counts=[1200]), "an empty mask"),
-    "a strange image": (further(image_id=77), "an object whose image is not listed"),
-    "no image": (further(image_id=None), "an object whose image is not listed"),
-    "a strange category": (further(category_id=77), "an object whose category is not listed"),
-    "a list for an id": (further(category_id=[1]), "an object whose category is not listed"),
-    "no object": (lambda c: c["annotations"].append("object"), "an entry of 'annotations' that is no JSON object"),
-    "a nameless category": (
-        both(lambda c: c["categories"].append({"id": 3, "name": " "}), further(category_id=3)),
-        "an object of a category without a name",
-    ),
-    "a category id of two names": (
-        both(
-            lambda c: c["categories"].extend([{"id": 3, "name": "cow"}, {"id": 3, "name": "ox"}]),
-            further(category_id=3),
-        ),
-        "an object whose category id is ambiguous",
-    ),
-    "an image without a name": (
-        both(lambda c: c["images"].append({"id": 3, "file_name": None}), further(image_id=3)),
-        "an object of an image without a file name",
-    ),
-    "a missing image": (
-        both(lambda c: c["images"].append({"id": 3, "file_name": "p3.jpg"}), further(image_id=3)),
-        "an image that is missing, the first in image 3 (p3.jpg)",
-    ),
-    "a NUL in a name": (lambda c: c["images"].append({"id": 3, "file_name": "p\0.jpg"}), "an image that is missing"),
-    "half a pair": (lambda c: c["images"].append({"id": 3, "file_name": "\ud800.jpg"}), "an image that is missing"),
-    "a long name": (lambda c: c["images"].append({"id": 3, "file_name": "p" * 9999}), "an image that is missing"),
-    "the folder": (lambda c: c["images"].append({"id": 3, "file_name": "."}), "an image that is missing"),
-    "another's file": (
-        lambda c: c["images"].append(c["images"][0] | {"id": 3, "file_name": "other/p1.jpg"}),
-        "an image whose name fits the file of another one",
-    ),
-}
-
-
-@pytest.mark.parametrize(("change", "reason"), LEFT_OUT.values(), ids=LEFT_OUT.keys())
-def test_faulty_entries_are_left_out_and_counted(tmp_path, expected, change, reason):
-    content = plain()
-    change(content)
-    split = open_own(write(tmp_path, content))
-    if reason.startswith("a polygon with fewer") and len(content["annotations"][3]["segmentation"]) == 2:
-        assert split.mask(2, "horse")[15, 15]  # the polygon beside it is painted
-    else:
-        assert seen_in(split) == expected
-    assert any(f"1 × {reason}" in sentence for sentence in split.skipped), split.skipped
-    assert open_own(tmp_path / "a.json").skipped == split.skipped  # the cache remembers
-
-
-def test_an_unreadable_image_without_a_size(tmp_path):
-    content = plain()
-    del content["images"][0]["width"]
-    annotations = write(tmp_path, content)
-    (tmp_path / "images" / "p1.jpg").write_text("no image")
-    content["annotations"].append(content["annotations"][2])
-    annotations.write_text(json.dumps(content))
-    split = open_own(annotations)
-    assert len(split) == 1 and split.classes == ("horse",)
-    assert split.skipped[0].startswith("1 × an image without a size that cannot be read, the first in image 1 (p1.jpg)")
-
-
-def test_what_was_mended_is_said(tmp_path):
-    content = plain()
-    without("images", "width")(content)
-    content["categories"] += [{"id": 3, "name": "Zebra"}, {"id": 4, "name": "okapi"}]
-    skipped = open_own(write(tmp_path, content)).skipped
-    assert any(s.startswith("2 × an image without a size, which was read from the image") for s in skipped)
-    assert any(s.startswith("1 × a category with the name of another one") for s in skipped)
-    assert any(
-        s.startswith("1 × a category without a usable object, which is no class, the first in 'okapi'") for s in skipped
-    )
-
-
-# --- files that cannot be used ---------------------------------------------------------------------------------------
-
-
-def no_outlines(count=3, **values):
-    def change(content):
-        for annotation in content["annotations"][:count]:
-            del annotation["segmentation"]
-            annotation |= values
-
-    return change
-
-
-REFUSED = {
-    "boxes": (no_outlines(bbox=[1, 1, 9, 9]), r"no object has an outline \(3 boxes only\). LLaFS needs masks: draw"),
-    "empty polygons": (both(segmentation(lambda p: [[]]), each("annotations", bbox=[1, 1, 9, 9])), r"\(3 boxes only\)"),
-    "captions": (no_outlines(caption="two zebras"), r"no object has an outline \(3 captions only\)"),
-    "keypoints": (no_outlines(keypoints=[1, 2, 2]), r"no object has an outline \(3 sets of keypoints only\)"),
-    "nothing": (no_outlines(), r"no object has an outline \(3 objects only\)"),
-    "two of three": (
-        no_outlines(2, bbox=[1, 1, 9, 9]),
-        r"2 of 3 objects cannot be used \(2 × a box without an outline\)",
-    ),
-    "causes": (
-        both(no_outlines(1), lambda c: c["annotations"][1].update(segmentation=[[1, 2]])),
-        r"2 of 3 objects cannot be used \(1 × an object without any outline; 1 × a polygon with fewer",
-    ),
-    "no objects": (lambda c: c.update(annotations=[]), "a.json lists no object: export it again"),
-    "no annotations": (lambda c: c.pop("annotations"), "a.json lists no object: export it again"),
-    "no images": (lambda c: c.update(images=[]), "a.json lists no image, so"),
-    "no categories": (lambda c: c.pop("categories"), r"3 of 3 objects .*3 × an object whose category is not listed"),
-    "nameless categories": (without("categories", "name"), "3 × an object of a category without a name"),
-    "strange categories": (each("annotations", category_id="cow"), "3 × an object whose category is not listed"),
-    "strange images": (each("annotations", image_id=77), "3 of 3 objects .*3 × an object whose image is not listed"),
-    "missing images": (
-        each("images", file_name=lambda name: f"other-{name}"),
-        r"2 of 2 images cannot be used \(2 × an image that is missing\), the first is other-p1.jpg. They "
-        r"were looked for in .*images and its subfolders: name the folder",
-    ),
-    "one id for all images": (each("images", id=1), r"2 of 2 images .*\(2 × an image with the id of another one\)"),
-    "run lengths of another size": (
-        segmentation(lambda p: listed(p) | {"size": [3, 4]}),
-        "3 × run lengths that do not fit the image's size",
-    ),
-}
-
-
-@pytest.mark.parametrize(("change", "message"), REFUSED.values(), ids=REFUSED.keys())
-def test_a_file_of_which_most_is_lost_is_refused(tmp_path, change, message):
-    content = plain()
-    change(content)
-    with pytest.raises(LlafsError, match="a.json.*" + message.replace("a.json", "")):
-        open_own(write(tmp_path, content))
-
-
-FOREIGN = {
-    "VIA": ({"_via_img_metadata": {}, "_via_settings": {}}, "a project of VIA.*Export Annotations"),
-    "VIA, annotations": ({"p1.jpg1234": {"filename": "p1.jpg", "regions": []}}, "a project of VIA"),
-    "LabelMe": ({"version": "5.0", "shapes": [], "imagePath": "p1.jpg"}, "a file of LabelMe.*labelme2coco"),
-    "Label Studio": ([{"id": 1, "data": {"image": "p1.jpg"}, "annotations": []}], "Label Studio.*Export → COCO"),
-    "results": ([{"image_id": 1, "category_id": 1, "score": 0.5, "bbox": []}], "a list of results"),
-    "Datumaro": ({"info": {}, "infos": {}, "categories": {}, "items": []}, "Datumaro.*-if datumaro"),
-    "panoptic": (
-        {"images": [], "annotations": [{"segments_info": [], "file_name": "p1.png"}], "categories": []},
-        "COCO panoptic.*-if coco_panoptic",
-    ),
-    "GeoJSON": ({"type": "FeatureCollection", "features": []}, "GeoJSON"),
-    "video": ({"videos": [], "annotations": [], "categories": []}, "video"),
-    "Supervisely": ({"description": "", "tags": [], "size": {}, "objects": []}, "Supervisely"),
-    "settings": ({"theme": "dark"}, "it lacks the lists 'images' and 'annotations' .its keys: 'theme'"),
-    "nothing": ({}, "it lacks the lists"),
-    "a list": ([1, 2], "a list of another format"),
-    "a number": (3, "a single value"),
-    "other lists": ({"images": {}, "annotations": {}}, "it lacks the lists"),
-}
-
-
-@pytest.mark.parametrize(("content", "message"), FOREIGN.values(), ids=FOREIGN.keys())
-def test_other_formats_are_recognised(tmp_path, content, message):
-    with pytest.raises(LlafsError, match="a.json is not a COCO file but .*" + message):
-        open_own(write(tmp_path, content))
-
-
-@pytest.mark.parametrize(
-    ("name", "data", "message"),
-    [
-        ("a.xml", b"<annotation/>", "XML, as PASCAL VOC"),
-        ("data.yaml", b"names: [zebra]", "a YOLO data set"),
-        ("labels.txt", b"0 0.1 0.2 0.3 0.4 0.5 0.6", "a YOLO data set"),
-        ("a.csv", b"file,class", "a table"),
-        ("a.zip", b"PK", "an archive. Unpack it"),
-        ("a.json", b"", "not readable JSON"),
-        ("a.json", b'{"images": [', "not readable JSON"),
-        ("a.json", b"[" * 100_000, "not readable JSON"),
-        ("a.json", b'{"id": ' + b"1" * 5000 + b"}", "not readable JSON"),
-        ("a.json", b'{"name": "\xe9"}', "not readable JSON"),
-    ],
-    ids=["xml", "yaml", "txt", "csv", "zip", "empty", "cut off", "too deep", "a huge number", "Latin-1"],
-)
-def test_files_that_are_no_json(tmp_path, name, data, message):
-    (tmp_path / name).write_bytes(data)
-    with pytest.raises(LlafsError, match=f"{name} is .*{message}"):
-        open_own(tmp_path / name)
-
-
-def test_paths_that_lead_nowhere(tmp_path):
-    annotations = write(tmp_path, plain())
-    for arguments, message in [
-        ((tmp_path / "none.json",), "none.json do not exist"),
-        ((annotations, tmp_path / "none"), "image folder .*none does not exist"),
-        ((annotations, annotations), "image folder .*a.json is a file"),
-        ((None,), "annotations=None is no path"),
-        ((annotations, 3), "images=3 is no path"),
-        ((tmp_path,), "It holds a.json: if that is a COCO file, name the file itself"),
-    ]:
-        with pytest.raises(LlafsError, match=message):
-            open_own(*arguments)
-
-
 def test_where_images_are_looked_for(tmp_path, expected):
     content = plain()
     each("images", file_name=lambda name: f"set/{name}")(content)
@@ -556,15 +235,6 @@ def test_a_cache_knows_when_images_come_or_go(tmp_path):
     (tmp_path / "images" / "p1.jpg").unlink()
     with pytest.raises(LlafsError, match="1 of 2 images are missing .* put them back, or open the annotations again"):
         split.check_files()
-
-
-def test_most_objects_are_in_missing_images(tmp_path):
-    annotations = write(tmp_path, plain())
-    (tmp_path / "images" / "p1.jpg").unlink()
-    with pytest.raises(
-        LlafsError, match=r"2 of 3 .*\(2 × an object of an image that is missing\). The images were looked"
-    ):
-        open_own(annotations)
 
 
 def test_crowds_of_coco_itself_stay_crowds(tmp_path):
@@ -617,103 +287,6 @@ def test_classes_by_the_hundred(tmp_path, count, dtype):
     assert len(split.shown()[1]) == count
     with pytest.raises(LlafsError, match="'tol 7' is not a class .* tool 39, ….* Did you mean 'tool 7'"):
         split.mask(1, "tol 7")
-
-
-# --- folders of masks ------------------------------------------------------------------------------------------------
-
-
-def save_mask(path, pixels, mode="L"):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(pixels).convert(mode).save(path)
-
-
-@pytest.fixture
-def masks(tmp_path):
-    """The plain example as masks/CLASS/x.png beside images/x.jpg."""
-    for i in (1, 2):
-        draw(tmp_path / "images" / f"p{i}.jpg")
-    for i, name, polygon in [(1, "horse", LATER), (1, "zebra", SQUARE), (2, "horse", SQUARE)]:
-        save_mask(tmp_path / "masks" / name / f"p{i}.png", 255 * mask_of(polygon))
-    return tmp_path / "masks"
-
-
-def test_a_folder_of_masks(masks):
-    split = open_own(masks)
-    assert split.classes == ("horse", "zebra") and split.skipped == () and split.image_ids == (1, 2)
-    assert np.array_equal(split.mask(1, "zebra"), mask_of(SQUARE) > 0)
-    assert np.array_equal(split.mask(2, "horse"), mask_of(SQUARE) > 0)
-    assert split.image(1).shape == (HEIGHT, WIDTH, 3) and split.file(2).name == "p2.jpg"
-    assert seen_in(open_own(masks.parent)) == seen_in(open_own(masks, masks.parent / "images")) == seen_in(split)
-    save_mask(masks / "zebra" / "p1.png", 255 * mask_of([20, 20, 30, 20, 30, 28, 20, 28]))
-    assert open_own(masks).mask(1, "zebra")[25, 25]  # the cache is made anew
-
-
-ALPHA = np.zeros((HEIGHT, WIDTH, 4), np.uint8)
-ALPHA[..., 3] = 255 * mask_of(SQUARE)
-FORMS = {
-    "0 and 1": lambda: Image.fromarray(mask_of(SQUARE)),
-    "0 and 7": lambda: Image.fromarray(7 * mask_of(SQUARE)),
-    "one bit": lambda: Image.fromarray(255 * mask_of(SQUARE)).convert("1"),
-    "palette": lambda: Image.fromarray(255 * mask_of(SQUARE)).convert("P"),
-    "colour": lambda: Image.fromarray(mask_of(SQUARE)[..., None] * np.uint8([200, 0, 30])),
-    "16 bits": lambda: Image.fromarray(mask_of(SQUARE).astype(np.uint16) * 65535),
-    "transparent": lambda: Image.fromarray(ALPHA),
-    "opaque": lambda: Image.fromarray(255 * mask_of(SQUARE)).convert("RGBA"),
-}
-
-
-@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
-def test_forms_of_masks(masks, form):
-    form().save(masks / "zebra" / "p1.png")
-    assert np.array_equal(open_own(masks).mask(1, "zebra"), mask_of(SQUARE) > 0)
-
-
-@pytest.mark.parametrize(
-    ("image", "mask"),
-    [
-        ("a/p3.JPG", "a/p3.png"),
-        ("a/p3.jpg", "p3.png"),
-        ("p3.jpg", "P3.PNG"),
-        ("p3.jpg", "p3.jpg.png"),
-        ("é.jpg", "é.png"),
-    ],
-)
-def test_names_of_masks(masks, image, mask):
-    draw(masks.parent / "images" / image)
-    save_mask(masks / "cow" / mask, 255 * mask_of(SQUARE))
-    assert open_own(masks).mask(1, "cow").any()
-
-
-def test_masks_that_fit_no_image(masks):
-    save_mask(masks / "zebra" / "p7.png", 255 * mask_of(SQUARE))
-    save_mask(masks / "p2.png", 255 * mask_of(SQUARE))
-    assert open_own(masks).skipped == (
-        "1 × a mask that is in no folder of a class, the first in p2.png",
-        "1 × a mask without an image of its name, the first in zebra/p7.png",
-    )
-    for image in (masks.parent / "images").iterdir():
-        image.rename(image.with_name(f"scan-{image.name}"))
-    with pytest.raises(LlafsError, match=r"masks: 5 of 5 objects .*4 × a mask without an image.*masks/zebra/x.png for"):
-        open_own(masks)
-
-
-def test_masks_that_are_none(masks, tmp_path):
-    (masks / "zebra" / "p1.png").write_bytes((masks / "zebra" / "p1.png").read_bytes()[:60])
-    with pytest.raises(LlafsError, match="p1.png is not a readable image"):
-        open_own(masks)
-    save_mask(masks / "zebra" / "p1.png", mask_of(SQUARE) + mask_of(LATER))
-    with pytest.raises(LlafsError, match="p1.png holds several classes"):
-        open_own(masks)
-    save_mask(masks / "zebra" / "p1.png", 255 * mask_of(SQUARE)[:20])
-    with pytest.raises(LlafsError, match="p1.png is 40 × 20 px, but the image is 40 × 30 px: give a mask"):
-        open_own(masks)
-    for path in masks.rglob("*.png"):
-        save_mask(path, 0 * mask_of(SQUARE))
-    with pytest.raises(LlafsError, match="no mask shows a single pixel"):
-        open_own(masks)
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(LlafsError, match="empty holds no folder of a class with mask images in it. Put each mask"):
-        open_own(tmp_path / "empty")
 
 
 # --- any dialect -----------------------------------------------------------------------------------------------------
