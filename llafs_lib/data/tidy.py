@@ -27,6 +27,8 @@ NEEDS_OUTLINES = (
 )
 EXPORT_AGAIN = "Correct the file, or export it again as COCO instance segmentation."
 MISSING = "an image that is missing"
+JOINERS = "\u200c\u200d"  # what Persian, Hindi and emoji need between two characters
+LARGEST = 2**28  # px; what states more is looked at, since a label map takes a byte or two of memory per pixel
 
 
 def tidy(raw: dict, folder: Path, source: Path, skipped: Skipped) -> dict[str, list[dict]]:
@@ -164,11 +166,12 @@ def _categories(entries: list[dict], skipped: Skipped) -> _ById:
 
 
 def clean_name(name: Any) -> str:
-    """The name of a class as it is shown: composed Unicode, single blanks, no control characters; "" if it is none."""
+    """The name of a class as it is shown: composed Unicode, single blanks, nothing invisible; "" if it is none."""
     if isinstance(name, bool) or not isinstance(name, str | int | float):
         return ""
     text = unicodedata.normalize("NFC", str(name)).encode("utf-8", "replace").decode()
-    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
+    kinds = {"Cc": " ", "Cf": ""}  # line ends and other controls; marks without a width
+    return " ".join("".join(c if c in JOINERS else kinds.get(unicodedata.category(c), c) for c in text).split())
 
 
 def _images(entries: list[dict], folder: Path, source: Path, skipped: Skipped) -> tuple[list[dict], _ById]:
@@ -178,6 +181,8 @@ def _images(entries: list[dict], folder: Path, source: Path, skipped: Skipped) -
         name = str(entry.get("file_name") or entry.get("path") or entry.get("filename") or "")
         image = {"id": entry.get("id"), "name": name, "file_name": finder.find(name) if name else None}
         image |= {side: _pixels(entry.get(side)) for side in ("height", "width")}
+        if (image["height"] or 0) * (image["width"] or 0) > LARGEST:
+            image |= {"height": None, "width": None}
         rivals = by_file.setdefault(image["file_name"] or ("missing", name), [])
         twin = next((r for r in rivals if same_name(r["name"], name)), None)
         if twin:
@@ -213,6 +218,8 @@ def _complete(image: dict, folder: Path, skipped: Skipped) -> str:
     size = size_of(folder / image["file_name"])
     if size is None:
         return "an image without a size that cannot be read"
+    if size[0] * size[1] > LARGEST:
+        return "an image that is too large"
     image["height"], image["width"] = size
     skipped.add("an image without a size, which was read from the image", f"image {image['id']}")
     return ""
@@ -295,12 +302,12 @@ def _numbered(objects: list[tuple[str, dict, dict]], images: list[dict], names: 
             skipped.add("an image whose id is no whole number of its own: all were numbered from 1", f"image {key}")
         seen.add(key)
         image["id"] = key if whole else position
-    shown = {name for name, _, _ in objects}
+    used = {name for name, _, _ in objects}
     listed = dict.fromkeys(name for name in names.things if name)
     for name in listed:
-        if name not in shown:
+        if name not in used:
             skipped.add("a category without a usable object, which is no class", repr(name))
-    number = {name: value for value, name in enumerate((c for c in listed if c in shown), 1)}
+    number = {name: value for value, name in enumerate((c for c in listed if c in used), 1)}
     return {
         "images": [{k: i[k] for k in ("id", "file_name", "height", "width")} for i in images if not i["lost"]],
         "annotations": [

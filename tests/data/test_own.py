@@ -93,6 +93,7 @@ SAME = {
     "sizes: null": each("images", width=None),
     "sizes: NaN": each("images", height=float("nan")),
     "sizes: negative": each("images", height=-1),
+    "sizes: absurd": each("images", height=10**8, width=10**8),
     "sizes: no numbers": each("images", height="large", width=[WIDTH]),
     "polygons: flat": segmentation(lambda p: p),
     "polygons: one level too deep": segmentation(lambda p: [[p]]),
@@ -246,6 +247,28 @@ def test_crowds_of_coco_itself_stay_crowds(tmp_path):
     content["info"] = {"description": "A part of COCO 2017", "url": "https://cocodataset.org"}
     split = open_own(write(tmp_path, content))
     assert not split.mask(2, "zebra").any() and "a crowd annotation" in split.skipped[0]
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("  plains\tzebra\n", "plains zebra"),
+        ("ze\u200bbra\ufeff", "zebra"),
+        ("\u202ezebra", "zebra"),
+        ("Zu\u0308gel", "Zügel"),
+        ("می\u200cخواهم", "می\u200cخواهم"),
+        ("👨\u200d🌾", "👨\u200d🌾"),
+        (7, "7"),
+        ("<script>alert(1)</script>", "<script>alert(1)</script>"),
+        ("a/b\\c", "a/b\\c"),
+        ("-", "-"),
+    ],
+)
+def test_names_of_classes(tmp_path, written, meant):
+    content = plain()
+    content["categories"][0]["name"] = written
+    split = open_own(write(tmp_path, content))
+    assert split.classes == (meant, "horse") and split.mask(1, meant).any()
 
 
 # --- which class an image shows --------------------------------------------------------------------------------------
