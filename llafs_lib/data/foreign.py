@@ -91,7 +91,7 @@ def _kind_of(content: Any) -> str:
     if _is_panoptic(content):
         return f"COCO panoptic. {DATUMARO.format('coco_panoptic')}"
     listed = ", ".join(map(repr, list(content)[:6])) or "none"
-    return f"another format: it lacks the lists 'images' and 'annotations' (its keys: {listed}). {AGAIN}"
+    return f"another format: 'images' and 'annotations' are not both lists (its keys: {listed}). {AGAIN}"
 
 
 def _kind_of_list(content: list) -> str:

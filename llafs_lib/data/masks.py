@@ -24,7 +24,7 @@ LAYOUT = "Put each mask into the folder of its class, as masks/zebra/x.png for t
 def tidy_masks(folder: Path, images: Path, skipped: Skipped) -> dict[str, list[dict]]:
     """The COCO file that a folder of masks stands for (see `tidy.tidy`).
 
-    An annotation has a `mask`, its path, instead of a `segmentation`; `with_run_lengths` reads it. Images without a
+    An annotation has a `mask`, its path, instead of a `segmentation`; `plain_annotation` reads it. Images without a
     mask are not listed. Of the images only the sizes are read, of the masks nothing.
 
     Raises:
@@ -73,8 +73,8 @@ def tidy_masks(folder: Path, images: Path, skipped: Skipped) -> dict[str, list[d
     return plain
 
 
-def with_run_lengths(annotation: dict, size: tuple[int, int]) -> dict:
-    """An annotation whose `mask` is read into the `segmentation` of COCO.
+def plain_annotation(annotation: dict, size: tuple[int, int]) -> dict:
+    """An annotation whose `mask`, if it has one, is read into the `segmentation` of COCO.
 
     Args:
         size: (height, width) of the image, px.
@@ -82,6 +82,8 @@ def with_run_lengths(annotation: dict, size: tuple[int, int]) -> dict:
     Raises:
         LlafsError: the mask is of another size, holds several classes, or cannot be read (`images.as_mask`).
     """
+    if "mask" not in annotation:
+        return annotation
     mask = as_mask(annotation["mask"], size)
     return annotation | {"segmentation": coco_rle.encode(np.asfortranarray(mask.astype(np.uint8)))}
 

@@ -16,7 +16,7 @@ from llafs_lib.data.coco import CocoSplit
 from llafs_lib.data.files import shown
 from llafs_lib.data.foreign import read_coco_json
 from llafs_lib.data.labels import Painted, Skipped
-from llafs_lib.data.masks import tidy_masks, with_run_lengths
+from llafs_lib.data.masks import plain_annotation, tidy_masks
 from llafs_lib.data.tidy import tidy
 from llafs_lib.errors import LlafsError
 
@@ -77,6 +77,7 @@ class OwnSplit(CocoSplit):
 
     def __init__(self, images: Path, annotations: Path):
         self.folder, self.annotations, self._left_out = images, annotations, Skipped()
+        self._unusable: list[tuple[str, str]] = []  # masks, and why
         plain = self._coco.dataset
         classes = tuple(category["name"] for category in plain["categories"])
         # What is not in the annotation file itself: which images are there, sizes read from them, files of masks.
@@ -99,16 +100,25 @@ class OwnSplit(CocoSplit):
         return coco
 
     def annotations_of(self, image_id: int) -> list[dict]:
-        """The objects of an image as plain COCO annotations, in the order of the file."""
-        info = self._coco.imgs.get(image_id, {})
-        return [
-            with_run_lengths(a, (info["height"], info["width"])) if "mask" in a else a
-            for a in super().annotations_of(image_id)
-        ]
+        """The objects of an image as plain COCO annotations, in the order of the file. Unusable masks are left out."""
+        info, found = self._coco.imgs.get(image_id, {}), []
+        for annotation in super().annotations_of(image_id):
+            try:
+                found.append(plain_annotation(annotation, (info["height"], info["width"])))
+            except LlafsError as error:
+                self._unusable.append((annotation["mask"], str(error)))
+        return found
 
     def _paint_all(self, skipped: Skipped) -> Iterator[Painted]:
+        self._unusable, total = [], len(self._coco.anns)
         skipped.include(self._left_out)
-        return super()._paint_all(skipped)
+        yield from super()._paint_all(skipped)
+        for mask, _ in self._unusable:
+            skipped.add("a mask that is none of one class, in the size of its image", mask)
+        if 2 * len(self._unusable) > total:
+            raise LlafsError(
+                f"{self.annotations}: {len(self._unusable):,} of {total:,} masks cannot be used. {self._unusable[0][1]}"
+            )
 
     def shown(self, min_area: float = MIN_AREA) -> dict[int, tuple[str, ...]]:
         """Image id → the classes whose mask covers at least the share `min_area` of the image, in [0, 1].

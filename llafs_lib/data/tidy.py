@@ -27,6 +27,7 @@ NEEDS_OUTLINES = (
 )
 EXPORT_AGAIN = "Correct the file, or export it again as COCO instance segmentation."
 MISSING = "an image that is missing"
+FILE_KEYS = ("file_name", "filename", "path", "coco_url")  # the last is where LVIS names the file
 JOINERS = "\u200c\u200d"  # what Persian, Hindi and emoji need between two characters
 LARGEST = 2**28  # px; what states more is looked at, since a label map takes a byte or two of memory per pixel
 
@@ -178,7 +179,7 @@ def _images(entries: list[dict], folder: Path, source: Path, skipped: Skipped) -
     """The images as dicts of id, name (the file's), file_name (found), height, width and, if unusable, `lost`: why."""
     finder, images, by_id, by_file = ImageFolder(folder), [], _ById(), {}
     for entry in entries:
-        name = str(entry.get("file_name") or entry.get("path") or entry.get("filename") or "")
+        name = str(next((entry[key] for key in FILE_KEYS if entry.get(key)), ""))
         image = {"id": entry.get("id"), "name": name, "file_name": finder.find(name) if name else None}
         image |= {side: _pixels(entry.get(side)) for side in ("height", "width")}
         if (image["height"] or 0) * (image["width"] or 0) > LARGEST:

@@ -84,16 +84,33 @@ def test_masks_that_fit_no_image(masks):
         open_own(masks)
 
 
-def test_masks_that_are_none(masks, tmp_path):
-    (masks / "zebra" / "p1.png").write_bytes((masks / "zebra" / "p1.png").read_bytes()[:60])
-    with pytest.raises(LlafsError, match="p1.png is not a readable image"):
+FAULTS = {
+    "cut off": lambda path: path.write_bytes(path.read_bytes()[:60]),
+    "two classes": lambda path: save_mask(path, mask_of(SQUARE) + mask_of(LATER)),
+    "another size": lambda path: save_mask(path, 255 * mask_of(SQUARE)[:20]),
+    "no image": lambda path: path.write_text("no image"),
+}
+
+
+@pytest.mark.parametrize("spoil", FAULTS.values(), ids=FAULTS.keys())
+def test_a_mask_that_is_none_is_left_out_and_counted(masks, spoil):
+    spoil(masks / "zebra" / "p1.png")
+    split = open_own(masks)
+    assert (
+        split.mask(1, "horse").any()
+        and not split.mask(1, "zebra").any()
+        and split.shown(0) == {i: ("horse",) for i in (1, 2)}
+    )
+    assert split.skipped == (
+        f"1 × a mask that is none of one class, in the size of its image, the first in {masks / 'zebra' / 'p1.png'}",
+    )
+    assert len(split.annotations_of(1)) == 1
+    spoil(masks / "horse" / "p1.png")
+    with pytest.raises(LlafsError, match="masks: 2 of 3 masks cannot be used. .*p1.png"):
         open_own(masks)
-    save_mask(masks / "zebra" / "p1.png", mask_of(SQUARE) + mask_of(LATER))
-    with pytest.raises(LlafsError, match="p1.png holds several classes"):
-        open_own(masks)
-    save_mask(masks / "zebra" / "p1.png", 255 * mask_of(SQUARE)[:20])
-    with pytest.raises(LlafsError, match="p1.png is 40 × 20 px, but the image is 40 × 30 px: give a mask"):
-        open_own(masks)
+
+
+def test_folders_without_a_mask(masks, tmp_path):
     for path in masks.rglob("*.png"):
         save_mask(path, 0 * mask_of(SQUARE))
     with pytest.raises(LlafsError, match="no mask shows a single pixel"):

@@ -184,6 +184,14 @@ def test_names_that_lead_out_of_the_folder_are_refused(tmp_path, name):
         open_own(write(tmp_path, content))
 
 
+@pytest.mark.parametrize(("key", "value"), [("coco_url", "http://example.org/train/p1.jpg"), ("path", "/x/p1.jpg")])
+def test_other_keys_of_file_names(tmp_path, expected, key, value):
+    content = plain()
+    del content["images"][0]["file_name"]
+    content["images"][0][key] = value
+    assert seen_in(open_own(write(tmp_path, content))) == expected
+
+
 def test_an_absolute_path_into_the_folder(tmp_path, expected):
     content = plain()
     each("images", file_name=lambda name: str(tmp_path / "images" / name))(content)

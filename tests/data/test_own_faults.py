@@ -201,11 +201,11 @@ FOREIGN = {
     "GeoJSON": ({"type": "FeatureCollection", "features": []}, "GeoJSON"),
     "video": ({"videos": [], "annotations": [], "categories": []}, "video"),
     "Supervisely": ({"description": "", "tags": [], "size": {}, "objects": []}, "Supervisely"),
-    "settings": ({"theme": "dark"}, "it lacks the lists 'images' and 'annotations' .its keys: 'theme'"),
-    "nothing": ({}, "it lacks the lists"),
+    "settings": ({"theme": "dark"}, "'images' and 'annotations' are not both lists .its keys: 'theme'"),
+    "nothing": ({}, "are not both lists"),
     "a list": ([1, 2], "a list of another format"),
     "a number": (3, "a single value"),
-    "other lists": ({"images": {}, "annotations": {}}, "it lacks the lists"),
+    "other lists": ({"images": {}, "annotations": {}}, "are not both lists"),
 }
 
 
