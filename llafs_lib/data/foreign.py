@@ -9,10 +9,14 @@ from typing import Any
 from llafs_lib.errors import LlafsError
 
 AGAIN = "Export it again as COCO instance segmentation"
-DATUMARO = "Datumaro converts it: `datum convert -i FOLDER -if {} -f coco_instances -o coco -- --save-media`"
+DATUMARO = (
+    "Convert it: pip install 'datumaro[cli]', and `datum convert -i FOLDER -if {} -f coco_instances -o coco -- "
+    "--save-media`"
+)
 YOLO = (
-    'a YOLO data set. supervision converts it: `python -c "import supervision as sv; sv.DetectionDataset.from_yolo('
-    "'images', 'labels', 'data.yaml', force_masks=True).as_coco('coco/images', 'coco/instances.json')\"`"
+    'a YOLO data set. Convert it: pip install supervision, and in its folder `python -c "import supervision as sv; '
+    "sv.DetectionDataset.from_yolo('images/train', 'labels/train', 'data.yaml', force_masks=True)"
+    ".as_coco('coco/images', 'coco/instances.json')\"`"
 )
 VIA = "a project of VIA. Open it in VIA, and choose Annotation → Export Annotations (COCO format)"
 ARCHIVE = "an archive. Unpack it, and name the JSON file in it"
@@ -26,8 +30,8 @@ ENDINGS = {
     ".gz": ARCHIVE,
 }
 KEYS = {  # keys of the outermost object → what has them
-    ("shapes", "imagePath"): "a file of LabelMe, which holds one image. `labelme2coco FOLDER --export_dir FOLDER` "
-    "makes one COCO file of all",
+    ("shapes", "imagePath"): "a file of LabelMe, which holds one image. Convert all: pip install labelme2coco, and "
+    "`labelme2coco FOLDER --export_dir FOLDER`",
     ("_via_img_metadata", "_via_settings"): VIA,
     ("items", "infos"): f"a file of Datumaro. {DATUMARO.format('datumaro')}",
     ("type", "features"): f"GeoJSON. {AGAIN}",
