@@ -1,8 +1,7 @@
 """Images and masks from files, PIL images, arrays and tensors: they come out right, or one sentence says why not.
 
-A file of up to `LARGEST` px is decoded whole. A larger JPEG is reduced to a half, a quarter or an eighth of its sides
-while it is decoded, and anything else of that size is refused before it is decoded. So reading takes at most about
-2.5 GB of memory. `image_size` gives a file's own size, which a mask for it must have.
+An image larger than `LARGEST` px, or a baseline JPEG larger than `LARGEST_JPEG` px, is refused before it is decoded. So
+reading takes at most about 2.5 GB of memory.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import math
 import os
 import threading
 import warnings
@@ -30,8 +28,8 @@ from llafs_lib.errors import LlafsError
 __all__ = ["ReadImage", "as_mask", "as_rgb", "find_images", "image_size", "read_image", "read_rgb", "shown"]
 
 END_OF_JPEG = b"\xff\xd9"
-LARGEST = 2**27  # px, such as 11,585 × 11,585: what is decoded whole
-LARGEST_PROGRESSIVE = 2**28  # px; a progressive JPEG keeps all its coefficients in memory, however small it comes out
+LARGEST = 2**27  # px, such as 11,585 × 11,585
+LARGEST_JPEG = 2**28  # px, such as 16,384 × 16,384, where OpenCV decodes straight to RGB
 NOISE = bytes(7 * i * i % 251 for i in range(1, 257))  # no 0xff, hence no marker
 ORIENTATION, SUBFILE, COLOURS, DNG = 274, 254, 262, 50706  # EXIF and TIFF tags
 YCBCR = 6  # a value of COLOURS
@@ -42,9 +40,8 @@ _opening = threading.Lock()
 class ReadImage(NamedTuple):
     """An image, and what there is to say about it."""
 
-    pixels: np.ndarray  # [h, w, 3] uint8 RGB
-    size: tuple[int, int]  # (height, width) px of the file; `pixels` are fewer where a large JPEG was reduced
-    notes: tuple[str, ...]  # one clause for each thing that somebody may want to know
+    pixels: np.ndarray  # [H, W, 3] uint8 RGB
+    notes: tuple[str, ...] = ()  # one clause for each thing that somebody may want to know
 
 
 def read_rgb(path: str | Path, turn: bool = True) -> np.ndarray:
@@ -62,19 +59,22 @@ def read_rgb(path: str | Path, turn: bool = True) -> np.ndarray:
     return read_image(path, turn).pixels
 
 
-def read_image(path: str | Path, turn: bool = True) -> ReadImage:
-    """`read_rgb`, with the file's own size and notes: the first of several frames, transparency, a reduced size."""
+def read_image(image, turn: bool = True) -> ReadImage:
+    """`as_rgb`, with notes: that a file is the first of several frames, that it has transparent places.
+
+    Args:
+        turn: as for `read_rgb`; of a file only.
+    """
+    if not isinstance(image, str | os.PathLike):
+        return ReadImage(rgb_of(_array_of(image, "the image"), "the image", is_tensor(image)))
+    path = image
     with _opened(path) as (image, file):
-        width, height = image.size
         pixels = _decoded(image, file)
         notes = [f"the first of {n} frames"] if (n := _frames(image)) > 1 else []
-        orientation = _orientation(image) if turn else 1
         if pixels.ndim == 3 and pixels.shape[2] in (2, 4) and pixels[..., -1].min() < np.iinfo(pixels.dtype).max:
             notes.append("transparent places were taken as white")
-        if pixels.shape[:2] != (height, width):
-            notes.append(f"read at {pixels.shape[1]} × {pixels.shape[0]} px of {width} × {height} px")
-        pixels = rgb_of(_turned(pixels, orientation), shown(path))
-    return ReadImage(pixels, (width, height) if orientation > 4 else (height, width), tuple(notes))
+        pixels = _turned(pixels, _orientation(image) if turn else 1)
+        return ReadImage(rgb_of(pixels, shown(path)), tuple(notes))
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
@@ -98,9 +98,7 @@ def as_rgb(image) -> np.ndarray:
     Raises:
         LlafsError: it cannot be read, or its shape, type or range is not one of those.
     """
-    if isinstance(image, str | os.PathLike):
-        return read_rgb(image)
-    return rgb_of(_array_of(image, "the image"), "the image", is_tensor(image))
+    return read_image(image).pixels
 
 
 def as_mask(mask, size: tuple[int, int]) -> np.ndarray:
@@ -166,13 +164,15 @@ def _pil(file: BinaryIO) -> Image.Image:
 
 def _decoded(image: Image.Image, file: BinaryIO) -> np.ndarray:
     """The pixels of the first frame as they are stored: [H, W] or [H, W, C] of some type, not turned."""
-    jpeg = image.format in ("JPEG", "MPO")
-    _check_pixels(image, jpeg)
+    jpeg, progressive = image.format in ("JPEG", "MPO"), image.info.get("progressive")
+    plain = image.format == "JPEG" and image.mode in ("RGB", "L")
+    limit = LARGEST_JPEG if plain and not progressive else LARGEST
+    if image.width * image.height > limit:
+        size = f"{image.width} × {image.height} px"
+        raise LlafsError(f"{shown(image.fp.name)} has {size}, which is larger than {limit:,} px: shrink it.")
     file.seek(0)
-    data = file.read() if jpeg else b""
-    reduced = _reduce(image) if jpeg else None
-    pixels = None
-    if jpeg and not reduced and image.mode in ("RGB", "L") and data.endswith(END_OF_JPEG):
+    data, pixels = file.read() if jpeg else b"", None
+    if plain and data.endswith(END_OF_JPEG):
         # OpenCV returns the same pixels as PIL, a fifth faster. It does not notice a file that is cut off, so PIL reads
         # every file without the end of a JPEG.
         flags = cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
@@ -182,34 +182,13 @@ def _decoded(image: Image.Image, file: BinaryIO) -> np.ndarray:
     if pixels is None:
         pixels = _pixels(image)
     # What a baseline JPEG lacks is mid-grey, which becomes another colour in CMYK. A progressive one is only blurred.
-    in_doubt = (pixels[-1, -1] == 128).all() or image.mode == "CMYK" or image.info.get("progressive")
-    if jpeg and in_doubt and not _has_all_data(data, reduced):
+    in_doubt = progressive or image.mode == "CMYK" or (pixels[-1, -1] == 128).all()
+    if jpeg and in_doubt and not _has_all_data(data):
         raise ValueError("the data ends before the image does")
     return pixels
 
 
-def _check_pixels(image: Image.Image, jpeg: bool) -> None:
-    limit = LARGEST
-    if jpeg:
-        limit = LARGEST_PROGRESSIVE if image.info.get("progressive") else math.inf
-    if image.width * image.height > limit:
-        raise LlafsError(
-            f"{shown(image.fp.name)} has {image.width} × {image.height} px, which is larger than {limit:,} px: "
-            "shrink it."
-        )
-
-
-def _reduce(image: Image.Image) -> tuple[int, int] | None:
-    """Let the decoder of a JPEG reduce it to at most `LARGEST` px; return the size asked for, if any."""
-    factor = next(n for n in (1, 2, 4, 8) if image.width * image.height <= LARGEST * n * n)
-    if factor == 1:
-        return None
-    size = image.width // factor, image.height // factor
-    image.draft(image.mode, size)
-    return size
-
-
-def _has_all_data(data: bytes, size: tuple[int, int] | None) -> bool:
+def _has_all_data(data: bytes) -> bool:
     """Whether the data of a JPEG reaches to its end mark, which a file that was cut off may have been given later.
 
     Decoders fill up what is missing without a word. Where nothing is missing, bytes before the end mark change nothing.
@@ -218,8 +197,6 @@ def _has_all_data(data: bytes, size: tuple[int, int] | None) -> bool:
     found = set()
     for version in (data, data[:end] + NOISE + data[end:]):
         with _pil(io.BytesIO(version)) as image:
-            if size:
-                image.draft(image.mode, size)
             found.add(hashlib.sha256(np.asarray(image)).digest())
     return len(found) == 1
 

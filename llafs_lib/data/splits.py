@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from llafs_lib.classes import did_you_mean
-from llafs_lib.data.images import END_OF_JPEG, image_size, read_rgb
+from llafs_lib.data.images import END_OF_JPEG, read_rgb
 from llafs_lib.data.labels import LabelStore, void_of
 from llafs_lib.errors import LlafsError
 
@@ -63,8 +63,6 @@ class Split:
         if pixels.shape[:2] == size[::-1] != size:
             pixels = read_rgb(path, turn=False)
         if pixels.shape[:2] != size:
-            if image_size(path) in (size, size[::-1]):
-                raise LlafsError(f"{path} is too large to be read whole: shrink it, and annotate it at that size.")
             raise LlafsError(
                 f"{path} is {pixels.shape[1]}×{pixels.shape[0]} px, but was annotated at {size[1]}×{size[0]} px, so "
                 "the image and the annotations do not belong together. Put back the image that was annotated."

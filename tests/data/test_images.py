@@ -182,7 +182,7 @@ def test_every_exif_orientation(tmp_path, orientation, kind):
         expected, stored = np.array(ImageOps.exif_transpose(image)), np.array(image)
         assert np.array_equal(as_rgb(image), expected)
     assert np.array_equal(read_rgb(tmp_path / "p"), expected)
-    assert image_size(tmp_path / "p") == expected.shape[:2] == read_image(tmp_path / "p").size
+    assert image_size(tmp_path / "p") == expected.shape[:2]
     assert np.array_equal(read_rgb(tmp_path / "p", turn=False), stored)
 
 
@@ -328,38 +328,16 @@ def test_a_file_that_may_not_be_read(tmp_path):
 # --- large images ----------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def small_limits(monkeypatch):
-    """Limits that an image of 400 × 240 px exceeds."""
-    monkeypatch.setattr(images, "LARGEST", 30_000)
-    monkeypatch.setattr(images, "LARGEST_PROGRESSIVE", 90_000)
-
-
-@pytest.mark.usefixtures("small_limits")
-@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
-def test_a_larger_jpeg_is_reduced_while_it_is_decoded(tmp_path, mode):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    BIG.convert(mode).save(tmp_path / "p.jpg", quality=95, exif=exif)
-    found = read_image(tmp_path / "p.jpg")
-    assert found.pixels.shape == (200, 120, 3) and found.size == image_size(tmp_path / "p.jpg") == (400, 240)
-    assert found.notes == ("read at 200 × 120 px of 400 × 240 px",)
-    expected = np.array(BIG.convert(mode).convert("RGB").reduce(2).transpose(Image.Transpose.ROTATE_270))
-    assert np.abs(found.pixels.astype(int) - expected).mean() < 5
-
-
-@pytest.mark.usefixtures("small_limits")
-@pytest.mark.parametrize(("kind", "options"), [("PNG", {}), ("TIFF", {}), ("JPEG", {"progressive": True})])
-def test_what_cannot_be_reduced_is_refused_before_it_is_decoded(tmp_path, kind, options):
+@pytest.mark.parametrize(
+    ("kind", "options"), [("PNG", {}), ("TIFF", {}), ("JPEG", {"progressive": True}), ("JPEG", {})]
+)
+def test_what_is_too_large_is_refused_before_it_is_decoded(tmp_path, monkeypatch, kind, options):
     (tmp_path / "p").write_bytes(encoded(kind=kind, **options)[:2000])
+    monkeypatch.setattr(images, "LARGEST", 90_000)
+    monkeypatch.setattr(images, "LARGEST_JPEG", 91_000)
     message = refusal(read_rgb, tmp_path / "p")
-    assert f"{tmp_path / 'p'} has 400 × 240 px, which is larger than" in message and "shrink it" in message
-
-
-@pytest.mark.usefixtures("small_limits")
-def test_a_large_jpeg_that_is_cut_off(tmp_path):
-    (tmp_path / "p.jpg").write_bytes(HALF + b"\xff\xd9")
-    assert "cut off" in refusal(read_rgb, tmp_path / "p.jpg")
+    assert f"{tmp_path / 'p'} has 400 × 240 px, which is larger than 9" in message and "shrink it" in message
+    assert image_size(tmp_path / "p") == (240, 400)
 
 
 def test_pil_has_no_say_in_what_is_large(tmp_path, monkeypatch):
@@ -375,7 +353,7 @@ def test_pil_has_no_say_in_what_is_large(tmp_path, monkeypatch):
 def test_an_image_of_200_megapixels(tmp_path):
     Image.new("RGB", (16_320, 12_240), (90, 90, 90)).save(tmp_path / "p.jpg", quality=50)
     found = read_image(tmp_path / "p.jpg")
-    assert found.size == (12_240, 16_320) and found.pixels.shape == (6120, 8160, 3) and found.pixels[9, 9, 0] == 90
+    assert found.pixels.shape == (12_240, 16_320, 3) and found.pixels[9, 9, 0] == 90 and not found.notes
 
 
 # --- arrays, tensors, PIL images -------------------------------------------------------------------------------------
