@@ -11,7 +11,7 @@ To reach HSNet's correlations from here, read `LLaFS.segment`, then `HSNetSegmen
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from llafs_lib import bank_folder
 from llafs_lib.answering import Finder, label_map
 from llafs_lib.bank_folder import Wanted
 from llafs_lib.classes import find_class, normalise
-from llafs_lib.data.images import as_mask, as_rgb, find_images
+from llafs_lib.data.images import ReadImage, as_mask, as_rgb, find_images, read_image
 from llafs_lib.data.own import MIN_AREA
 from llafs_lib.errors import LlafsError
 from llafs_lib.evaluation.calibration import Calibration
@@ -189,9 +189,9 @@ class LLaFS:
                 ask. Arguments are looked at before anybody is asked.
         """
         _check(class_name, shots, min_confidence)
-        pixels = as_rgb(image)  # first, because a question to a language model may cost something
+        read = read_image(image)  # first, because a question to a language model may cost something
         question = self._question(class_name, shots, related, llm, min_confidence)
-        return self._answer(pixels, _name_of(image), question)
+        return self._answer(read, _name_of(image), question)
 
     def segment_all(
         self,
@@ -221,7 +221,7 @@ class LLaFS:
     ) -> Iterator[Prediction | Predictions | LlafsError]:
         for image in track(images, f"looking for {', '.join(question.related)}", "image"):
             try:
-                yield self._answer(as_rgb(image), _name_of(image), question)
+                yield self._answer(read_image(image), _name_of(image), question)
             except LlafsError as error:
                 yield error
 
@@ -297,13 +297,14 @@ class LLaFS:
         asked = {n: self.related(n, llm) if related is None else given(n, related, self.bank.classes) for n in names}
         return _Question(asked, not isinstance(class_name, str), shots, least)
 
-    def _answer(self, pixels: np.ndarray, source: str, question: _Question) -> Prediction | Predictions:
-        query, settings = self.finder.look(pixels, source), (question.shots, question.least)
+    def _answer(self, read: ReadImage, source: str, question: _Question) -> Prediction | Predictions:
+        query, settings = self.finder.look(read.pixels, source), (question.shots, question.least)
         answers = [
             self.finder.find(query, name, self._known_as(name), related, self._added(name), *settings)
             for name, related in question.related.items()
         ]
         found, likeness = zip(*answers, strict=True)
+        found = tuple(replace(one, notes=(*read.notes, *one.notes)) for one in found)
         return Predictions(found, label_map(found, likeness), source) if question.several else found[0]
 
 

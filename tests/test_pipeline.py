@@ -138,6 +138,12 @@ def test_odd_sizes(model, size):
     assert model.segment(np.zeros((*size, 3), np.uint8), "giraffe", shots=1).mask.shape == size
 
 
+def test_what_was_read_of_a_file_is_noted(model, tmp_path):
+    frames = [Image.new("RGB", (40, 30), (n, 0, 0)) for n in range(3)]
+    frames[0].save(tmp_path / "p.gif", save_all=True, append_images=frames[1:])
+    assert model.segment(tmp_path / "p.gif", "giraffe", shots=1).notes == ("the first of 3 frames",)
+
+
 @pytest.mark.parametrize("image", [np.zeros((9, 9, 5), np.uint8), np.zeros((0, 9, 3), np.uint8), None, 7])
 def test_not_an_image(model, image):
     with pytest.raises(LlafsError, match="image"):
