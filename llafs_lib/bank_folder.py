@@ -21,10 +21,11 @@ import torch
 from filelock import FileLock
 
 from llafs_lib.artifacts import replacing, write_json
+from llafs_lib.data.files import why
 from llafs_lib.data.folds import data_root
 from llafs_lib.data.own import OwnSplit
 from llafs_lib.data.splits import SupportReader
-from llafs_lib.errors import LlafsError
+from llafs_lib.errors import LlafsError, told
 from llafs_lib.evaluation.calibration import Calibration, calibrate
 from llafs_lib.language.asking import Asker
 from llafs_lib.language.replay import ReplayMiss
@@ -58,10 +59,12 @@ class Wanted:
     min_area: float = 0.0
 
     def __post_init__(self) -> None:
+        if not isinstance(self.backbone, str):
+            raise LlafsError(f"backbone must be the name of one, not {told(self.backbone)}.")
         if not (isinstance(self.size, int) and (self.size == 0 or 32 <= self.size <= 4096)):
-            raise LlafsError(f"size must be a whole number of pixels from 32 to 4096, not {self.size!r}.")
-        if not 0 <= self.min_area < 1:
-            raise LlafsError(f"min_area must be a share of the image from 0 to 1, not {self.min_area!r}.")
+            raise LlafsError(f"size must be a whole number of pixels from 32 to 4096, not {told(self.size)}.")
+        if not (isinstance(self.min_area, int | float) and 0 <= self.min_area < 1):
+            raise LlafsError(f"min_area must be a share of the image from 0 to 1, not {told(self.min_area)}.")
 
     def settings(self) -> dict[str, Any]:
         """As `bank.json` records it."""
@@ -94,7 +97,7 @@ def read_about(folder: Path) -> dict[str, Any]:
         about["calibration"] = Calibration.from_dict(calibration)
         about["source"], about["settings"], about["data"]  # must be there
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise LlafsError(f"{file} is not readable as a bank's ({error!r}): {_again(folder)}.") from error
+        raise LlafsError(f"{file} is not the file of a bank, or is damaged: {_again(folder)}.") from error
     if version != FORMAT:
         raise LlafsError(f"{file} is of format {version}, this version reads {FORMAT}: {_again(folder)}.")
     return about
@@ -135,13 +138,16 @@ def make_bank_folder(
     if not shown:
         raise LlafsError(f"{source['name']} leaves no support: no mask covers {wanted.min_area:.2%} of its image.")
     if folder.exists() and not (folder.is_dir() and (is_bank_folder(folder) or _is_begun(folder))):
-        raise LlafsError(f"{folder} exists and is no bank, so it is not replaced: choose another place with --bank.")
+        raise LlafsError(f"{folder} exists and is no bank, so it is not replaced: choose another folder for the bank.")
+    made_by = describer(split, wanted)  # before anything is written
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with FileLock(folder / ".lock"):
-            _make(folder, split, shown, source, wanted, asker)
+            _make(folder, split, shown, source, wanted, asker, *made_by)
     except OSError as error:
-        raise LlafsError(f"the bank {folder} cannot be written ({error}): choose another place with --bank.") from error
+        raise LlafsError(
+            f"the bank {folder} cannot be written ({why(error)}): choose another folder for the bank."
+        ) from error
 
 
 def _make(
@@ -151,10 +157,11 @@ def _make(
     source: Mapping[str, Any],
     wanted: Wanted,
     asker: Asker | None,
+    segmenter: PrototypeSegmenter,
+    made_from: Mapping[str, Any],
 ) -> None:
     (folder / ABOUT).unlink(missing_ok=True)  # written last: without it the folder counts as begun
     settings, read = wanted.settings(), SupportReader(split, keep=1)
-    segmenter, made_from = describer(split, wanted)
     rows = folder / ROWS
     if _made_from(rows, made_from):
         bank = SupportBank.load(rows)
@@ -272,12 +279,12 @@ def check_current(folder: Path, source: Mapping[str, Any], fingerprint: Callable
         if about["settings"].get(name) != value:
             raise LlafsError(
                 f"the bank {folder} was made with {name}={about['settings'].get(name)!r}, not {value!r}: "
-                f"{_again(folder)} ({keeps}), or choose another place with --bank."
+                f"{_again(folder)} ({keeps}), or choose another folder for the bank."
             )
     if about["source"] != dict(source) and about["data"] != fingerprint():
         raise LlafsError(
             f"the bank {folder} is stale: {source['name']} is not what it was made from. To go on, {_again(folder)} "
-            f"({keeps}), or choose another place with --bank."
+            f"({keeps}), or choose another folder for the bank."
         )
 
 
@@ -294,4 +301,4 @@ def copy_bank_folder(folder: Path, to: Path) -> None:
         with replacing(to) as new:
             shutil.copytree(folder, new, ignore=shutil.ignore_patterns(".*"))
     except OSError as error:
-        raise LlafsError(f"{to} cannot be written ({error}): choose another place.") from error
+        raise LlafsError(f"{to} cannot be written ({why(error)}): choose another place.") from error

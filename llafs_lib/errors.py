@@ -6,3 +6,17 @@ The command line prints such an error alone; anything else is a bug and keeps it
 
 class LlafsError(Exception):
     """Something a user can mend. The message says what is wrong, where, and what to do next."""
+
+
+def told(value: object) -> str:
+    """A value for a message: a number or a short text as it is written, else what kind of thing it is.
+
+    >>> told(7), told("much"), told(None), told([1, 2]), told(object())
+    ('7', "'much'", 'None', 'a list', 'an object')
+    """
+    if value is None or isinstance(value, int | float):
+        return str(value)
+    if isinstance(value, str) and len(value) <= 60:
+        return repr(value)
+    name = type(value).__name__
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"

@@ -11,6 +11,7 @@ import torch
 from llafs_lib import bank_folder
 from llafs_lib.artifacts import RunFolder
 from llafs_lib.bank_folder import Wanted
+from llafs_lib.data.files import path_of
 from llafs_lib.data.folds import data_root, load_fold, open_dataset
 from llafs_lib.data.own import open_own
 from llafs_lib.data.splits import SupportReader
@@ -82,11 +83,12 @@ def open_own_images(
     Raises:
         LlafsError: see `LLaFS.from_coco`.
     """
-    annotations = Path(annotations)
+    annotations = path_of(annotations, "annotations")
+    images = None if images is None else path_of(images, "images")
     if not annotations.exists():
         raise LlafsError(f"{annotations} does not exist: give a COCO file, or a folder of masks.")
-    folder = bank_folder.bank_folder_for(annotations) if bank is None else Path(bank)
-    source = bank_folder.state_of(annotations, None if images is None else Path(images))
+    folder = bank_folder.bank_folder_for(annotations) if bank is None else path_of(bank, "bank")
+    source = bank_folder.state_of(annotations, images)
     if bank_folder.is_bank_folder(folder):
         bank_folder.check_current(folder, source, lambda: open_own(annotations, images).fingerprint, wanted)
     else:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from llafs_lib.errors import LlafsError
+from llafs_lib.errors import LlafsError, told
 from llafs_lib.settings import unknown
 
 # format → the endings that its files may have, the usual one first
@@ -131,6 +131,10 @@ def plan_output(
     Raises:
         LlafsError: it cannot be done; the message says what can.
     """
+    if not isinstance(path, str | os.PathLike):
+        raise LlafsError(
+            f"a result is written to a file such as mask.png or a folder such as masks/, not to {told(path)}."
+        )
     text, sources, classes = os.fspath(path), [str(source) for source in sources], tuple(classes)
     if not text.strip() or "\0" in text:
         raise LlafsError(f"{text!r} is no name for a result: name a file such as mask.png, or a folder such as masks/.")

@@ -22,9 +22,10 @@ from llafs_lib import bank_folder
 from llafs_lib.answering import Finder, label_map
 from llafs_lib.bank_folder import Wanted
 from llafs_lib.classes import find_class, normalise
+from llafs_lib.data.files import path_of
 from llafs_lib.data.images import ReadImage, as_mask, as_rgb, find_images, read_image
 from llafs_lib.data.own import MIN_AREA
-from llafs_lib.errors import LlafsError
+from llafs_lib.errors import LlafsError, told
 from llafs_lib.evaluation.calibration import Calibration
 from llafs_lib.language.asking import Asker
 from llafs_lib.language.prompts import check_class_name
@@ -125,9 +126,10 @@ class LLaFS:
                 others; the message names the notebook to run.
         """
         if method not in METHODS:
-            raise LlafsError(f"unknown method {method!r}: choose one of {', '.join(METHODS)}.")
+            raise LlafsError(f"unknown method {told(method)}: choose one of {', '.join(METHODS)}.")
+        run, asker = path_of(run, "run"), _asker(llm)
         found = open_bank(run) if bank_folder.is_bank_folder(run) else open_run(run, method)
-        return cls(**found, llm=llm)
+        return cls(**found, llm=asker)
 
     def save(self, folder: str | Path) -> Path:
         """Copy the bank to a folder that can be moved: `from_run` opens it without the data set.
@@ -137,8 +139,9 @@ class LLaFS:
         """
         if self.folder is None:
             raise LlafsError("this model is from a run, not from a bank folder: copy the run's folder instead.")
-        bank_folder.copy_bank_folder(self.folder, Path(folder))
-        return Path(folder)
+        folder = path_of(folder, "folder")
+        bank_folder.copy_bank_folder(self.folder, folder)
+        return folder
 
     # --- asking ---
 
@@ -212,8 +215,13 @@ class LLaFS:
         """
         _check(class_name, shots, min_confidence)
         taken = find_images(images) if isinstance(images, (str, Path)) else images
-        if isinstance(taken, np.ndarray | Tensor) and taken.ndim < 4:
-            raise LlafsError("segment_all takes many images: give a list, or call segment for one image.")
+        if not isinstance(taken, Iterable) or (isinstance(taken, np.ndarray | Tensor) and taken.ndim < 4):
+            raise LlafsError(
+                f"segment_all takes many images, not {told(taken)}: give a folder, a pattern or a list, or "
+                "call segment for one image."
+            )
+        if isinstance(taken, list | tuple) and not taken:
+            raise LlafsError("segment_all was given an empty list: name at least one image.")
         return self._one_by_one(taken, self._question(class_name, shots, related, llm, min_confidence))
 
     def _one_by_one(
@@ -319,6 +327,8 @@ class _Question:
 
 
 def _asker(llm: str | Asker | None) -> Asker:
+    if not isinstance(llm, str | Asker | None):
+        raise LlafsError(f"llm must be the name of a model or an Asker, not {told(llm)}.")
     return llm if isinstance(llm, Asker) else Asker(llm)
 
 
@@ -328,7 +338,8 @@ def _check(class_name: str | Sequence[str], shots: int, least: float | None) -> 
     Raises:
         LlafsError: it cannot be answered.
     """
-    names = [class_name] if isinstance(class_name, str) else list(class_name)
+    several = isinstance(class_name, Iterable) and not isinstance(class_name, str | bytes)
+    names = list(class_name) if several else [class_name]
     if not names:
         raise LlafsError("no class was asked for: give a name, or a list of names.")
     for name in names:
@@ -336,9 +347,9 @@ def _check(class_name: str | Sequence[str], shots: int, least: float | None) -> 
     if len({normalise(n) for n in names}) < len(names):
         raise LlafsError(f"a class is asked for twice in {', '.join(names)}: name each once.")
     if type(shots) is not int or shots < 1:
-        raise LlafsError(f"shots must be a whole number of at least 1, not {shots!r}.")
+        raise LlafsError(f"shots must be a whole number of at least 1, not {told(shots)}.")
     if least is not None and not (isinstance(least, int | float) and np.isfinite(least)):
-        raise LlafsError(f"min_confidence must be a number, not {least!r}.")
+        raise LlafsError(f"min_confidence must be a number, not {told(least)}.")
 
 
 def _name_of(image: Image) -> str:

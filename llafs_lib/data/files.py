@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from llafs_lib.data.formats import SUFFIXES
-from llafs_lib.errors import LlafsError
+from llafs_lib.errors import LlafsError, told
 
 
 def find_images(what: str | Path | Iterable[str | Path]) -> Iterator[Path]:
@@ -25,7 +25,7 @@ def find_images(what: str | Path | Iterable[str | Path]) -> Iterator[Path]:
     """
     several = [what] if isinstance(what, str | os.PathLike) else what
     if not isinstance(several, Iterable) or isinstance(several, bytes):
-        raise LlafsError(f"images are named by a file, a folder or a pattern, not by {type(what).__name__}.")
+        raise LlafsError(f"images are named by a file, a folder or a pattern, not by {told(what)}.")
     if isinstance(several, list | tuple):
         if not several:
             raise LlafsError("no image is named: give files, folders or patterns.")
@@ -46,7 +46,7 @@ def _each_once(several: Iterable[str | Path]) -> Iterator[Path]:
 def _images_of(one: str | Path) -> Iterator[Path]:
     """The images that a file, a folder or a pattern stands for."""
     if not isinstance(one, str | os.PathLike):
-        raise LlafsError(f"an image is named by a path, not by {type(one).__name__}.")
+        raise LlafsError(f"an image is named by a path, not by {told(one)}.")
     name = os.fsdecode(one)
     if _is_pattern(name):
         found, where = sorted(glob.iglob(name, recursive=True)), f"nothing that fits {shown(name)} is an image"
@@ -82,6 +82,29 @@ def shown(path: str | Path) -> str:
     name = os.fsdecode(name).encode("utf-8", "backslashreplace").decode()
     name = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in name)
     return name if len(name) <= 120 else f"{name[:50]}…{name[-69:]}"
+
+
+def path_of(value: str | Path, name: str) -> Path:
+    """The path that a caller gave as the argument `name`; `~` is the home folder.
+
+    Raises:
+        LlafsError: no path, an empty one, an address, or a name that no file can have.
+    """
+    if not isinstance(value, str | os.PathLike) or not os.fsdecode(value).strip():
+        raise LlafsError(f"{name} is {told(value)}: give the name of a file or folder.")
+    if "://" in os.fsdecode(value)[:12]:
+        raise LlafsError(f"{name}: {shown(value)} is an address. Download it first, and give the file.")
+    if "\0" in os.fsdecode(value):
+        raise LlafsError(f"{name}: {shown(value)} holds a zero byte, so it names no file. Correct the name.")
+    try:
+        return Path(value).expanduser()
+    except RuntimeError:  # "~nobody/a.json"
+        return Path(value)
+
+
+def why(error: OSError) -> str:
+    """What the system says about a file, without its number and the file's name: "No space left on device"."""
+    return error.strerror or type(error).__name__
 
 
 def plain_file(path: str | Path) -> Path:

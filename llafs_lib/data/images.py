@@ -11,7 +11,6 @@ import hashlib
 import io
 import os
 import threading
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -125,8 +124,7 @@ def _opened(path: str | Path) -> Iterator[tuple[Image.Image, BinaryIO]]:
     """A file whose header was read. Whatever its decoder complains about becomes one sentence."""
     path = plain_file(path)
     try:
-        with path.open("rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of PIL, about EXIF data that are cut off
+        with path.open("rb") as file:
             head = file.read(1024)
             if head[4:8] == b"ftyp":
                 with contextlib.suppress(ImportError):

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from llafs_lib.errors import LlafsError
+from llafs_lib.errors import LlafsError, told
 
 SLACK = 1e-3  # what interpolation may add to a range
 IMAGE_WANTED = (
@@ -35,8 +35,8 @@ def to_array(value, name: str) -> np.ndarray:
         if isinstance(value, np.ndarray | memoryview) or hasattr(value, "__array__"):
             return np.asarray(value)
     except Exception as error:  # a tensor without data, a sparse or quantised one: each library has its own words
-        raise LlafsError(f"{name}, a {type(value).__name__}, cannot be read as an array of numbers.") from error
-    raise LlafsError(f"{name} must be a file's path, a PIL image, an array or a tensor, not {_kind(value)}.")
+        raise LlafsError(f"{name}, {told(value)}, cannot be read as an array of numbers.") from error
+    raise LlafsError(f"{name} must be a file's path, a PIL image, an array or a tensor, not {told(value)}.")
 
 
 def is_tensor(value) -> bool:
@@ -165,7 +165,3 @@ def _without_ones(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 def _facts(array: np.ndarray) -> str:
     return f"{list(array.shape)} {array.dtype.name}"
-
-
-def _kind(value) -> str:
-    return "None" if value is None else f"a {type(value).__name__}"

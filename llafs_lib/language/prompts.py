@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from string import Template
 
-from llafs_lib.errors import LlafsError
+from llafs_lib.errors import LlafsError, told
 
 MAX_NAME_LENGTH = 64
 MAX_NAMES_IN_ANSWER = 8
@@ -27,9 +27,11 @@ def check_class_name(name: str) -> str:
     """`name` itself, if it is fit to be sent to a model.
 
     Raises:
-        ClassNameError: if it is empty, longer than 64 characters, or holds a control character, a line break
-            or an invisible one. Such names are how instructions are smuggled into a prompt.
+        ClassNameError: if it is no text, is empty, longer than 64 characters, or holds a control character, a line
+            break or an invisible one. Such names are how instructions are smuggled into a prompt.
     """
+    if not isinstance(name, str):
+        raise ClassNameError(f"A class is named by a text such as 'okapi', not by {told(name)}.")
     if not name.strip():
         raise ClassNameError("A class name must not be empty.")
     if len(name) > MAX_NAME_LENGTH:

@@ -15,7 +15,7 @@ import numpy as np
 
 from llafs_lib.artifacts import RunFolder, write_json
 from llafs_lib.classes import COCO_CLASSES, COCO_SUPERCATEGORIES, did_you_mean, find_class, split_names
-from llafs_lib.errors import LlafsError
+from llafs_lib.errors import LlafsError, told
 from llafs_lib.language.prompts import MAX_NAMES_IN_ANSWER
 from llafs_lib.records import Call, RelatedClass, RelatedClasses
 
@@ -113,7 +113,9 @@ def given(
         if found in scores:
             raise LlafsError(f"the related class {name!r} is given twice: name each once.")
         if not (isinstance(score, int | float) and 0 < score <= 1):
-            raise LlafsError(f"the score of the related class {name!r} must be above 0 and at most 1, not {score!r}.")
+            raise LlafsError(
+                f"the score of the related class {name!r} must be above 0 and at most 1, not {told(score)}."
+            )
         scores[found] = float(score)
     if not scores:
         raise LlafsError(f"no related class is given for {class_name!r}: name some, such as zebra=0.9,horse=0.6.")
@@ -124,6 +126,8 @@ def given(
 def _pairs(related: Mapping[str, float] | Iterable[str] | str) -> list[tuple[str, float]]:
     if isinstance(related, Mapping):
         return list(related.items())
+    if not isinstance(related, Iterable):
+        raise LlafsError(f"related must name annotated classes, such as 'zebra=0.9,horse', not {told(related)}.")
     if not isinstance(related, str):
         return [(name, 1.0) for name in related]
     found = []

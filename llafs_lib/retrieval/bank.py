@@ -247,9 +247,13 @@ def _open(folder: Path, mode: Literal["r", "r+"] = "r") -> dict[str, np.ndarray]
         except Exception as error:  # numpy raises half a dozen types for a file that is cut off or foreign
             raise _unreadable(file, error) from error
         if arrays[name].dtype != COLUMNS[name] or len(arrays[name]) != len(arrays["image_ids"]):
-            raise _unreadable(file, "it does not belong to the other files")
+            raise _unreadable(file)
     return arrays
 
 
-def _unreadable(file: Path, reason: object) -> LlafsError:
-    return LlafsError(f"{file} is not readable as part of a support bank ({reason}): run notebook 04 again.")
+def _unreadable(file: Path, error: Exception | None = None) -> LlafsError:
+    reason = "it is missing" if isinstance(error, FileNotFoundError) else "it is cut off, or of another bank"
+    return LlafsError(
+        f"{file} is not readable as part of a support bank ({reason}): run notebook 04 again, or `llafs bank` for your "
+        "own images."
+    )

@@ -20,8 +20,9 @@ import numpy as np
 from torch import Tensor
 
 from llafs_lib.artifacts import replacing, write_json
+from llafs_lib.data.files import why
 from llafs_lib.data.splits import read_rgb
-from llafs_lib.errors import LlafsError
+from llafs_lib.errors import LlafsError, told
 from llafs_lib.records import Support
 from llafs_lib.retrieval.thumbnails import read_mask, shrunk, within, write_image
 from llafs_lib.vision.features import masked_means
@@ -89,7 +90,7 @@ class Corrections:
                 write_json(new / "about.json", {"class_name": class_name, "source": source})
             self.listed.append(self._read(number))
         except OSError as error:
-            raise LlafsError(f"{self.folder} cannot be written ({error}): the correction is not kept.") from error
+            raise LlafsError(f"{self.folder} cannot be written ({why(error)}): the correction is not kept.") from error
         return number
 
     def remove(self, number: int) -> None:
@@ -101,7 +102,7 @@ class Corrections:
         known = [c.number for c in self.listed]
         if number not in known:
             there = ", ".join(map(str, known)) or "none"
-            raise LlafsError(f"no added support has the number {number}; there are: {there}.")
+            raise LlafsError(f"no added support has the number {told(number)}; there are: {there}.")
         shutil.rmtree(self.folder / str(number))
         self.listed = [c for c in self.listed if c.number != number]
 
@@ -114,7 +115,7 @@ class Corrections:
             about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
             name, source = about["class_name"], about["source"]
         except (OSError, KeyError, TypeError, ValueError) as error:
-            raise LlafsError(f"{folder} is not readable as an added support ({error}): remove that folder.") from error
+            raise LlafsError(f"{folder} is not readable as an added support any more: remove that folder.") from error
         return Correction(number, name, source, *self._row(folder), folder)
 
     def _row(self, folder: Path) -> tuple[np.ndarray, np.ndarray, float]:

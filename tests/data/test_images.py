@@ -411,11 +411,11 @@ def test_a_tensor_on_the_graphics_card():
 NORMALISED = torch.randn(3, 24, 40, generator=torch.Generator().manual_seed(0))
 REFUSED = {
     "nothing": (None, "not None"),
-    "a number": (7, "not a int"),
+    "a number": (7, "not 7"),
     "a list": ([[0, 1]], "not a list"),
     "bytes": (b"\xff\xd8", "not a bytes"),
     "an open file": (io.BytesIO(encoded()), "not a BytesIO"),
-    "an object": (object(), "not a object"),
+    "an object": (object(), "not an object"),
     "empty": (np.zeros((0, 5, 3), np.uint8), "[0, 5, 3] uint8"),
     "no channel": (np.zeros((5, 5, 0), np.uint8), "[5, 5, 0] uint8"),
     "a line": (np.zeros(5), "[5] float64"),
