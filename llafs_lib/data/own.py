@@ -13,11 +13,7 @@ import numpy as np
 from pycocotools.coco import COCO
 
 from llafs_lib.data.coco import CocoSplit
-<<<<<<< HEAD
-from llafs_lib.data.files import shown
-=======
-from llafs_lib.data.files import path_of
->>>>>>> 8ba109e (Refuse arguments of the wrong kind by name, before anything is written)
+from llafs_lib.data.files import path_of, shown
 from llafs_lib.data.foreign import read_coco_json
 from llafs_lib.data.labels import Painted, Skipped
 from llafs_lib.data.masks import plain_annotation, tidy_masks
@@ -39,29 +35,17 @@ def open_own(annotations: str | Path, images: str | Path | None = None) -> OwnSp
     Raises:
         LlafsError: files that are not there or not of these kinds, most images missing, or most objects unusable.
     """
-<<<<<<< HEAD
-    annotations = _path(annotations, "annotations")
+    annotations = path_of(annotations, "annotations")
     if not os.path.exists(annotations):
         raise LlafsError(
             f"the annotations {shown(annotations)} do not exist: name a COCO JSON file or a folder of masks."
         )
     if (annotations / "masks").is_dir():
         annotations = annotations / "masks"
-    folder = _images_beside(annotations) if images is None else _path(images, "images")
+    folder = _images_beside(annotations) if images is None else path_of(images, "images")
     if not os.path.isdir(folder):
         kind = "is a file" if os.path.exists(folder) else "does not exist"
         raise LlafsError(f"the image folder {shown(folder)} {kind}: name the folder that holds the images.")
-=======
-    annotations = path_of(annotations, "annotations")
-    if not annotations.exists():
-        raise LlafsError(f"the annotations {annotations} do not exist: name a COCO JSON file or a folder of masks.")
-    if (annotations / "masks").is_dir():
-        annotations = annotations / "masks"
-    folder = _images_beside(annotations) if images is None else path_of(images, "images")
-    if not folder.is_dir():
-        kind = "is a file" if folder.exists() else "does not exist"
-        raise LlafsError(f"the image folder {folder} {kind}: name the folder that holds the images.")
->>>>>>> 8ba109e (Refuse arguments of the wrong kind by name, before anything is written)
     return OwnSplit(folder, annotations)
 
 
