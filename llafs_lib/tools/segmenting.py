@@ -106,7 +106,10 @@ def _class_names(arguments: argparse.Namespace) -> list[str]:
         raise LlafsError(
             f"{given} is a file or folder, but the last word names the class, as in `llafs segment {given} okapi`."
         )
-    names = list({normalise(name): name for name in split_names(given)}.values())
+    known: dict[str, str] = {}
+    for name in split_names(given):
+        known.setdefault(normalise(name), name)
+    names = list(known.values())  # each once
     if not names:
         raise LlafsError("no class is named: the last word says what to look for, such as okapi or okapi,lion.")
     for name in names:
@@ -293,4 +296,4 @@ class _Report:
         done, output = len(self.images) - len(self.failures), self.output
         if not output.is_folder or output.format in ("coco", "sheet"):
             return str(output.collected if output.format in ("coco", "sheet") else output.path)
-        return f"{done} images as {output.format} in {output.path}"
+        return f"{done} image{'s' * (done != 1)} as {output.format} in {output.path}"

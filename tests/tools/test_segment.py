@@ -98,7 +98,7 @@ def test_one_image_and_one_class_make_a_mask(run):
 
 def test_without_a_name_the_file_is_named_after_image_and_class(run):
     assert run("segment photos/a.jpg okapi --run bank --related disc")[1].endswith("written: a-okapi.png\n")
-    assert run("segment photos/a.jpg disc,box --run bank")[1].endswith("written: 1 images as mask in segmented\n")
+    assert run("segment photos/a.jpg disc,box,Disc --run bank")[1].endswith("written: 1 image as mask in segmented\n")
     assert run("segment photos/a.jpg box --run bank --format coco")[1].endswith("written: a-box.json\n")
     assert files("segmented") == ["box/a.png", "disc/a.png"]
     assert COCO("a-box.json").getImgIds() == [1] and Path("a-okapi.png").is_file()
@@ -183,7 +183,7 @@ def test_a_name_with_a_comma_and_dollars(run):
 
 def test_json_is_all_that_stdout_has(run):
     Path("photos/broken.jpg").write_text("no image")
-    status, out, err = run("segment photos disc,box --run bank -o found.json --json")
+    status, out, err = run("segment photos disc,box,Disc --run bank -o found.json --json")
     lines = [json.loads(line) for line in out.splitlines()]
     assert status == 1 and len(lines) == 5 and "1 of 3 images failed" in err
     done = [line for line in lines if "error" not in line]
@@ -191,6 +191,7 @@ def test_json_is_all_that_stdout_has(run):
         (name, c) for name in ("a.jpg", "b.jpg") for c in ("disc", "box")
     ]
     assert all(d["file"] == "found.json" and 0 <= d["share"] <= 1 and d["related"] for d in done)
+    assert "Disc" not in out, "a class is looked for once, as it was spelled first"
     (failed,) = [line for line in lines if "error" in line]
     assert Path(failed["image"]).name == "broken.jpg" and "broken.jpg" in failed["error"]
     assert [i["file_name"] for i in COCO("found.json").dataset["images"]] == ["a.jpg", "b.jpg"]
