@@ -137,8 +137,7 @@ def make_bank_folder(
     shown = split.shown(wanted.min_area)
     if not shown:
         raise LlafsError(f"{source['name']} leaves no support: no mask covers {wanted.min_area:.2%} of its image.")
-    if folder.exists() and not (folder.is_dir() and (is_bank_folder(folder) or _is_begun(folder))):
-        raise LlafsError(f"{folder} exists and is no bank, so it is not replaced: choose another folder for the bank.")
+    check_place(folder)
     made_by = describer(split, wanted)  # before anything is written
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -225,6 +224,12 @@ def _made_from(rows: Path, made_from: Mapping[str, Any]) -> bool:
         return True
     except LlafsError:
         return False
+
+
+def check_place(folder: Path) -> None:
+    """Raise a LlafsError if something else than a bank, finished or begun, is at `folder`."""
+    if folder.exists() and not (folder.is_dir() and (is_bank_folder(folder) or _is_begun(folder))):
+        raise LlafsError(f"{folder} exists and is no bank, so it is not replaced: choose another place with --bank.")
 
 
 def _is_begun(folder: Path) -> bool:
