@@ -244,8 +244,9 @@ def _identity(path: str | Path) -> tuple[int, int] | None:
 
 def safe_name(text: str) -> str:
     """A text as the name of a file or folder on any system: `a/b: "c"?` → `a_b_ _c__`; never empty, `.` or `..`."""
-    text = re.sub(r'[<>:"/\\|?*\x00-\x1f\x7f]', "_", unicodedata.normalize("NFC", text)).strip().rstrip(". ")
-    text = text.encode("utf-8", "replace")[:LONGEST_NAME].decode("utf-8", "ignore").rstrip(". ")
+    text = unicodedata.normalize("NFC", text.encode("utf-8", "replace").decode())  # names on Linux may be no UTF-8
+    text = re.sub(r'[<>:"/\\|?*\x00-\x1f\x7f]', "_", text).strip().rstrip(". ")
+    text = text.encode()[:LONGEST_NAME].decode("utf-8", "ignore").rstrip(". ")
     if not text or text.startswith(".") or text.split(".")[0].casefold() in _WINDOWS_KEEPS:
         return f"_{text}"
     return text

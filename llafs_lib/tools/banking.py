@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import fields
 from pathlib import Path
 
 from llafs_lib.errors import LlafsError
 from llafs_lib.outputs import check_folder
 from llafs_lib.settings import Settings
 from llafs_lib.threads import share_cores
+from llafs_lib.tools.cluster import Resources
 from llafs_lib.tools.options import LLM, PARAMETERS, add_options, asker_of, examples, made
+
+ALONE = "none"  # no Ray: this process does it
 
 
 def add_bank(parser: argparse.ArgumentParser) -> None:
@@ -20,6 +24,7 @@ def add_bank(parser: argparse.ArgumentParser) -> None:
     parser.epilog = examples(
         ("bank images/ annotations.json -o okapi-bank/", "from a COCO file"),
         ("bank images/ masks/ -o okapi-bank/", "from masks: images/x.jpg and masks/CLASS/x.png"),
+        ("bank images/ annotations.json -o okapi-bank/ --address auto", "the images shared among Ray's machines"),
         ("bank --run okapi-bank/ --add photo.jpg mask.png okapi", "a corrected mask"),
         ("bank --run okapi-bank/ --list", "what was added, with its numbers"),
         ("bank --run okapi-bank/ --remove 2", "take one out again"),
@@ -32,8 +37,8 @@ def add_bank(parser: argparse.ArgumentParser) -> None:
     changes.add_argument("--add", nargs=3, metavar=("IMAGE", "MASK", "CLASS"), help="put a corrected mask in")
     changes.add_argument("--remove", type=int, metavar="N", help="take out what --list shows under this number")
     changes.add_argument("--list", action="store_true", help="what was added")
-    add_options(parser, [PARAMETERS["backbone"], *LLM])
-    parser.set_defaults(command=_bank)
+    add_options(parser, [PARAMETERS["backbone"], *LLM, *fields(Resources)])
+    parser.set_defaults(command=_bank, address=ALONE)
 
 
 def _bank(arguments: argparse.Namespace) -> None:
@@ -50,16 +55,22 @@ def _make(arguments: argparse.Namespace) -> None:
     images, supports = arguments.images, arguments.supports
     if not supports or not arguments.bank:
         raise LlafsError("a bank is made by `llafs bank IMAGES ANNOTATIONS -o DIR`: one of the three is missing.")
-    check_folder(Path(arguments.bank))
+    folder, resources = Path(arguments.bank), made(Resources, arguments)
+    check_folder(folder)
     asker = asker_of(made(Settings, arguments, "images", "backbone"))
     share_cores()
-    from llafs_lib.bank_folder import Wanted, make_bank_folder, state_of
+    from llafs_lib.bank_folder import Wanted, check_place, make_bank_folder, state_of
     from llafs_lib.data.own import MIN_AREA, open_own
     from llafs_lib.pipeline import LLaFS
 
+    check_place(folder)
     split, source = open_own(supports, images), state_of(Path(supports), Path(images))
     wanted = Wanted(arguments.backbone, min_area=MIN_AREA)
-    make_bank_folder(Path(arguments.bank), split, source, wanted, asker if asker.model else None)
+    if resources.address != ALONE:
+        from llafs_lib.tools.shards import make_rows
+
+        make_rows(folder, Path(supports), Path(images), wanted, resources)
+    make_bank_folder(folder, split, source, wanted, asker if asker.model else None)
     model = LLaFS.from_run(arguments.bank)
     classes = model.bank.classes
     print(f"{len(model.bank):,} supports of {len(classes):,} classes: {', '.join(classes[:20])}", end="")

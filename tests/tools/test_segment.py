@@ -114,6 +114,15 @@ def test_many_images_keep_their_folders_and_are_ranked(run):
     assert out.endswith(f"written: 3 images as mask in {Path('masks')}\n")
 
 
+@pytest.mark.skipif(os.name != "posix", reason="only there a name is any bytes")
+def test_names_that_are_no_utf_8_are_read_and_printed(run):
+    shutil.copy("photos/a.jpg", b"photos/\xff.jpg")
+    status, out, _ = run("segment photos box --run bank -o found.json --json")
+    assert status == 0 and len({json.loads(line)["image"] for line in out.splitlines()}) == 3
+    assert len(COCO("found.json").dataset["images"]) == 3
+    assert run("segment photos box --run bank -o masks/")[0] == 0 and files("masks") == ["_.png", "a.png", "b.png"]
+
+
 def test_a_folder_means_the_images_in_it(run):
     (Path("photos") / "notes.txt").write_text("no image")
     assert run("segment photos disc --run bank -o masks/")[0] == 0
@@ -296,6 +305,15 @@ def test_a_bank_says_what_it_holds_and_can_be_moved(run, place):
     assert run("segment photos/a.jpg okapi --run elsewhere/renamed --related box -o x.png")[0] == 0
 
 
+@pytest.mark.slow
+def test_a_bank_made_by_ray_is_the_same(run):
+    pytest.importorskip("ray", reason="needs Ray: pip install 'llafs-notebooks[cluster]'")
+    assert run("bank images annotations.json -o shared --address local", *SMALL)[0] == 0
+    for column in Path("bank/support_bank").glob("*.npy"):
+        np.testing.assert_allclose(np.load(Path("shared/support_bank") / column.name), np.load(column), atol=1e-6)
+    assert list(Path("bank/support_bank").glob("*.npy"))
+
+
 def test_a_stale_bank_is_renewed_by_the_command_that_its_error_names(run, monkeypatch):
     shutil.copy("annotations.json", "mine.json")
     own = ["--supports", "mine.json", "--images", "images", *SMALL]
@@ -338,6 +356,8 @@ def test_a_corrected_mask_is_kept_listed_and_removed(run):
         ("--run nowhere --list", "nowhere is not a run folder.*`llafs bank`"),
         ("images annotations.json -o annotations.json", "annotations.json is a file, not a folder"),
         ("images annotations.json -o photos", "photos exists and is no bank.*--bank"),
+        ("images annotations.json -o photos --address auto", "photos exists and is no bank.*--bank"),
+        ("images annotations.json -o made --address auto --retries -1", "retries must be a whole number of at least 0"),
         ("nowhere annotations.json -o made", "nowhere does not exist"),
         ("images nothing.json -o made", "nothing.json do not exist"),
         ("--run bank --add photos/a.jpg nothing.png okapi", "nothing.png does not exist"),
