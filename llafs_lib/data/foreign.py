@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from llafs_lib.data.files import shown
 from llafs_lib.errors import LlafsError
 
 AGAIN = "Export it again as COCO instance segmentation"
@@ -94,7 +95,7 @@ def _kind_of(content: Any) -> str:
         return VIA
     if _is_panoptic(content):
         return f"COCO panoptic. {DATUMARO.format('coco_panoptic')}"
-    listed = ", ".join(map(repr, list(content)[:6])) or "none"
+    listed = ", ".join(shown(key) for key in list(content)[:6]) or "none"
     return f"another format: 'images' and 'annotations' are not both lists (its keys: {listed}). {AGAIN}"
 
 

@@ -19,6 +19,7 @@ from llafs_lib.data.tidy import clean_name, refuse_if_most, size_of
 from llafs_lib.errors import LlafsError
 
 LAYOUT = "Put each mask into the folder of its class, as masks/zebra/x.png for the image images/x.jpg."
+NO_CLASS = "a mask that is in no folder of a class"
 
 
 def tidy_masks(folder: Path, images: Path, skipped: Skipped) -> dict[str, list[dict]]:
@@ -32,45 +33,43 @@ def tidy_masks(folder: Path, images: Path, skipped: Skipped) -> dict[str, list[d
     """
     known = _images_by_stem(images.resolve(), folder.resolve())
     listed: dict[str, dict] = {}  # image file → its entry
-    numbers: dict[str, int] = {}  # class, folded → its number
-    plain: dict[str, list[dict]] = {"images": [], "annotations": [], "categories": []}
+    classes: dict[str, dict] = {}  # class, normalised → its entry
+    annotations: list[dict] = []
     lost: Counter[str] = Counter()
-    masks = list(_image_files(folder))
-    for path in masks:
-        fault = ""
-        class_name, rest = clean_name(path.split("/", 1)[0]), path.split("/", 1)[-1]
-        if rest == path:
-            fault = "a mask that is in no folder of a class"
-        elif len(found := _fitting(rest, known)) != 1:
-            fault = "a mask that fits several images" if found else "a mask without an image of its name"
-        elif (size := size_of(images / found[0])) is None:
-            fault = "a mask whose image cannot be read"
-        if fault:
+    for path in (masks := _image_files(folder)):
+        class_folder, _, rest = path.partition("/") if "/" in path else ("", "", path)
+        name, found = clean_name(class_folder), _fitting(rest, known)
+        if fault := _why_lost(folder / path, name, found) or _list_image(images, found[0], listed):
             lost[fault] += 1
             skipped.add(fault, path)
             continue
-        if normalise(class_name) not in numbers:
-            numbers[normalise(class_name)] = len(numbers) + 1
-            plain["categories"].append({"id": len(numbers), "name": class_name})
-        if found[0] not in listed:
-            listed[found[0]] = {"id": len(listed) + 1, "file_name": found[0], "height": size[0], "width": size[1]}
-            plain["images"].append(listed[found[0]])
-        state = (folder / path).stat()
-        plain["annotations"].append(
-            {
-                "id": len(plain["annotations"]) + 1,
-                "image_id": listed[found[0]]["id"],
-                "category_id": numbers[normalise(class_name)],
-                "mask": str(folder / path),
-                "made": [state.st_size, state.st_mtime_ns],
-            }
-        )
-    if not masks or set(lost) == {"a mask that is in no folder of a class"}:
-        raise LlafsError(
-            f"{folder} holds no folder of a class with mask images in it. {what_lies_in(folder) or LAYOUT}"
-        )
+        entry = classes.setdefault(normalise(name) or name, {"id": len(classes) + 1, "name": name})
+        made, image = (folder / path).stat(), listed[found[0]]
+        annotation = {"id": len(annotations) + 1, "image_id": image["id"], "category_id": entry["id"]}
+        annotations.append(annotation | {"mask": str(folder / path), "made": [made.st_size, made.st_mtime_ns]})
+    if set(lost) <= {NO_CLASS} and not annotations:
+        hint = what_lies_in(folder) or LAYOUT
+        raise LlafsError(f"{folder} holds no folder of a class with mask images in it. {hint}")
     refuse_if_most(lost, len(masks), folder, what_lies_in(folder) or LAYOUT)
-    return plain
+    return {"images": list(listed.values()), "annotations": annotations, "categories": list(classes.values())}
+
+
+def _why_lost(mask: Path, class_name: str, found: list[str]) -> str:
+    if not class_name:
+        return NO_CLASS
+    if len(found) != 1:
+        return "a mask that fits several images" if found else "a mask without an image of its name"
+    return "" if mask.is_file() else "a mask that is a dead link"
+
+
+def _list_image(images: Path, file: str, listed: dict[str, dict]) -> str:
+    """Add the entry of an image unless it is listed. Returns why that failed, or ""."""
+    if file not in listed:
+        size = size_of(images / file)
+        if size is None:
+            return "a mask whose image cannot be read"
+        listed[file] = {"id": len(listed) + 1, "file_name": file, "height": size[0], "width": size[1]}
+    return ""
 
 
 def plain_annotation(annotation: dict, size: tuple[int, int]) -> dict:

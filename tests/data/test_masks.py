@@ -71,6 +71,14 @@ def test_names_of_masks(masks, image, mask):
     assert open_own(masks).mask(1, "cow").any()
 
 
+def test_a_stray_mask_does_no_harm(masks):
+    before = seen_in(open_own(masks))
+    save_mask(masks / "p2.png", 255 * mask_of(SQUARE))
+    (masks / "zebra" / "dead.png").symlink_to("nowhere.png")
+    split = open_own(masks)
+    assert seen_in(split) == before and len(split.skipped) == 2
+
+
 def test_masks_that_fit_no_image(masks):
     save_mask(masks / "zebra" / "p7.png", 255 * mask_of(SQUARE))
     save_mask(masks / "p2.png", 255 * mask_of(SQUARE))

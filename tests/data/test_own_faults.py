@@ -201,7 +201,7 @@ FOREIGN = {
     "GeoJSON": ({"type": "FeatureCollection", "features": []}, "GeoJSON"),
     "video": ({"videos": [], "annotations": [], "categories": []}, "video"),
     "Supervisely": ({"description": "", "tags": [], "size": {}, "objects": []}, "Supervisely"),
-    "settings": ({"theme": "dark"}, "'images' and 'annotations' are not both lists .its keys: 'theme'"),
+    "settings": ({"theme": "dark"}, "'images' and 'annotations' are not both lists .its keys: theme"),
     "nothing": ({}, "are not both lists"),
     "a list": ([1, 2], "a list of another format"),
     "a number": (3, "a single value"),
