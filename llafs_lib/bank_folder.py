@@ -229,7 +229,7 @@ def _made_from(rows: Path, made_from: Mapping[str, Any]) -> bool:
 def check_place(folder: Path) -> None:
     """Raise a LlafsError if something else than a bank, finished or begun, is at `folder`."""
     if folder.exists() and not (folder.is_dir() and (is_bank_folder(folder) or _is_begun(folder))):
-        raise LlafsError(f"{folder} exists and is no bank, so it is not replaced: choose another place with --bank.")
+        raise LlafsError(f"{folder} exists and is no bank, so it is not replaced: choose another folder for the bank.")
 
 
 def _is_begun(folder: Path) -> bool:
@@ -258,14 +258,16 @@ def _relation(bank: SupportBank, asker: Asker | None) -> Callable[[str], Related
 
 def state_of(annotations: Path, images: Path | None) -> dict[str, Any]:
     """By what an annotation file, or a folder of masks, is known again without being read."""
-    stat = annotations.stat()
+    files = sorted(p for p in annotations.rglob("*") if p.is_file()) if annotations.is_dir() else [annotations]
+    stats = [p.stat() for p in files]
     where = "" if images is None else str(images.resolve())
     return {
         "name": annotations.name,
         "path": str(annotations.resolve()),
         "images": where,
-        "size": stat.st_size if annotations.is_file() else 0,
-        "mtime_ns": stat.st_mtime_ns,
+        "files": len(files),
+        "size": sum(stat.st_size for stat in stats),
+        "mtime_ns": max((stat.st_mtime_ns for stat in stats), default=0),
     }
 
 
