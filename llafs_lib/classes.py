@@ -142,21 +142,21 @@ def normalise(name: str) -> str:
 
 
 def find_class(name: str, vocabulary: Sequence[str]) -> str | None:
-    """The class of `vocabulary` that `name` means, through normalisation and aliases; None if there is none."""
+    """The class of `vocabulary` that `name` means: as written, else through normalisation and aliases, else None."""
     text = normalise(name)
     by_name, by_canonical = _index(tuple(vocabulary))
     # An alias works both ways round: "sofa" finds COCO's "couch", "couch" finds PASCAL's "sofa".
-    return by_name.get(text) or by_canonical.get(ALIASES.get(text, text))
+    return by_name.get(name) or by_name.get(text) or by_canonical.get(ALIASES.get(text, text))
 
 
 @functools.lru_cache(maxsize=64)
 def _index(vocabulary: tuple[str, ...]) -> tuple[dict[str, str], dict[str, str]]:
-    """Two tables of the classes: by their normalised name, and by the name that their aliases lead to."""
-    by_name = {normalise(c): c for c in vocabulary}
+    """Two tables of the classes: by their name, also normalised, and by the name that their aliases lead to."""
+    normalised = {normalise(c): c for c in reversed(vocabulary)}  # of classes with one normal form the first has it
     by_canonical: dict[str, str] = {}
-    for known, original in by_name.items():
-        by_canonical.setdefault(ALIASES.get(known, known), original)
-    return by_name, by_canonical
+    for known in map(normalise, vocabulary):
+        by_canonical.setdefault(ALIASES.get(known, known), normalised[known])
+    return normalised | {c: c for c in vocabulary}, by_canonical
 
 
 def split_names(text: str) -> list[str]:
