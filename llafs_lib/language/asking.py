@@ -2,36 +2,30 @@
 
 recorded answer → else a live one → parse → one repair turn where nothing in it was usable → else text similarity
 
-`Asker` does it for one class or for all of a fold, and counts what it costs. Everything a model said is kept before it
-is looked at, so nothing that was paid for is lost.
+`Asker` does it for one class or for all of a fold, and counts what it costs.
 """
 
 from __future__ import annotations
 
-import math
-import threading
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from llafs_lib.classes import COCO_CLASSES, find_class, normalise
+from llafs_lib.classes import COCO_CLASSES, DATASETS, find_class, normalise
 from llafs_lib.errors import LlafsError
 from llafs_lib.language.cost import MAX_TOKENS, Budget, Price, load_prices
-from llafs_lib.language.parsing import ParseError, Reading, parse_related
+from llafs_lib.language.dialogue import Dialogue, joined
 from llafs_lib.language.prompts import CONSTRAINED, Prompt, Question, check_class_name
 from llafs_lib.language.relations import by_text, merge_by_mean_rank
-from llafs_lib.language.replay import DEFAULT_CACHE, ReplayMiss, claimed, find, save
-from llafs_lib.language.server import Server
+from llafs_lib.language.replay import DEFAULT_CACHE, ReplayMiss, find
 from llafs_lib.progress import track
-from llafs_lib.records import Call, RelatedClasses
+from llafs_lib.records import RelatedClasses
 from llafs_lib.settings import LLM_MODES
 
-if TYPE_CHECKING:  # importing openai takes a second, and a replay does not need it
-    from llafs_lib.language.client import Client
-
-WITHHELD = ("content_filter", "refusal")  # finish reasons of an answer that asking again will not give
+# The lists of classes that are asked about as a part of COCO's.
+WITH_COCO_NAMES = {b.classes for b in DATASETS.values() if set(b.classes) <= set(COCO_CLASSES)}
+ENOUGH = 2  # classes that may be used: with fewer left of an answer, it is asked for over these classes alone
 
 
 class Unanswered(LlafsError):
@@ -100,6 +94,13 @@ class Asker:
             self.max_tokens = self.max_tokens or MAX_TOKENS
 
     @property
+    def is_plain(self) -> bool:
+        """Whether `llafs ask` puts the same questions, and keeps the answers in the same place."""
+        at_zero = self.model is None or self.temperature == 0
+        plain = self.prompt == CONSTRAINED and self.samples == 1 and at_zero
+        return plain and self.cache is not None and Path(self.cache) == DEFAULT_CACHE
+
+    @property
     def spent(self) -> float:
         """US dollars spent so far: for answers, and the most that lost requests may have cost. 0 without a budget."""
         return 0.0 if self._budget is None else self._budget.spent
@@ -111,9 +112,11 @@ class Asker:
 
         Args:
             class_name: any name; of a class of COCO or PASCAL also an alias ("sofa").
-            vocabulary: the classes that the answer may name. If all are COCO's, the question is put over all of
-                COCO's, so that one recorded answer serves every data set and fold with COCO's names.
-            base: keep these only (a fold's base classes); None keeps all of `vocabulary`.
+            vocabulary: the classes that the answer may name, however many (see `Dialogue.answer`). For a data set
+                with COCO's names the question is put over all of COCO's, so that one recorded answer serves every
+                such data set and fold.
+            base: keep these only (a fold's base classes); None keeps all of `vocabulary`. Where they keep next to
+                nothing of an answer, it is asked for once more over these classes alone.
 
         Returns: an answer without any usable name, even after asking twice, is replaced by text similarity: its
             `source` is then "fallback", and its `provenance` says why.
@@ -151,15 +154,11 @@ class _Run:
     """One call of `Asker.related_to_each`: what its threads share."""
 
     def __init__(self, asker: Asker, vocabulary: tuple[str, ...], base: Iterable[str] | None):
-        self.asker, self.vocabulary = asker, vocabulary
+        self.asker, self.vocabulary = asker, tuple(dict.fromkeys(vocabulary))
         self.allowed = set(vocabulary) & set(vocabulary if base is None else base)
         # One recorded answer over all of COCO's classes serves every data set with COCO's names.
-        self.over = COCO_CLASSES if set(vocabulary) <= set(COCO_CLASSES) else vocabulary
-        self.stop = threading.Event()
-        self._client: Client | None = None
-        self._connecting = threading.Lock()
-
-    # --- many classes ---
+        self.over = COCO_CLASSES if self.vocabulary in WITH_COCO_NAMES else self.vocabulary
+        self.dialogue = Dialogue(asker, self.over)
 
     def answers(self, names: list[str]) -> tuple[dict[str, RelatedClasses], dict[str, LlafsError]]:
         """What was answered, and for the other classes why not, several at once."""
@@ -182,20 +181,18 @@ class _Run:
             for _ in track(names, f"asking {asker.model}", "class") if live else names:
                 next(done).result()
         finally:  # also after Ctrl-C: what is on its way is given up
-            self.stop.set()
+            self.dialogue.stop.set()
             pool.shutdown(cancel_futures=True)
-            if self._client is not None:
-                self._client.close()
+            self.dialogue.close()
         return answers, failures
-
-    # --- one class ---
 
     def related(self, name: str) -> RelatedClasses:
         """The answer about one class: of several samples merged, restricted to what may be used, or replaced."""
         question = self._question(check_class_name(name))
-        samples = [self._answer(replace(question, sample=i), name) for i in range(self.asker.samples)]
-        answer = merge_by_mean_rank(samples)
+        answer = self._sampled(question, name, self.over)
         usable = answer.restrict_to(self.allowed)
+        if len(usable.ranked) < min(ENOUGH, len(answer.ranked)):
+            usable = self._over_the_usable(question, answer, usable)
         if usable.ranked:
             return usable
         why = "names only classes that may not be used" if answer.ranked else "names no class of the list"
@@ -209,86 +206,42 @@ class _Run:
         for candidates in dict.fromkeys((self.over, COCO_CLASSES)):
             itself = find_class(name, candidates)
             known_as = itself or find_class(name, COCO_CLASSES) or normalise(name)
-            others = tuple(c for c in candidates if c != itself)
-            questions.append(Question(asker.prompt, known_as, others, asker.model, temperature))
+            questions.append(Question(asker.prompt, known_as, _without(itself, candidates), asker.model, temperature))
         if asker.model is not None:
             return questions[0]
         # The package's recordings first: what a model was once asked here must not change what is replayed without one.
-        return next((q for cache in (None, asker.cache) for q in questions if find(q.request, cache)), questions[0])
+        for cache in (None, asker.cache):
+            for question in questions:
+                if found := find(question.parts()[0].request, cache):
+                    # All parts of a long question are replayed from one model.
+                    asked = {k: found["request"][k] for k in ("model", "temperature")} if question.is_long else {}
+                    return replace(question, **asked)
+        return questions[0]
 
-    def _answer(self, question: Question, name: str) -> RelatedClasses:
-        """One sample: the recording of the answer, and of the repair turn where there was one, as ranked classes."""
-        turns = [self._recording(question)]
-        reading, problem = self._read(question, turns[0][0])
-        notes = (*_notes(turns[0][0], question), *reading.notes)
-        if problem and not problem.says_none and (repair := self._repair(question, turns[0][0], problem.rejects)):
-            turns.append(repair)
-            first, (reading, problem) = reading, self._read(question, repair[0])
-            reading = replace(reading, dropped=(*first.dropped, *reading.dropped))
-            notes = (*notes, "the first answer named no candidate; asked once more", *_notes(repair[0], question))
-            notes = (*notes, *reading.notes)
-        return RelatedClasses(
-            query_class=name,
-            ranked=reading.ranked,
-            source="live" if any(now for _, now in turns) else "recorded",
-            provenance=turns[0][0]["provenance"],
-            raw="\n\n".join(recording["response"]["text"] for recording, _ in turns),
-            dropped=reading.dropped,
-            notes=notes,
-            calls=tuple(_call(recording, now) for recording, now in turns if recording["request"]["model"]),
-        )
+    def _sampled(self, question: Question, name: str, among: tuple[str, ...]) -> RelatedClasses:
+        samples = [replace(question, sample=i) for i in range(self.asker.samples)]
+        return merge_by_mean_rank([self.dialogue.answer(sample, name, among) for sample in samples])
 
-    def _read(self, question: Question, recording: dict) -> tuple[Reading, ParseError | None]:
-        """What was understood of an answer, and the error if that is nothing."""
+    def _over_the_usable(self, question: Question, answer: RelatedClasses, usable: RelatedClasses) -> RelatedClasses:
+        """The answer over the classes that may be used alone, where the one over all leaves next to none of them."""
+        gone = [c for c in answer.names if c not in self.allowed]
+        said = f"of the {len(answer.ranked)} classes in the answer, these may not be used here: {', '.join(gone)}"
+        usable = replace(usable, notes=(*usable.notes, said))
+        itself = find_class(question.class_name, self.vocabulary)
+        candidates = tuple(c for c in _without(itself, self.vocabulary) if c in self.allowed)
+        if not candidates or candidates == question.candidates:
+            return usable
         try:
-            return parse_related(recording["response"]["text"], question.class_name, self.over), None
-        except ParseError as problem:
-            return Reading((), problem.dropped, ()), problem
-
-    # --- one question ---
-
-    def _recording(self, question: Question) -> tuple[dict, bool]:
-        """The recorded answer to a question, which is asked if there is none; and whether it was asked just now."""
-        asker = self.asker
-        if recording := self._found(question):
-            return recording, False
-        if asker.model is None or asker.mode == "replay":
-            raise ReplayMiss(question.class_name, asker.model, self.over)
-        with claimed(question.request, asker.cache, self.stop):
-            if recording := self._found(question):  # another process was faster
-                return recording, False
-            recording = self._connected().ask(question, asker.max_tokens)
-            if asker.cache is not None:
-                save(recording, asker.cache)
-            return recording, True
-
-    def _repair(self, question: Question, recording: dict, rejects: tuple[str, ...]) -> tuple[dict, bool] | None:
-        """The repair turn; None where none was recorded and none may be asked for, or the answer was withheld."""
-        if recording["response"].get("finish_reason") in WITHHELD:
-            return None
-        try:
-            return self._recording(question.repaired(recording["response"]["text"], rejects))
+            again = self._sampled(replace(question, candidates=candidates), usable.query_class, candidates)
         except ReplayMiss:
-            return None
+            return usable
+        how = f"asked once more, over the {len(candidates)} that may be used"
+        return joined(again if again.ranked else usable, [replace(usable, notes=(*usable.notes, how)), again])
 
-    def _found(self, question: Question) -> dict | None:
-        """What is recorded. An answer that was cut off does not count where more tokens may be spent on it now."""
-        asker = self.asker
-        found = None if asker.mode == "refresh" else find(question.request, asker.cache)
-        if found and asker.model and asker.mode != "replay" and found["response"].get("finish_reason") == "length":
-            limit = _limit(found) or math.inf
-            return None if (asker.max_tokens or math.inf) > limit else found
-        return found
 
-    def _connected(self) -> Client:
-        with self._connecting:
-            if self._client is None:
-                from llafs_lib.language.client import Client
-
-                asker = self.asker
-                server = Server.find(asker.base_url, asker.api_key, timeout=asker.timeout, retries=asker.retries)
-                self._client = Client(server, asker._budget, self.stop)
-            return self._client
+def _without(itself: str | None, candidates: tuple[str, ...]) -> tuple[str, ...]:
+    """The `candidates` but the class itself, in whatever spelling."""
+    return tuple(c for c in candidates if itself is None or normalise(c) != normalise(itself))
 
 
 def _is_for_all(error: LlafsError) -> bool:
@@ -302,31 +255,3 @@ def _fallback(answer: RelatedClasses, vocabulary: tuple[str, ...], why: str) -> 
     said = f"the related classes come from the {text.provenance}, because the answer {why}"
     notes = (*answer.notes, said, *text.notes)
     return replace(answer, ranked=text.ranked, source="fallback", provenance=provenance, notes=notes)
-
-
-def _notes(recording: dict, question: Question) -> tuple[str, ...]:
-    """What did not go as planned in one call."""
-    finish = recording["response"].get("finish_reason")
-    sent = recording.get("sent") or {"temperature": question.temperature}
-    said = {
-        "length": "the answer was cut off; what was whole in it is used",
-        "content_filter": "the answer was withheld by the server's content filter",
-        "refusal": "the model refused to answer",
-    }
-    limit = _limit(recording)
-    used = (recording["response"].get("usage") or {}).get("completion_tokens") or 0
-    ignored = (f"the server ignored the limit of {limit} tokens: it counted {used}",) if limit and used > limit else ()
-    dropped = question.temperature is not None and sent.get("temperature") is None
-    refused = ("the model takes no temperature; its own was used",) if dropped else ()
-    return (*((said[finish],) if finish in said else ()), *refused, *ignored)
-
-
-def _limit(recording: dict) -> int | None:
-    """The most tokens that an answer was allowed; None if that was left to the server."""
-    sent = recording.get("sent") or {}
-    return sent.get("max_completion_tokens") or sent.get("max_tokens")
-
-
-def _call(recording: dict, live: bool) -> Call:
-    usage = recording["response"].get("usage") or {}
-    return Call(recording["request"]["model"], usage.get("prompt_tokens"), usage.get("completion_tokens"), live)

@@ -8,6 +8,7 @@ Only classes of the given vocabulary come out, so nothing an answer says can rea
 from __future__ import annotations
 
 import functools
+import json
 import math
 import re
 import unicodedata
@@ -16,13 +17,14 @@ from dataclasses import dataclass
 from llafs_lib.classes import ALIASES, find_class, normalise
 from llafs_lib.errors import LlafsError
 from llafs_lib.language.prompts import MAX_NAMES_IN_ANSWER
-from llafs_lib.language.reading import Entry, NameList, lists_in
+from llafs_lib.language.reading import Entry, NameList, first_json, in_text, lists_in
 from llafs_lib.records import RelatedClass
 
 _REFUSED = re.compile(r"^\W*(?:no|not|none|never|excluded|rejected|✗|❌)\b", re.I)  # said about one item
 _SET_PHRASE = re.compile(r"^(?:(?:an?|the|some)\s+)?(?:pair|set|kind|type|piece|slice)s?\s+of\s+", re.I)
 _IRREGULAR = {"people": "person", "mice": "mouse", "knives": "knife"}
 _SHOWN = 64  # characters of a name in a message
+_PRIVATE_USE, _MOST_STAND_INS = 0xF0000, 65_534  # characters that mean nothing by themselves
 
 
 class ParseError(LlafsError):
@@ -57,20 +59,61 @@ def parse_related(raw: str, query_class: str, vocabulary: tuple[str, ...]) -> Re
     Raises:
         ParseError: if no class of `vocabulary` other than `query_class` is found.
     """
-    chosen, notes = _answering(lists_in(raw), vocabulary)
-    kept, dropped = _choose(chosen.entries if chosen else (), query_class, vocabulary)
+    text, stand_ins = _with_stand_ins(raw, (*vocabulary, query_class))
+    names = tuple(stand_ins.get(c, c) for c in vocabulary)
+    written = str.maketrans({char: name for name, char in stand_ins.items()})
+    chosen, notes = _answering(lists_in(text), names)
+    kept, dropped = _choose(chosen.entries if chosen else (), stand_ins.get(query_class, query_class), names)
     if not kept:
         raise ParseError(
             f"The answer about {query_class!r} names no class of the list. It begins with {raw[:200]!r}.",
-            rejects=tuple(entry.name for entry in chosen.entries) if chosen else (),
-            dropped=tuple(dropped),
+            rejects=tuple(entry.name.translate(written) for entry in chosen.entries) if chosen else (),
+            dropped=tuple(why.translate(written) for why in dropped),
             says_none=chosen is not None and not chosen.entries,
         )
     ranked, unscored, about_scores = _rank(kept)
     notes = [*notes, *about_scores]
     if len(ranked) > MAX_NAMES_IN_ANSWER:
         notes.append(f"the answer names {len(ranked)} classes; the first {MAX_NAMES_IN_ANSWER} are used")
-    return Reading(tuple(ranked[:MAX_NAMES_IN_ANSWER]), (*dropped, *unscored), tuple(notes))
+    return Reading(
+        tuple(
+            RelatedClass(r.name.translate(written), r.score, r.reason.translate(written))
+            for r in ranked[:MAX_NAMES_IN_ANSWER]
+        ),
+        tuple(why.translate(written) for why in (*dropped, *unscored)),
+        tuple(note.translate(written) for note in notes),
+    )
+
+
+# --- names that are no plain words -----------------------------------------------------------------------------------
+
+
+def _with_stand_ins(raw: str, names: tuple[str, ...]) -> tuple[str, dict[str, str]]:
+    """`raw` with one character for each of those `names` in it that would be cut in reading; and these, with theirs.
+
+    Such are "fork, plastic", "bat (animal)", 'monitor 24"', "salt and pepper". Longer names go first.
+    """
+    patterns = _cut_in_reading(names, first_json(raw) is not None)
+    chars = {name: chr(_PRIVATE_USE + number) for number, name in enumerate(patterns)}
+    seen = raw.casefold()
+    for name, (part, pattern) in patterns.items():
+        if part in seen:
+            raw = pattern.sub(lambda match, name=name: chars.get(match[0], chars[name]), raw)
+    return raw, chars
+
+
+@functools.lru_cache(maxsize=64)
+def _cut_in_reading(names: tuple[str, ...], in_json: bool) -> dict[str, tuple[str, re.Pattern[str]]]:
+    """Each name that the readers of lists would cut → a part of it, and what finds it as text or inside of JSON."""
+    found = {}
+    for name in sorted(set(names), key=lambda n: (-len(n), n))[:_MOST_STAND_INS]:
+        if not name.isalpha() and [e.name for listed in in_text(name) for e in listed.entries] != [name]:
+            words = re.split(r"[\s_-]+", name.strip())
+            forms = [{json.dumps(w, ensure_ascii=a)[1:-1] for a in (True, False)} if in_json else {w} for w in words]
+            either = ("|".join(map(re.escape, sorted(f))) for f in forms)
+            pattern = r"(?<!\w)" + r"[\s_-]+".join(f"(?:{e})" for e in either) + r"(?!\w)"
+            found[name] = max(re.findall("[a-z0-9]*", name.casefold()), key=len), re.compile(pattern, re.I)
+    return found
 
 
 # --- which list ------------------------------------------------------------------------------------------------------
@@ -119,7 +162,7 @@ def _choose(
     dropped = []
     for entry in given:
         name, shown = _look_up(entry.name, vocabulary), entry.name[:_SHOWN]
-        if (name and name == itself) or _look_up(entry.name, (query_class,)):
+        if _is_itself(name, itself) or (name is None and _look_up(entry.name, (query_class,))):
             dropped.append(f"{shown}: the class itself")
         elif name is None:
             dropped.append(f"{shown}: not in the list")
@@ -130,6 +173,10 @@ def _choose(
         else:
             kept[name] = entry
     return kept, dropped
+
+
+def _is_itself(name: str | None, itself: str | None) -> bool:
+    return name is not None and itself is not None and normalise(name) == normalise(itself)
 
 
 def _look_up(name: str, vocabulary: tuple[str, ...]) -> str | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +14,11 @@ from llafs_lib.errors import LlafsError, told
 
 MAX_NAME_LENGTH = 64
 MAX_NAMES_IN_ANSWER = 8
+# Names that one question holds. 200 names of two words are 1,150 tokens, the whole question 1,400 and the repair turn
+# 1,200 more: with two answers, just below the 4,096 after which Ollama cuts a prompt off without a word. Gemini refuses
+# schemas of 260 names (googleapis/python-genai#950), and models get worse at choosing among more than about 170 labels
+# (LongICLBench, arXiv:2404.02060).
+MOST_CANDIDATES = 200
 # Letters and marks that show nothing, though Unicode counts them as printable: fillers, joiners, variation selectors.
 _UNSEEN = re.compile(
     "[\u034f\u115f\u1160\u17b4\u17b5\u180b-\u180f\u2800\u3164\ufe00-\ufe0f\uffa0\U000e0100-\U000e01ef]"
@@ -114,6 +120,19 @@ class Question:
     def schema(self) -> dict | None:
         """The JSON schema of the answer, with the candidates as the only names; None if the answer is free text."""
         return answer_schema(self.candidates) if self.prompt.structured and self.candidates else None
+
+    @property
+    def is_long(self) -> bool:
+        """Whether it lists more candidates than one question should hold."""
+        return len(self.candidates) > MOST_CANDIDATES and "$candidates_json" in self.prompt.user
+
+    def parts(self) -> tuple[Question, ...]:
+        """The question itself, or as few as can be of about equal length that have its candidates between them."""
+        if not self.is_long:
+            return (self,)
+        size = math.ceil(len(self.candidates) / math.ceil(len(self.candidates) / MOST_CANDIDATES))
+        starts = range(0, len(self.candidates), size)
+        return tuple(replace(self, candidates=self.candidates[i : i + size]) for i in starts)
 
     def repaired(self, answer: str, rejects: Sequence[str]) -> Question:
         """The next turn, after an `answer` in which no name was usable: says what was wrong, and asks once more."""

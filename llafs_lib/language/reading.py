@@ -85,7 +85,7 @@ def lists_in(raw: str) -> list[list[NameList]]:
     if found := list(_in_value(whole, "")):
         return [found]
     text = strip_thinking(raw)
-    return [_in_json(text), _in_items(text) or _in_sentences(text)]
+    return [_in_json(text), in_text(text)]
 
 
 def strip_thinking(raw: str) -> str:
@@ -187,6 +187,11 @@ def _form(entries: list[Entry]) -> int:
 
 
 # --- text ------------------------------------------------------------------------------------------------------------
+
+
+def in_text(text: str) -> list[NameList]:
+    """The lists in the lines of `text`, or else in its sentences."""
+    return _in_items(text) or _in_sentences(text)
 
 
 def _in_items(text: str) -> list[NameList]:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,7 +23,7 @@ from filelock import FileLock, Timeout
 from llafs_lib.artifacts import replacing
 from llafs_lib.classes import COCO_CLASSES, PASCAL_CLASSES, did_you_mean, normalise
 from llafs_lib.errors import LlafsError
-from llafs_lib.language.prompts import digest_of
+from llafs_lib.language.prompts import Question, digest_of
 from llafs_lib.language.server import LLMError
 
 SCHEMA_VERSION = 2
@@ -31,19 +32,36 @@ RECORDED = Path(__file__).parent / "recorded"
 
 
 class ReplayMiss(LlafsError):
-    """No recorded answer, and no model was to be asked. `vocabulary` is what the question would be asked over."""
+    """No recorded answer, and no model was to be asked.
 
-    def __init__(self, class_name: str, model: str | None, vocabulary: tuple[str, ...]) -> None:
-        self.class_name = class_name
-        hint = "" if model else did_you_mean(class_name, COCO_CLASSES)
-        by = f" by {model}" if model else ""
-        command = f"llafs ask {json.dumps(class_name, ensure_ascii=False)} --llm {model or 'MODEL'}"
-        dataset = {COCO_CLASSES: "", PASCAL_CLASSES: " --dataset pascal-5i"}.get(vocabulary)
-        super().__init__(
-            f"No recorded answer{by} exists for {class_name!r}.{hint} To record one, set OPENAI_API_KEY (or "
-            f'OPENAI_BASE_URL for a server of your own) and ask once with mode="auto" and model="<name of a model>"'
-            + ("." if dataset is None else f": `{command}{dataset}`.")
-        )
+    `over` is what the whole question is about. `plain` says whether `llafs ask` would put the same question.
+    """
+
+    def __init__(self, question: Question, over: tuple[str, ...], plain: bool = True) -> None:
+        self.class_name = name = question.class_name
+        model = question.model
+        hint = "" if model else did_you_mean(name, COCO_CLASSES)
+        by, shown = f" by {model}" if model else "", model or "MODEL"
+        server = "OPENAI_API_KEY (or OPENAI_BASE_URL for a server of your own)"
+        dataset = {COCO_CLASSES: "", PASCAL_CLASSES: " --dataset pascal-5i"}.get(over)
+        record = f'To record one, set {server} and ask once with mode="auto" and model="<name of a model>"'
+        if dataset is None:
+            first = ",".join([c for c in over if c != name][:2])
+            record = (
+                f"Ask a model about your {len(over):,} classes: set {server} and give --llm {shown} --llm-mode auto "
+                f'(model="{shown}", mode="auto"). Or name those that look alike yourself, such as --related '
+                f"{_quoted(first)} (related=[…])."
+            )
+        elif plain:
+            record += f": `llafs ask {_quoted(name)} --llm {shown}{dataset}`."
+        else:
+            record += "."
+        super().__init__(f"No recorded answer{by} exists for {name!r}.{hint} {record}")
+
+
+def _quoted(text: str) -> str:
+    """`text` as one word of a command line."""
+    return json.dumps(text, ensure_ascii=False) if not set(text) & set('"$`\\!') else shlex.quote(text)
 
 
 def make_recording(request: dict, response: dict, sent: dict | None, provenance: str, recorded_on: str | None) -> dict:

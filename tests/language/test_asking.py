@@ -341,6 +341,33 @@ def test_classes_that_may_not_be_used_are_replaced_by_words(server):
     assert "zebra: not a base class" in related.dropped and "may not be used" in related.provenance
 
 
+def test_where_an_answer_leaves_next_to_nothing_it_is_asked_for_over_the_usable(scripted):
+    server = scripted('["zebra", "cow", "dog"]', '["horse", "cup"]')
+    for mode in ("auto", "auto", "replay"):
+        related = Asker("m", mode=mode).related("giraffe", COCO_CLASSES, base=("dog", "horse", "cup", "giraffe"))
+        assert related.names == ("horse", "cup") and len(related.calls) == 2
+        assert related.notes == (
+            "of the 3 classes in the answer, these may not be used here: zebra, cow",
+            "asked once more, over the 3 that may be used",
+        )
+    assert len(server.log) == 2
+    assert server.log[1][0].json["messages"] == CONSTRAINED.messages("giraffe", ("dog", "horse", "cup"))
+
+
+def test_what_is_left_of_an_answer_is_kept_where_the_second_one_names_nothing(scripted):
+    scripted('["zebra", "cow", "dog"]', "[]")
+    assert Asker("m").related("giraffe", COCO_CLASSES, base=("dog", "cup")).names == ("dog",)
+
+
+def test_without_a_model_it_is_said_which_classes_of_an_answer_may_not_be_used():
+    answers = {}
+    for fold in range(4):
+        base = base_classes("coco-blocks", fold)
+        answers |= Asker(cache=None).related_to_each(novel_classes("coco-blocks", fold), COCO_CLASSES, base)
+    replaced = [a for a in answers.values() if a.source == "fallback"]
+    assert len(replaced) == 14 and all("may not be used here: " in a.notes[0] for a in replaced)
+    assert "sandwich, pizza, donut, banana, carrot, cake" in answers["hot dog"].notes[0]
+
 def test_a_useless_answer_about_a_class_nobody_knows_is_empty_and_says_so(scripted):
     scripted('["llama"]', '["camel"]')
     related = related_classes("okapi", COCO_CLASSES, model="m")
