@@ -32,7 +32,7 @@ RECORDED = Path(__file__).parent / "recorded"
 
 
 class ReplayMiss(LlafsError):
-    """No recorded answer, and no model was to be asked.
+    """No recorded answer, and no model was to be asked. What the message says to do cures that.
 
     `over` is what the whole question is about. `plain` says whether `llafs ask` would put the same question.
     """
@@ -44,19 +44,15 @@ class ReplayMiss(LlafsError):
         by, shown = f" by {model}" if model else "", model or "MODEL"
         server = "OPENAI_API_KEY (or OPENAI_BASE_URL for a server of your own)"
         dataset = {COCO_CLASSES: "", PASCAL_CLASSES: " --dataset pascal-5i"}.get(over)
-        record = f'To record one, set {server} and ask once with mode="auto" and model="<name of a model>"'
         if dataset is None:
-            first = ",".join([c for c in over if c != name][:2])
-            record = (
-                f"Ask a model about your {len(over):,} classes: set {server} and give --llm {shown} --llm-mode auto "
-                f'(model="{shown}", mode="auto"). Or name those that look alike yourself, such as --related '
-                f"{_quoted(first)} (related=[…])."
-            )
-        elif plain:
-            record += f": `llafs ask {_quoted(name)} --llm {shown}{dataset}`."
+            asking = f"give --llm {shown}" + (" without --llm-mode replay" if model else "")
+            alike = ",".join([c for c in over if c != name and not set(c) & set(",=")][:2])
+            cure = f'To ask a model about the {len(over):,} classes at hand, set {server} and {asking} (llm="{shown}").'
+            cure += f" To name those that look alike yourself, give such as --related {_quoted(alike)} (related=[…])."
         else:
-            record += "."
-        super().__init__(f"No recorded answer{by} exists for {name!r}.{hint} {record}")
+            cure = f'To record one, set {server} and ask once with mode="auto" and model="<name of a model>"'
+            cure += f": `llafs ask {_quoted(name)} --llm {shown}{dataset}`." if plain else "."
+        super().__init__(f"No recorded answer{by} exists for {name!r}.{hint} {cure}")
 
 
 def _quoted(text: str) -> str:

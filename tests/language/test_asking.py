@@ -3,6 +3,8 @@
 import asyncio
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -22,6 +24,7 @@ from llafs_lib.language.cost import Price
 from llafs_lib.language.prompts import CONSTRAINED, OPEN, ClassNameError
 from llafs_lib.language.replay import ReplayMiss
 from llafs_lib.language.server import LLMError
+from llafs_lib.tools.cli import main
 
 ROOT = Path(__file__).parents[2]
 SCORES = {"zebra": 0.9, "camel": 0.8, "dog": 0.1, "cow": 0.05}
@@ -118,13 +121,40 @@ def test_several_misses_are_one_error_and_lose_nothing():
     assert "run again" not in str(some.value), "that would not help"
 
 
-def test_the_command_of_a_hint_asks_the_question_that_was_missing(server):
-    for classes, command in ((COCO_CLASSES, 'llafs ask "okapi" --llm MODEL'), (PASCAL_CLASSES, "--dataset pascal-5i")):
-        with pytest.raises(ReplayMiss, match=command):
-            Asker().related("okapi", classes)
-    with pytest.raises(ReplayMiss) as own:
-        Asker().related("okapi", ("zebra", "gnu"))
-    assert "llafs ask" not in str(own.value), "the command asks over a data set's names only"
+@pytest.mark.parametrize("dataset", DATASETS)
+@pytest.mark.parametrize("word", ["okapi", "Père David's deer", '12" $record `of` vinyl!'])
+@pytest.mark.parametrize("settings", [{}, {"model": "MODEL", "mode": "replay"}], ids=str)
+def test_the_command_of_a_hint_records_the_answer_that_was_missing(server, dataset, word, settings):
+    vocabulary = DATASETS[dataset].classes
+    with pytest.raises(ReplayMiss) as miss:
+        Asker(**settings).related(word, vocabulary)
+    (command,) = re.findall(r"`(llafs ask .*)`\.$", str(miss.value))
+    assert main(shlex.split(command)[1:]) == 0
+    assert Asker(**settings).related(word, vocabulary).names and len(server.log) <= 2
+
+
+@pytest.mark.parametrize(
+    "settings", [{"cache": "elsewhere"}, {"prompt": OPEN}, {"samples": 2}, {"model": "m", "temperature": 0.5}], ids=str
+)
+def test_where_the_command_would_record_another_answer_the_hint_names_none(server, settings):
+    for replay in (Asker(**settings, mode="replay"), Asker(**settings | {"model": None})):
+        with pytest.raises(ReplayMiss, match='mode="auto"') as miss:
+            replay.related("okapi", COCO_CLASSES)
+        assert "llafs ask" not in str(miss.value) or (replay.model is None and replay.is_plain)
+    Asker(**{"model": "m", **settings}, mode="auto").related("okapi", COCO_CLASSES)
+    assert Asker(**{"model": "m", **settings}, mode="replay").related("okapi", COCO_CLASSES).names
+
+
+def test_the_hint_for_ones_own_list_says_what_helps_with_it(server):
+    own = ("zebra", "gnu, blue", "goat")
+    with pytest.raises(
+        ReplayMiss, match=r"about the 3 classes at hand.* --llm MODEL .*--related \"zebra,goat\""
+    ) as miss:
+        Asker().related("okapi", own)
+    assert "llafs ask" not in str(miss.value), "it asks over a data set's names"
+    with pytest.raises(ReplayMiss, match="--llm m without --llm-mode replay"):
+        Asker("m", mode="replay").related("okapi", own)
+    assert Asker("m").related("okapi", own).names == Asker().related("okapi", own).names == ("zebra",)
     assert Asker().related("giraffe", ("zebra", "gnu")).names == ("zebra",), "what is recorded over COCO's names helps"
 
 
@@ -367,6 +397,7 @@ def test_without_a_model_it_is_said_which_classes_of_an_answer_may_not_be_used()
     replaced = [a for a in answers.values() if a.source == "fallback"]
     assert len(replaced) == 14 and all("may not be used here: " in a.notes[0] for a in replaced)
     assert "sandwich, pizza, donut, banana, carrot, cake" in answers["hot dog"].notes[0]
+
 
 def test_a_useless_answer_about_a_class_nobody_knows_is_empty_and_says_so(scripted):
     scripted('["llama"]', '["camel"]')
