@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from llafs_lib.language.parsing import ParseError, Reading, parse_related
 from llafs_lib.language.prompts import MAX_NAMES_IN_ANSWER, Question
-from llafs_lib.language.replay import ReplayMiss, claimed, find, save
+from llafs_lib.language.replay import ReplayMiss, claimed, find, is_edited, save
 from llafs_lib.language.server import Server
 from llafs_lib.records import Call, RelatedClasses
 
@@ -170,7 +170,8 @@ def _notes(recording: dict, question: Question) -> tuple[str, ...]:
     ignored = (f"the server ignored the limit of {limit} tokens: it counted {used}",) if limit and used > limit else ()
     dropped = question.temperature is not None and sent.get("temperature") is None
     refused = ("the model takes no temperature; its own was used",) if dropped else ()
-    return (*((said[finish],) if finish in said else ()), *refused, *ignored)
+    edited = ("the recorded answer was edited after it was given",) if is_edited(recording) else ()
+    return (*((said[finish],) if finish in said else ()), *refused, *ignored, *edited)
 
 
 def _limit(recording: dict) -> int | None:

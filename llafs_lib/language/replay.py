@@ -4,11 +4,13 @@
     data/llm_cache/<prompt>-v<version>/<class>--<key>.json   live answers
 
 The key is a hash of the canonical request (`Question.request`). What is kept is the answer as given, never what was
-parsed from it: a better parser improves old answers too. Neither API keys nor headers are kept.
+parsed from it: a better parser improves old answers too. Neither API keys nor headers are kept. A second hash, of the
+answer's text, shows whether somebody edited it.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -69,6 +71,7 @@ def make_recording(request: dict, response: dict, sent: dict | None, provenance:
         "schema_version": SCHEMA_VERSION,
         "request": request,
         "response": response,
+        "text_sha256": _hash(response["text"]),
         "sent": sent,
         "provenance": provenance,
         "recorded_on": recorded_on,
@@ -85,6 +88,15 @@ def find(request: dict, cache: Path | str | None = DEFAULT_CACHE) -> dict | None
     """
     folders = [RECORDED, *([Path(cache)] if cache is not None else [])]
     return next((found for folder in folders if (found := _find_in(folder, request))), None)
+
+
+def is_edited(recording: dict) -> bool:
+    """Whether the answer is not the one that was given. Of recordings from before there was a hash, nobody knows."""
+    return recording.get("text_sha256", _hash(recording["response"]["text"])) != _hash(recording["response"]["text"])
+
+
+def _hash(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
 
 
 def _find_in(folder: Path, request: dict) -> dict | None:
@@ -190,10 +202,15 @@ def _read(path: Path) -> dict:
             and isinstance(recording["response"]["text"], str)
             and isinstance(recording["provenance"], str)
             and isinstance(recording["request"]["class"], str)
-            and {"model", "temperature"} <= recording["request"].keys()
+            and {"model", "temperature", "prompt", "version"} <= recording["request"].keys()
         )
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         usable = False
     if not usable:
         raise LLMError(f"The recorded answer {path} cannot be read; delete this file and ask again.")
+    if path_of(recording["request"], path.parents[1]) != path:
+        raise LLMError(
+            f"The recorded answer {path} is not to the question that its name stands for: its request was edited, or "
+            f"the file renamed. Put it back, or delete this file and ask again."
+        )
     return recording

@@ -8,6 +8,7 @@ import pytest
 
 from llafs_lib.classes import COCO_CLASSES, PASCAL_CLASSES
 from llafs_lib.language import replay
+from llafs_lib.language.asking import Asker
 from llafs_lib.language.parsing import parse_related
 from llafs_lib.language.prompts import CONSTRAINED, OPEN, Question
 from llafs_lib.language.server import LLMError
@@ -58,6 +59,7 @@ def test_every_recording_of_the_package_says_where_it_is_from():
         assert path.read_text(encoding="utf-8") == replay.as_text(recording)
         assert path == replay.path_of(recording["request"], replay.RECORDED)
         assert recording["schema_version"] == replay.SCHEMA_VERSION
+        assert recording["text_sha256"] and not replay.is_edited(recording)
         model = recording["request"]["model"]
         if model is None:  # no API gave it, so it must not look as if one had
             assert "no model name" in recording["provenance"]
@@ -112,6 +114,44 @@ def test_a_corrupt_file_is_named(tmp_path, text):
     with pytest.raises(LLMError, match="delete this file") as corrupt:
         replay.find(asked(), tmp_path)
     assert str(path) in str(corrupt.value)
+
+
+@pytest.mark.parametrize("model", ["m", None])
+def test_an_edited_answer_is_used_and_noted(tmp_path, model):
+    path = replay.save(live(), tmp_path)
+    assert Asker(model, cache=tmp_path, mode="replay").related("okapi", ("zebra", "horse")).notes == ()
+    path.write_text(path.read_text(encoding="utf-8").replace('zebra\\"]', 'horse\\"]'), encoding="utf-8")
+    related = Asker(model, cache=tmp_path, mode="replay").related("okapi", ("zebra", "horse"))
+    assert related.names == ("horse",) and related.notes == ("the recorded answer was edited after it was given",)
+
+
+def test_an_answer_recorded_before_there_was_a_hash_is_taken_as_it_is(tmp_path):
+    old = live()
+    del old["text_sha256"]
+    replay.save(old, tmp_path)
+    assert Asker("m", cache=tmp_path).related("okapi", ("zebra", "horse")).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("Which of the", "Which two of the"),
+        ('"temperature": 0.0', '"temperature": 0.5'),
+        ('"class": "okapi"', '"class": "tapir"'),
+    ],
+)
+def test_an_edited_request_is_said_and_not_asked_again(tmp_path, old, new):
+    path = replay.save(live(), tmp_path)
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    path.write_text(text.replace(old, new), encoding="utf-8")
+    for asker in (Asker("m", cache=tmp_path), Asker(cache=tmp_path)):
+        with pytest.raises(LLMError, match="its request was edited") as said:
+            asker.related("okapi", ("zebra", "horse"))
+        assert str(path) in str(said.value)
+    path.unlink()
+    with pytest.raises(replay.ReplayMiss):
+        Asker(cache=tmp_path).related("okapi", ("zebra", "horse"))
 
 
 def test_a_folder_that_cannot_be_written_is_named_before_anything_is_asked(tmp_path):
