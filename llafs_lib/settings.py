@@ -88,7 +88,9 @@ class Settings:
     llm_mode: str = parameter(
         "auto", _LLM, "auto: ask for what is not recorded; replay: never ask; refresh: ask anew", choices=LLM_MODES
     )
-    llm_budget: float = parameter(0.0, _LLM, "stop before asking costs more US dollars than this; 0: no limit", low=0)
+    llm_budget: float = parameter(
+        0.0, _LLM, "stop before this run's questions cost more US dollars than this; 0: no limit", low=0
+    )
 
     def __post_init__(self) -> None:
         check_parameters(self)
