@@ -56,8 +56,8 @@ class Asker:
         samples: ask so many times (with a temperature above 0) and merge by mean rank.
         timeout, retries: seconds for each try, and further tries; see `server.Server`.
         at_once: the most calls on their way at any time.
-        budget: US dollars that this object may spend, all its threads together; 0 sets no limit. Another object or
-            process has a budget of its own. See `cost.Budget`.
+        budget: US dollars that this object may spend, with all threads and processes that share it (as a fork or a
+            pickled copy); 0 sets no limit. Another object has a budget of its own. See `cost.Budget`.
         max_tokens: the most tokens of one answer; None means 2,000 if there is a budget, else the server decides.
         prices: model → `Price`; by default those of prices.json.
     """

@@ -6,13 +6,21 @@ Prices are US dollars per million tokens. The shipped table, prices.json, names 
 from __future__ import annotations
 
 import json
+import math
+import os
 import re
+import shutil
+import tempfile
 import threading
+import weakref
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from filelock import FileLock
+
+from llafs_lib.artifacts import write_json
 from llafs_lib.language.prompts import Question
 from llafs_lib.language.server import LLMError
 from llafs_lib.records import Call, RelatedClasses
@@ -20,6 +28,7 @@ from llafs_lib.records import Call, RelatedClasses
 PRICE_FILE = Path(__file__).parent / "prices.json"
 MAX_TOKENS = 2000  # of an answer, where a budget must hold: some models think aloud before they answer
 _TOKENS_PER_MESSAGE = 16  # more than any chat format adds
+_UNIT = 10**11  # of a dollar: whole numbers add up without an error
 _DATE = re.compile(r"-\d{4}-\d{2}-\d{2}$")
 
 
@@ -108,23 +117,63 @@ def most_tokens(question: Question) -> int:
     return len(sent.encode("utf-8", "replace")) + _TOKENS_PER_MESSAGE * len(question.messages)
 
 
+class Ledger:
+    """What was charged so far, and the longest answer: two numbers in a file, which the processes of a budget share.
+
+    The process that made it removes it when it is no longer used.
+    """
+
+    def __init__(self) -> None:
+        folder, maker = tempfile.mkdtemp(prefix="llafs-budget-"), os.getpid()
+        self.path = Path(folder) / "ledger.json"
+        write_json(self.path, [0, 0])
+        weakref.finalize(self, lambda: os.getpid() == maker and shutil.rmtree(folder, ignore_errors=True))
+
+    @contextmanager
+    def opened(self) -> Iterator[list[int]]:
+        """[billionths of a cent charged, tokens of the longest answer], to be changed while nobody else looks.
+
+        Raises:
+            LLMError: it cannot be read or written, as after the end of the process that made it.
+        """
+        try:
+            self.path.stat()  # a lock would make its folder anew
+            with FileLock(f"{self.path}.lock").acquire(poll_interval=0.001):
+                before = json.loads(self.path.read_text(encoding="utf-8"))
+                numbers = list(before)
+                yield numbers
+                if numbers != before:
+                    write_json(self.path, numbers)
+        except (OSError, ValueError) as error:
+            raise LLMError(f"The account of the budget, {self.path}, cannot be kept: {error}.", for_all=True) from error
+
+
 class Budget:
     """US dollars that may be spent. Each request first sets aside the most that it should cost.
 
     A request costs at most `most_tokens` of its question, and as many tokens of answer as it allows. Threads share one
-    budget. A request waits if only what others have set aside stands in its way.
+    budget, and so do processes on one machine that were forked or given a pickled copy. A request waits if only what
+    other threads have set aside stands in its way. For another process it does not wait.
     """
 
-    def __init__(self, limit: float, prices: Mapping[str, Price]):
+    def __init__(self, limit: float, prices: Mapping[str, Price], ledger: Ledger | None = None):
         if not 0 <= limit < float("inf"):
             raise LLMError(f"A budget is US dollars from 0, not {limit!r}.", for_all=True)
-        self.limit, self.spent, self.prices = limit, 0.0, prices
-        self._aside: list[float] = []  # of the requests on their way
-        self._longest = 0  # tokens of an answer: some servers ignore the limit that they are given
+        self.limit, self.prices, self.ledger = limit, prices, ledger or Ledger()
+        self._aside: list[int] = []  # by the requests of this process that are on their way
         self._changed = threading.Condition()
 
-    def most(self, question: Question, max_tokens: int) -> float:
-        """The most that one request can cost, in US dollars.
+    def __reduce__(self):
+        return Budget, (self.limit, self.prices, self.ledger)
+
+    @property
+    def spent(self) -> float:
+        """US dollars that were charged, and what other processes have set aside."""
+        with self._changed, self.ledger.opened() as (charged, _):
+            return (charged - sum(self._aside)) / _UNIT
+
+    def most(self, question: Question, max_tokens: int, longest: int = 0) -> float:
+        """The most that one request can cost, in US dollars. A server that gave a `longest` answer may do so again.
 
         Raises:
             LLMError: the model has no known price.
@@ -136,7 +185,7 @@ class Budget:
                 f"prices (0 for a server of your own).",
                 for_all=True,
             )
-        return price.of(most_tokens(question), max(max_tokens, self._longest))
+        return price.of(most_tokens(question), max(max_tokens, longest))
 
     @contextmanager
     def paying(self, question: Question, max_tokens: int) -> Iterator[list[Call]]:
@@ -147,8 +196,7 @@ class Budget:
         Raises:
             LLMError: what is left may not be enough. Nothing may be sent then.
         """
-        most = self.most(question, max_tokens)
-        self._set_aside(most, question)
+        most = self._set_aside(question, max_tokens)
         calls: list[Call] = []
         sent = True
         try:
@@ -158,23 +206,31 @@ class Budget:
             raise
         finally:
             costs = [cost_of(call, self.prices) for call in calls]
-            with self._changed:
+            cost = sum(most if cost is None else _units(cost) for cost in costs) if calls else most * sent
+            with self._changed, self.ledger.opened() as numbers:
                 self._aside.remove(most)
-                self.spent += sum(most if cost is None else cost for cost in costs) if calls else most * sent
-                self._longest = max(self._longest, *(call.completion_tokens or 0 for call in calls), 0)
+                numbers[:] = numbers[0] + cost - most, max(numbers[1], *(c.completion_tokens or 0 for c in calls), 0)
                 self._changed.notify_all()
 
-    def _set_aside(self, most: float, question: Question) -> None:
-        with self._changed:
-            self._changed.wait_for(lambda: self._fits(most) or not self._aside)
-            if not self._fits(most):
-                raise LLMError(
-                    f"The budget of ${self.limit:g} might be exceeded: ${self.spent:.4f} is spent, and the question "
-                    f"about {question.class_name!r} may cost up to ${most:.4f}. What was answered is kept; raise the "
-                    f"budget and run again to ask the rest.",
-                    for_all=True,
-                )
-            self._aside.append(most)
+    def _set_aside(self, question: Question, max_tokens: int) -> int:
+        while True:
+            with self._changed:
+                with self.ledger.opened() as numbers:
+                    charged, most = numbers[0], _units(self.most(question, max_tokens, numbers[1]))
+                    if charged + most <= self.limit * (1 + 1e-9) * _UNIT:
+                        numbers[0] += most
+                        self._aside.append(most)
+                        return most
+                if not self._aside:
+                    break
+                self._changed.wait()
+        raise LLMError(
+            f"The budget of ${self.limit:g} might be exceeded: ${charged / _UNIT:.4f} is spent, and the question about "
+            f"{question.class_name!r} may cost up to ${most / _UNIT:.4f}. What was answered is kept; raise the budget "
+            f"and run again to ask the rest.",
+            for_all=True,
+        )
 
-    def _fits(self, most: float) -> bool:
-        return self.spent + sum(self._aside) + most <= self.limit * (1 + 1e-9)
+
+def _units(dollars: float) -> int:
+    return math.ceil(dollars * _UNIT)
