@@ -8,6 +8,7 @@ through `Client._send`, where its cost is set aside and its time is limited.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import random
 import threading
@@ -38,7 +39,8 @@ WORDS = {
     "temperature": ("temperature",),
     "max_completion_tokens": ("max_completion_tokens",),
 }
-PROXIES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY", "SSL_CERT_FILE", "SSL_CERT_DIR")
+PROXIES, CERTIFICATES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY"), ("SSL_CERT_FILE", "SSL_CERT_DIR")
+LOGGERS = ("openai._base_client", "httpx", "httpcore.connection", "httpcore.proxy", "httpcore.http11")
 
 
 # --- what a server takes ---------------------------------------------------------------------------------------------
@@ -110,6 +112,8 @@ class Client:
         self.server, self.budget, self.stop = server, budget, stop or threading.Event()
         self._api = _api(server)
         self._first = threading.Lock()
+        for name in LOGGERS:
+            logging.getLogger(name).addFilter(self._unsecret)
 
     def __enter__(self) -> Client:
         return self
@@ -120,6 +124,13 @@ class Client:
     def close(self) -> None:
         """Close the connections."""
         self._api.close()
+        for name in LOGGERS:
+            logging.getLogger(name).removeFilter(self._unsecret)
+
+    def _unsecret(self, record: logging.LogRecord) -> bool:
+        """A filter of logs: HTTP clients write whole addresses into them."""
+        record.msg, record.args = self.server.without_secrets(record.getMessage()), ()
+        return True
 
     def ask(self, question: Question, max_tokens: int | None = None) -> dict:
         """Ask, and return the answer as a recording. An answer that was filtered or refused has no text, and says so.
@@ -181,21 +192,24 @@ class Client:
             return answer
 
     def _request(self, question: Question, settings: dict[str, Any]) -> dict:
-        """One request over HTTP. Whatever the SDK raises becomes a `NoAnswer`."""
-        create = self._api.chat.completions.with_raw_response.create
+        """One request over HTTP. Whatever the SDK raises becomes a `NoAnswer`. What is read has no secret in it."""
+        create, clean = self._api.chat.completions.with_raw_response.create, self.server.without_secrets
         try:
             response = create(model=question.model, messages=question.messages, **settings).http_response
-            text = self.server.without_secrets(response.read().decode("utf-8", "replace"))
+            text = response.read().decode("utf-8", "replace")
         except openai.APIStatusError as error:
-            text = self.server.without_secrets(error.response.text)
-            raise refusal(error.status_code, text, error.response.headers) from None
+            raise refusal(error.status_code, error.response.text, error.response.headers).told(clean) from None
         except openai.APITimeoutError:
             raise NoAnswer(None, "timeout") from None
         except openai.OpenAIError as error:
             raise NoAnswer(None, "unreachable", sent=type(error.__cause__).__name__ != "ConnectError") from None
         except Exception as error:  # what the HTTP client under openai raises while a stream is read
             raise NoAnswer(None, type(error).__name__) from None
-        return read_completion(text)
+        try:
+            answer = read_completion(text)
+        except NoAnswer as problem:
+            raise problem.told(clean) from None
+        return {key: clean(value) if isinstance(value, str) else value for key, value in answer.items()}
 
     def _in_time(self, work: Callable[[], dict]) -> dict:
         """The result of `work`. It runs in a thread that is left behind when its time is over or the run is stopped."""
@@ -238,7 +252,8 @@ def _api(server: Server) -> openai.OpenAI:
         )
         return openai.OpenAI(api_key=server.key, base_url=server.base_url, max_retries=0, http_client=http)
     except (ImportError, ValueError, OSError) as error:
-        names = " and ".join(n for v in PROXIES for n in (v, v.lower()) if os.environ.get(n)) or "the environment"
+        guilty = CERTIFICATES if isinstance(error, OSError) else PROXIES
+        names = " and ".join(n for v in guilty for n in (v, v.lower()) if os.environ.get(n)) or "the environment"
         hint = "; for a SOCKS proxy: pip install 'httpx[socks]'" if isinstance(error, ImportError) else ""
     raise LLMError(f"The connection cannot be set up as {names} asks for: correct it or unset it{hint}.", for_all=True)
 
@@ -254,28 +269,27 @@ def _recording(question: Question, answer: dict, settings: dict[str, Any]) -> di
 
 
 def _sentence(problem: NoAnswer, model: str, server: Server) -> LLMError:
-    """What went wrong and what to do next, in one sentence without the key."""
-    where, status = server.shown, problem.status
+    """What went wrong and what to do next, in one sentence without the key, and what the server says about it."""
+    where, status = server.shown + (f" (asked through {server.proxy})" if server.proxy else ""), problem.status
     if problem.said == "timeout":
         return LLMError(f"{where} did not answer in time; try again, or give a longer timeout.")
     if status is None:
         return LLMError(f"{where} cannot be reached; check the address and the network, or start the server.", True)
     if status == 200:
         return LLMError(f"{where} did not answer as the OpenAI API does; check the address (many end in /v1).")
-    if problem.out_of_credit:
-        return LLMError(
-            f"{where} reports that no credit is left ({status}, insufficient_quota); check your plan.", True
-        )
     if 300 <= status < 400:
         return LLMError(f"{where} has moved ({status}); give the server's new address.", True)
-    v1 = "" if where.endswith("/v1") else " (many end in /v1)"
-    # The server's own words are not shown for a 401: some servers repeat a part of the key in them.
+    v1 = "" if server.shown.endswith("/v1") else " (many end in /v1)"
     known = {
         401: f"{where} refused the key (401); check OPENAI_API_KEY.",
         403: f"{where} does not let this key use {model!r} (403); check what the key may do.",
         404: f"{where} knows no model {model!r} (404); check the model's name and the address{v1}.",
         429: f"{where} reports too many requests (429); wait a little, or ask fewer at once.",
     }
-    said = " ".join(problem.said.split())[:200]
-    sentence = known.get(status) or f"{where} answered {model} with an error ({status}): {said}"
-    return LLMError(sentence, for_all=status in (401, 403, 404))
+    sentence = known.get(status) or f"{where} answered {model} with an error ({status})"
+    if problem.out_of_credit:
+        sentence = f"{where} reports that no credit is left ({status}, insufficient_quota); check your plan."
+    # The server's own words about a key are not shown: some servers repeat a part of it in them.
+    said = "" if status in (401, 403) else " ".join(problem.said.split())[:200].rstrip(".").strip('{}[]"')
+    quoted = (f" It says: {said}." if sentence.endswith(".") else f": {said}.") if said else ""
+    return LLMError(sentence + quoted, for_all=problem.out_of_credit or status in (401, 403, 404))

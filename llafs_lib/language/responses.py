@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
@@ -25,6 +25,10 @@ class NoAnswer(Exception):
     ) -> None:
         super().__init__(said)
         self.status, self.said, self.named, self.wait, self.sent = status, said, named, wait, sent
+
+    def told(self, clean: Callable[[str], str]) -> NoAnswer:
+        """The same, with `clean` made of the server's words."""
+        return NoAnswer(self.status, clean(self.said), clean(self.named), self.wait, self.sent)
 
     @property
     def passing(self) -> bool:

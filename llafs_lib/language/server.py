@@ -7,6 +7,7 @@ import os
 import sys
 import unicodedata
 import urllib.parse
+import urllib.request
 from dataclasses import dataclass, field
 
 from llafs_lib.errors import LlafsError
@@ -78,6 +79,15 @@ class Server:
         """Whether the address is one of this machine's own, for which no proxy is meant."""
         host = urllib.parse.urlsplit(self.base_url).hostname or ""
         return host in ("localhost", "::1") or host.startswith("127.")
+
+    @property
+    def proxy(self) -> str | None:
+        """The variable of the environment that names the proxy through which the server is asked; None without one."""
+        parts = urllib.parse.urlsplit(self.base_url)
+        if self.is_this_machine or urllib.request.proxy_bypass(parts.hostname or ""):
+            return None
+        names = [f"{kind}_PROXY" for kind in (parts.scheme.upper(), "ALL")]
+        return next((n for name in names for n in (name.lower(), name) if os.environ.get(n)), None)
 
     def without_secrets(self, text: str) -> str:
         """`text` with "…" for the key and the address's password and query, which some servers repeat.

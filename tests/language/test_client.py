@@ -400,6 +400,7 @@ def test_an_error_inside_a_200_counts_by_its_code(httpserver):
     )
     error = failure(httpserver, retries=1)
     assert "no credit is left (402" in str(error) and error.for_all and len(httpserver.log) == 2
+    assert str(error).endswith("It says: Insufficient credits."), "a sentence, to which others may be added"
     httpserver.clear()
     late = completion("", finish="error")
     late["choices"][0]["error"] = {"code": 502, "message": "Upstream idle timeout exceeded"}
@@ -417,6 +418,19 @@ def test_a_proxy_is_for_others_and_one_that_cannot_be_is_named(httpserver, monke
     assert ask_once(QUESTION, base_url=httpserver.url_for("/v1")), "this machine is asked directly"
     with pytest.raises(LLMError, match=variable):
         Client(Server.find("http://example.org/v1", KEY))
+
+
+def test_a_proxy_that_answers_in_a_servers_place_is_named(httpserver, monkeypatch):
+    httpserver.expect_request("/v1/chat/completions").respond_with_data("<html>no way</html>", status=503)
+    monkeypatch.setenv("http_proxy", httpserver.url_for(""))
+    error = failure(httpserver, base_url="http://model.example:9/v1")
+    assert "model.example:9/v1 (asked through http_proxy) answered" in str(error)
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    assert "(asked through http_proxy) cannot be reached" in str(
+        failure(httpserver, base_url="http://model.example/v1")
+    )
+    monkeypatch.setenv("no_proxy", "model.example")
+    assert Server.find("http://model.example/v1").proxy is None is Server.find("http://127.0.0.1/v1").proxy
 
 
 def test_addresses_with_blanks_or_slashes_and_without_v1(httpserver):
