@@ -50,7 +50,7 @@ class ReplayMiss(LlafsError):
             asking = f"give --llm {shown}" + (" without --llm-mode replay" if model else "")
             alike = ",".join([c for c in over if c != name and not set(c) & set(",=")][:2])
             cure = f'To ask a model about the {len(over):,} classes at hand, set {server} and {asking} (llm="{shown}").'
-            cure += f" To name those that look alike yourself, give such as --related {_quoted(alike)} (related=[…])."
+            cure += f" To name look-alikes yourself, segment with such as --related {_quoted(alike)} (related=[…])."
         else:
             cure = f'To record one, set {server} and ask once with mode="auto" and model="<name of a model>"'
             cure += f": `llafs ask {_quoted(name)} --llm {shown}{dataset}`." if plain else "."

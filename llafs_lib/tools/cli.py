@@ -140,16 +140,19 @@ def _sweep(arguments: argparse.Namespace) -> None:
 
 def _add_ask(parser: argparse.ArgumentParser) -> None:
     parser.description = (
-        "Print which classes of a data set look like the ones asked about. Without --llm, recorded answers are "
-        "replayed; with it, the model is asked through OPENAI_BASE_URL (default: OpenAI) with OPENAI_API_KEY, and its "
-        "answers are kept in data/llm_cache."
+        "Print which classes of a data set, or of annotated images of your own, look like the ones asked about. "
+        "Without --llm, recorded answers are replayed; with it, the model is asked through OPENAI_BASE_URL (default: "
+        "OpenAI) with OPENAI_API_KEY, and its answers are kept in data/llm_cache."
     )
     parser.epilog = examples(
         ("ask giraffe", "replays the recorded answer"),
         ("ask giraffe okapi --llm MODEL", "asks MODEL, also for a word without a recorded answer"),
         ("ask --dataset coco-20i --llm MODEL --llm-budget 0.50", "all 80 classes, for half a dollar at most"),
+        ("ask okapi --supports annotations.json --llm MODEL", "over the classes of that file"),
     )
     parser.add_argument("class_names", nargs="*", metavar="CLASS", help="default: all classes of the data set")
+    parser.add_argument("--supports", metavar="FILE", help="ask over the classes of a COCO file or a folder of masks")
+    parser.add_argument("--images", metavar="DIR", help="their images (default: beside the file)")
     add_options(parser, [PARAMETERS["dataset"], *LLM])
     parser.set_defaults(command=_ask, dataset="coco-20i")
 
@@ -159,8 +162,14 @@ def _ask(arguments: argparse.Namespace) -> None:
     from llafs_lib.language.asking import Unanswered
     from llafs_lib.language.cost import cost_line
 
-    settings = made(Settings, arguments)
+    if arguments.images and not arguments.supports:
+        raise LlafsError("--images goes with --supports, which names the COCO file.")
+    settings = made(Settings, arguments, "images")
     vocabulary, asker = DATASETS[settings.dataset].classes, asker_of(settings)
+    if arguments.supports:
+        from llafs_lib.data.own import open_own
+
+        vocabulary = open_own(arguments.supports, arguments.images).classes
     failure = None
     try:
         answers = asker.related_to_each(arguments.class_names or vocabulary, vocabulary)
