@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from llafs_lib.classes import ALIASES, find_class, normalise
 from llafs_lib.errors import LlafsError
 from llafs_lib.language.prompts import MAX_NAMES_IN_ANSWER
-from llafs_lib.language.reading import Entry, NameList, first_json, in_text, lists_in
+from llafs_lib.language.reading import WRITTEN, Entry, NameList, first_json, in_text, lists_in
 from llafs_lib.records import RelatedClass
 
 _REFUSED = re.compile(r"^\W*(?:no|not|none|never|excluded|rejected|✗|❌)\b", re.I)  # said about one item
@@ -138,6 +138,8 @@ def _answering(ways: list[list[NameList]], vocabulary: tuple[str, ...]) -> tuple
     notes += [f"the list after {label!r} is left out" for label in dict.fromkeys(gone)]
     if best[-1].is_draft:
         notes.append(f"the only list is introduced by {best[-1].label[-_SHOWN:]!r}")
+    elif best[-1].form > WRITTEN:
+        notes.append("the list after a blank line is taken for the answer")
     return best[-1], notes
 
 

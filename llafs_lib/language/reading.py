@@ -21,6 +21,8 @@ _MARK = re.compile(
 )
 _FINAL = re.compile(r"<\|channel\|>\s*final\s*<\|message\|>")  # after which gpt-oss answers
 _ITEM = re.compile(r"^([ \t]*)(?:\**\d+\s*[.):–-][ \t]*(?!\d)|[-*+•–◦▪‣●·][ \t]+)(.+)$")
+_COUNTED = re.compile(r"^\W*(?!1\b)\d+\s*[.):]")  # an item that goes on with the numbers of those before it
+_AFTERWARDS = "\n"  # stands in the place of words that introduce a list
 _ROW = re.compile(r"^[ \t]*\|(?:[ \t]*\d+[ \t]*\|)?(.+?)\|?[ \t]*$")
 _RULE = re.compile(r"^[ \t|:-]+$")
 _HEADING = re.compile(r"^#+[ \t]+(.+)$")
@@ -195,18 +197,27 @@ def in_text(text: str) -> list[NameList]:
 
 
 def _in_items(text: str) -> list[NameList]:
-    """The bulleted, numbered or tabled lines of `text`, else its headings; each group under the line above it."""
+    """The bulleted, numbered or tabled lines of `text`, else its headings; each group under the line above it.
+
+    A blank line after items that stand close together ends a draft, or what is not meant. What follows may be the
+    answer, if nothing else is.
+    """
     lines = _YAML.sub(r"\1\2: \3", text).splitlines()
     found: list[tuple[int, str, str]] = []  # (indentation, item, the line above the group)
-    label, headings = "", []
+    label, headings, close, gap = "", [], 0, False
     for line, following in zip(lines, [*lines[1:], ""], strict=False):
         row, item, heading = _ROW.match(line), _ITEM.match(line), _HEADING.match(line)
-        if _RULE.match(line) or row and "-" in following and _RULE.match(following):
-            continue  # the rule of a table, or the names of its columns
-        if row or item:
+        if not line.strip():
+            gap = True
+        elif _RULE.match(line) or row and "-" in following and _RULE.match(following):
+            close *= 2  # the rule of a table, or the names of its columns
+        elif row or item:
+            if gap and close > 1 and _is_aside(label, "") and not _COUNTED.match(line):
+                label = _AFTERWARDS
+            close, gap = 1 if gap else close + 1, False
             found.append((0, row[1], label) if row else (len(item[1]), item[2], label))
         elif heading or line.rstrip(" *_").endswith(":") or (line.strip() and _is_aside(line, label)):
-            label = line
+            label, close, gap = line, 0, False
             headings += [heading[1]] if heading else []
     if not found:
         entries = [entry for text in headings if (entry := _written(text))]
@@ -216,12 +227,12 @@ def _in_items(text: str) -> list[NameList]:
     for indentation, written, above in found:
         if indentation == outermost and (entry := _written(written)):
             groups.setdefault(above, []).append(entry)
-    return [NameList(tuple(entries), above, WRITTEN) for above, entries in groups.items()]
+    return [NameList(tuple(e), above, WRITTEN + (above == _AFTERWARDS)) for above, e in groups.items()]
 
 
 def _is_aside(line: str, label: str) -> bool:
     """Whether a line of text begins another list: it says what that is, or it ends one that does not count."""
-    return not line[0].isspace() and any(words.search(t) for words in (_NEGATED, _NOT_FINAL) for t in (line, label))
+    return line[:1].strip() != "" and any(words.search(t) for words in (_NEGATED, _NOT_FINAL) for t in (line, label))
 
 
 def _in_sentences(text: str) -> list[NameList]:

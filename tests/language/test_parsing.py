@@ -271,3 +271,31 @@ def test_ten_thousand_mutated_answers():
     for _ in range(10_000):
         query, text = mutated(draw)
         check(text, query, draw.choice((COCO_CLASSES, PASCAL_CLASSES)))
+
+
+@pytest.mark.parametrize("before", ["My first draft:", "Here is a first draft", "Candidates:", "Not similar:"])
+@pytest.mark.parametrize("gap", ["\n\n", "\n\n\n", "\n \n"])
+@pytest.mark.parametrize(
+    ("aside", "answer"),
+    [("- dog\n- cat", "- zebra\n- horse"), ("1. dog\n2. cat", "1. zebra\n2. horse"),
+     ("- dog\n- cat", "1) zebra\n\n2) horse"),
+     ("| class |\n|---|\n| dog |", "| class |\n|---|\n| zebra |\n| horse |")],
+)  # fmt: skip
+def test_a_blank_line_ends_what_is_not_the_answer(before, gap, aside, answer):
+    reading = parse_related(f"{before}\n{aside}{gap}{answer}", "giraffe", COCO_CLASSES)
+    assert [r.name for r in reading.ranked] == ["zebra", "horse"]
+    assert "the list after a blank line is taken for the answer" in reading.notes
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Final answer:\n- zebra\n- horse\n\nNot similar:\n- dog\n- cat\n\n- bird",
+        "First draft:\n- dog\n- cat\n\n- bird\n\nFinal:\n- zebra\n\n- horse",
+        "First draft:\n1. zebra\n2. horse\n\n3. dog: no",
+        "First draft:\n\n- zebra\n\n- horse",
+        "Final answer:\n- zebra\n\n- horse",
+    ],
+)
+def test_a_blank_line_is_not_enough_where_there_is_an_answer_or_the_list_goes_on(text):
+    assert [r.name for r in parse_related(text, "giraffe", COCO_CLASSES).ranked][:2] == ["zebra", "horse"]
