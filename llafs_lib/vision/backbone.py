@@ -144,6 +144,11 @@ class Backbone(nn.Module):
             x = torch.addcmul(self.shift.to(x.dtype), x, self.scale.to(x.dtype))
         return self.taps(self.net, x)
 
+    def facts(self) -> dict[str, Any]:
+        """What the header of a checkpoint says about the backbone: its name, and the file its weights began with."""
+        known = {} if self.weights_from is None else {"weights_from": self.weights_from}
+        return {"backbone": self.name, **known}
+
     def check_levels(self, model: str) -> None:
         """A model that reads taps at three strides calls this first.
 

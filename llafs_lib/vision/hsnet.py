@@ -234,7 +234,7 @@ class HSNet(nn.Module):
         """
         if self.backbone.folded:
             raise LlafsError("save the model with its original backbone, not with the optimised() copy.")
-        save_model(path, self, KIND, {"backbone": self.backbone.name, **facts})
+        save_model(path, self, KIND, {**self.backbone.facts(), **facts})
 
     @classmethod
     def load(cls, path: str | Path) -> tuple[HSNet, dict]:
@@ -248,7 +248,7 @@ class HSNet(nn.Module):
         state, header = read_model(path, KIND)
         model = cls(Backbone(header["backbone"]))
         fill(model, state, str(path), f"an HSNet with {header['backbone']}")
-        model.backbone.freeze()
+        model.backbone.freeze().weights_from = header.get("weights_from")
         return model.eval(), header
 
     def load_official(self, path: str | Path) -> HSNet:

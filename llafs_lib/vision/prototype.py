@@ -72,6 +72,7 @@ def combine(
     return foreground / length, rest @ outside / max(rest.sum(), 1e-12)
 
 
+@full_precision
 def affinities(features: Tensor, sharpness: float) -> Tensor:
     """How much the positions of a query look like each other; each row adds up to 1.
 
@@ -109,6 +110,7 @@ def _check_finite(features: Tensor) -> None:
         raise LlafsError("features hold NaN or infinity: check the backbone's weights.")
 
 
+@full_precision
 def similarity(features: Tensor, foreground: Tensor, background: Tensor) -> Tensor:
     """How much more every position is like the foreground than like the background, in [−2, 2].
 

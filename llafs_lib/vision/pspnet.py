@@ -124,7 +124,7 @@ class PSPNet(nn.Module):
 
     def save(self, path: str | Path, size: int, **facts: str | int | float) -> None:
         """Write everything to one safetensors file, with the `size` trained at and `facts` in its header."""
-        save_model(path, self, KIND, {"backbone": self.backbone.name, **self.config, "size": size, **facts})
+        save_model(path, self, KIND, {**self.backbone.facts(), **self.config, "size": size, **facts})
 
     @classmethod
     def load(cls, path: str | Path) -> tuple[PSPNet, dict]:
@@ -139,7 +139,7 @@ class PSPNet(nn.Module):
         network = {key: header[key] for key in ("n_classes", "strides", "width", "dilated")}
         model = cls(Backbone(header["backbone"]), **network)
         fill(model, state, str(path), f"a base network with {header['backbone']}")
-        model.backbone.freeze()
+        model.backbone.freeze().weights_from = header.get("weights_from")
         return model.requires_grad_(False).eval(), header
 
 

@@ -216,6 +216,17 @@ def test_prototypes_and_insid3_read_any(name, size):
     torch.testing.assert_close(described.norm(dim=0), torch.ones(described.shape[1:]))
 
 
+def test_a_model_remembers_whose_weights_its_backbone_has(tmp_path):
+    torch.save(timm.create_model("test_efficientnet").state_dict(), tmp_path / "test_efficientnet-mine.pth")
+    backbone = load_backbone("test_efficientnet", tmp_path)
+    HSNet(backbone).save(tmp_path / "hsnet.safetensors", size=97)
+    PSPNet(backbone, 5, **SMALL).save(tmp_path / "repri.safetensors", size=97)
+    for kind, file in ((HSNet, "hsnet.safetensors"), (PSPNet, "repri.safetensors")):
+        model, header = kind.load(tmp_path / file)
+        assert model.backbone.weights_from == header["weights_from"] == backbone.weights_from
+        assert model.backbone.weights_from["file"] == "test_efficientnet-mine.pth"
+
+
 # Weights --------------------------------------------------------------------------------------------------------------
 
 
