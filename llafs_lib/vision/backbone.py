@@ -172,10 +172,9 @@ class Backbone(nn.Module):
         copy has seen an image on a CPU, its weights cannot move to a GPU any more: make it on the device it is for.
         """
         fast = copy.deepcopy(self).freeze()
-        for module in list(fast.modules()):
-            fold_batch_norms(module)
-        if self.name not in _RECIPES and not _alike(self, fast):  # its norms are not applied where they are registered
-            fast = copy.deepcopy(self).freeze()
+        folded = sum(fold_batch_norms(module) for module in list(fast.modules()))
+        if folded and self.name not in _RECIPES and not _alike(self, fast):
+            fast = copy.deepcopy(self).freeze()  # its norms are not applied where they are registered
         fast.folded = True
         pack(fast)
         return fast.to(memory_format=torch.channels_last)

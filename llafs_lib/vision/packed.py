@@ -51,14 +51,16 @@ def _same_padding(conv: nn.Module) -> bool:
     return type(conv).__name__ == "Conv2dSame" and type(conv).__module__.startswith("timm.")
 
 
-def fold_batch_norms(module: nn.Module) -> None:
-    """Merge each batch normalisation into the convolution before it, if the two are registered in a row."""
-    children = list(module.named_children())
+def fold_batch_norms(module: nn.Module) -> int:
+    """Merge each batch normalisation into the convolution before it, if the two are registered in a row → how many."""
+    children, folded = list(module.named_children()), 0
     for (name, conv), (norm_name, norm) in zip(children, children[1:], strict=False):
         plain = type(conv) is nn.Conv2d or _same_padding(conv)  # others change their weights in each pass
         if plain and isinstance(norm, nn.BatchNorm2d):
             setattr(module, name, fuse_conv_bn_eval(conv, norm))
             setattr(module, norm_name, getattr(norm, "act", nn.Identity()))  # timm's norms hold their activation
+            folded += 1
+    return folded
 
 
 def pack(module: nn.Module) -> None:

@@ -164,8 +164,9 @@ class INSID3Segmenter:
     Args:
         backbone: a frozen one.
         size: side of the square that images are squashed to, in pixels.
-        rank: of the position basis, below the features' dimension. None takes half of the dimension, at most 500, which
-            is the published number for 1024.
+        rank: of the position basis, below the features' dimension. None takes half of a vision transformer's dimension,
+            at most 500, which is the published number for 1024, and 0 for a convolutional network, which is not told
+            where in the image it looks.
         tau, merge: as in `segment_features`.
 
     Raises:
@@ -176,7 +177,8 @@ class INSID3Segmenter:
         self.backbone, self.size, self.tau, self.merge = backbone, size, tau, merge
         self.features = squashed_taps(backbone.optimised(), size)
         black = self.describe(np.zeros((size, size, 3), np.uint8))
-        self.basis = position_basis(black, min(500, len(black) // 2) if rank is None else rank)
+        usual = 0 if all(backbone.levels) else min(500, len(black) // 2)
+        self.basis = position_basis(black, usual if rank is None else rank)
 
     def describe(self, image: np.ndarray) -> Tensor:
         """The unit features [C, h, w] of an image [H, W, 3] uint8."""

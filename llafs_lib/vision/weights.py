@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import re
 from collections.abc import Sequence
@@ -57,5 +58,11 @@ def provenance(path: Path, official: Sequence[str], licence: str) -> Provenance:
         note = f"{path.name} holds other weights than {official[0]}, so results are this file's"
         licence = f"unknown (that of {official[0]} is {licence})"
     if note:
-        print(f"note: {note}")
+        _say(path, note)
     return Provenance(file=path.name, sha256=digest, licence=licence, note=note)
+
+
+@functools.cache
+def _say(path: Path, note: str) -> None:
+    """Print a note once for each file, however many models read it."""
+    print(f"note: {note}")

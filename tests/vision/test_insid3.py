@@ -249,7 +249,10 @@ def test_empty_masks_are_said(backbone):
 
 def test_the_rank_stays_below_the_features_dimension(backbone):
     dimension = len(INSID3Segmenter(backbone, 97).describe(image_and_mask()[0]))
-    assert INSID3Segmenter(backbone, 161).basis.shape == (dimension, dimension // 2)
+    assert INSID3Segmenter(backbone, 161).basis.shape == (dimension, 0)
+    assert INSID3Segmenter(backbone, 161, rank=40).basis.shape == (dimension, 40)
+    transformer = Backbone("test_vit").freeze()
+    assert INSID3Segmenter(transformer, 160).basis.shape == (64, 32)
     with pytest.raises(LlafsError, match="rank"):
         INSID3Segmenter(backbone, 97, rank=dimension)
 
