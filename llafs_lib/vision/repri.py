@@ -287,10 +287,10 @@ class RePRISegmenter:
         self.features = FeatureCache(self._encode)
 
     @classmethod
-    def from_file(cls, path: str | Path) -> RePRISegmenter:
-        """Open a checkpoint written by `PSPNet.save(path, size=…)`, on a GPU if there is one."""
+    def from_file(cls, path: str | Path, device: str | torch.device | None = None) -> RePRISegmenter:
+        """Open a checkpoint written by `PSPNet.save(path, size=…)`, on a device; None takes a GPU if there is one."""
         model, header = PSPNet.load(path)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         return cls(model.to(device), int(header["size"]))
 
     @torch.inference_mode()

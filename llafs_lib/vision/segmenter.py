@@ -93,10 +93,10 @@ class HSNetSegmenter:
         self.features = squashed_taps(model.backbone.optimised(), size)
 
     @classmethod
-    def from_file(cls, path: str | Path) -> HSNetSegmenter:
-        """Open a checkpoint written by notebook 02, on a GPU if there is one."""
+    def from_file(cls, path: str | Path, device: str | torch.device | None = None) -> HSNetSegmenter:
+        """Open a checkpoint written by notebook 02, on a device; None takes a GPU if there is one."""
         model, header = HSNet.load(path)
-        device = "cuda" if torch.cuda.is_available() else "cpu"
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
         return cls(model.to(device), int(header["size"]))
 
     def describe(self, image: np.ndarray) -> Tensor:

@@ -51,12 +51,13 @@ def provenance(path: Path, official: Sequence[str], licence: str) -> Provenance:
     """What a run records about the file that was taken; what is not as it should be is printed as well."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    named, note = re.search(r"-([0-9a-f]{8,64})\.", path.name), ""
-    if named and not digest.startswith(named[1]):
-        note = f"{path.name} does not hold what its name says: its SHA-256 begins with {digest[:8]}"
-    elif path.name not in official and path.name != "model.safetensors" and official:
-        note = f"{path.name} holds other weights than {official[0]}, so results are this file's"
+    named, notes = re.search(r"-([0-9a-f]{8,64})\.", path.name), []
+    if path.name not in official and path.name != "model.safetensors" and official:
+        notes.append(f"{path.name} holds other weights than {official[0]}, so results are this file's")
         licence = f"unknown (that of {official[0]} is {licence})"
+    if named and not digest.startswith(named[1]):
+        notes.append(f"{path.name} does not hold what its name says: its SHA-256 begins with {digest[:8]}")
+    note = "; ".join(notes)
     if note:
         _say(path, note)
     return Provenance(file=path.name, sha256=digest, licence=licence, note=note)

@@ -164,7 +164,8 @@ def test_a_file_of_another_version_is_said(tmp_path, name, capsys):
     printed = capsys.readouterr().out
     assert facts["file"] == name and name in facts["note"] and facts["note"] in printed
     assert facts["sha256"] == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
-    assert V2 in printed or "does not hold what its name says" in printed  # this one is made up
+    assert f"{name} holds other weights than {V2}" in printed
+    assert ("does not hold what its name says" in printed) == (name == V1), "this one is made up"
 
 
 def test_a_file_of_another_version_is_named_beside_the_official_one(tmp_path, capsys):
