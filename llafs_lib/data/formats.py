@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 
+from PIL import Image
+
 # As PIL names them. Not EPS and its like, for which PIL starts other programs; not TGA, which any bytes may look like.
 FORMATS = tuple("JPEG MPO PNG GIF WEBP TIFF BMP DIB PPM JPEG2000 AVIF HEIF ICO PCX SGI".split())
 SUFFIXES = frozenset(
@@ -74,7 +76,7 @@ def _box(head: bytes) -> str:
     if head[8:12] == b"crx ":
         return RAW_FILE
     if brands & {b"avif", b"avis"}:
-        return "AVIF that cannot be read here: convert it to JPEG, or pip install -U pillow."
+        return _DAMAGED.format("AVIF") if "AVIF" in Image.OPEN else "AVIF: convert to JPEG, or pip install -U pillow."
     if not brands & set(_HEIC):
         return _VIDEO
     if importlib.util.find_spec("pillow_heif") is None:

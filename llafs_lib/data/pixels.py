@@ -6,7 +6,8 @@ The rules, in one place:
 * Whole numbers have as many bits as the largest needs: 8, 10, 12, 14 or 16. So a 12-bit image in 16-bit numbers is not
   black. Fractions lie between 0 and 1, or between 0 and 255.
 * Transparent places of an image are white, as a viewer of images on a white page shows them.
-* A mask holds 0 and one other value, or fractions from 0 to 1 that are cut at 0.5.
+* A mask holds 0 and one other value, or fractions from 0 to 1 that are cut at 0.5. Several whole numbers are the
+  classes of a label map, also where they might be the soft edges of one mask.
 """
 
 from __future__ import annotations
@@ -19,7 +20,9 @@ SLACK = 1e-3  # what interpolation may add to a range
 IMAGE_WANTED = (
     "Give [H, W, 3], [3, H, W] or grey [H, W], as uint8, as uint16, or as fractions from 0 to 1 or from 0 to 255."
 )
-MASK_WANTED = "Give [H, W] with True and False, 0 and one other value, or fractions from 0 to 1."
+MASK_WANTED = (
+    "Give [H, W] with True and False, 0 and one other value, or fractions from 0 to 1 (a soft mask divided by 255)."
+)
 
 
 def to_array(value, name: str) -> np.ndarray:
