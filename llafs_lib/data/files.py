@@ -91,7 +91,7 @@ def path_of(value: str | Path, name: str) -> Path:
         LlafsError: no path, an empty one, an address, or a name that no file can have.
     """
     if not isinstance(value, str | os.PathLike) or not os.fsdecode(value).strip():
-        raise LlafsError(f"{name} is {told(value)}: give the name of a file or folder.")
+        raise LlafsError(f"{name}={told(value)} is no path: give the name of a file or folder.")
     if "://" in os.fsdecode(value)[:12]:
         raise LlafsError(f"{name}: {shown(value)} is an address. Download it first, and give the file.")
     if "\0" in os.fsdecode(value):
