@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import re
 import sys
 import unicodedata
 import urllib.parse
@@ -14,6 +15,7 @@ from llafs_lib.errors import LlafsError
 
 KEY_VARIABLE, ADDRESS_VARIABLE = "OPENAI_API_KEY", "OPENAI_BASE_URL"
 OPENAI_URL = "https://api.openai.com/v1"
+_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\].*?(?:\x07|\x1b\\))")  # colours and the like; titles and links
 NO_KEY = "none"  # what a server without keys is sent
 
 
@@ -92,13 +94,14 @@ class Server:
     def without_secrets(self, text: str) -> str:
         """`text` with "…" for the key and the address's password and query, which some servers repeat.
 
-        Control characters are left out too: in a terminal they may do more than show text.
+        Escape sequences and control characters are left out too: in a terminal they may do more than show text.
         """
         parts = urllib.parse.urlsplit(self.base_url)
         values = [value for _, value in urllib.parse.parse_qsl(parts.query)]
         secrets = [s for s in (self.key, parts.password, parts.query, *values) if s and s != NO_KEY]
         for secret in sorted(secrets, key=len, reverse=True):
             text = text.replace(secret, "…")
+        text = _ESCAPES.sub("", text)
         return "".join(
             c for c in text if c.isprintable() or c in "\n\r\t" or unicodedata.category(c) not in ("Cc", "Cs")
         )

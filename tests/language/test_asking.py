@@ -341,6 +341,12 @@ def test_an_answer_without_a_candidate_is_repaired_once(scripted):
     assert replayed.ranked == related.ranked and replayed.source == "recorded" and len(server.log) == 2
 
 
+def test_colours_of_a_terminal_hide_no_name(scripted):
+    scripted("\x1b[1;31mzebra\x1b[0m, \x1b]8;;http://x\x07cow\x1b]8;;\x07, dog\x07")
+    related = related_classes("giraffe", COCO_CLASSES, model="m")
+    assert related.names == ("zebra", "cow", "dog") and related.raw == "zebra, cow, dog"
+
+
 def test_half_a_surrogate_pair_does_not_spoil_the_repair(scripted):
     server = scripted('["camel\ud83e"]', '["zebra"]')
     assert related_classes("giraffe", COCO_CLASSES, model="m").names == ("zebra",)
