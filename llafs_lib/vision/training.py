@@ -123,7 +123,7 @@ def _loader(samples: Dataset, batch: int, seed: int) -> DataLoader:
     """An epoch's batches in an order that `seed` alone decides, however many processes share them."""
     torch.manual_seed(seed)  # for what the model itself draws, such as dropout
     order = torch.randperm(len(samples), generator=torch.Generator().manual_seed(seed)).tolist()
-    return DataLoader(samples, batch, sampler=order, drop_last=True)
+    return DataLoader(samples, min(batch, len(order)), sampler=order, drop_last=True)  # few images make one small batch
 
 
 def _optimizer(model: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
