@@ -48,6 +48,7 @@ class Bootstrap:
         self._drawn = (self._weights @ self._one_hot) > 0  # [resamples, classes]
         self._over_classes = over_classes
         self._class_weights = _draws(rng, len(self.classes), resamples) if over_classes else np.ones(self._drawn.shape)
+        self._knows_nothing = bool((self._one_hot.sum(axis=0) < 2).all())  # one query a class: no spread to be seen
 
     def class_ious(self, counts: Sequence[ConfusionCounts]) -> np.ndarray:
         """IoU of each class in every resample, [resamples, classes], percent.
@@ -70,12 +71,16 @@ class Bootstrap:
         return self._mean(self.class_ious(counts))
 
     def interval(self, counts: Sequence[ConfusionCounts]) -> Interval:
-        """95% interval of one arm's mIoU, cut off at 0 and 100."""
+        """95% interval of one arm's mIoU, cut off at 0 and 100; all of that where no class has two queries."""
+        if self._knows_nothing:
+            return 0.0, 100.0
         low, high = self._percentiles(self.class_ious(counts))
         return max(low, 0.0), min(high, 100.0)
 
     def paired_interval(self, a: Sequence[ConfusionCounts], b: Sequence[ConfusionCounts]) -> Interval:
-        """95% interval of mIoU(a) − mIoU(b) on the same queries."""
+        """95% interval of mIoU(a) − mIoU(b) on the same queries; from −100 to 100 where no class has two queries."""
+        if self._knows_nothing:
+            return -100.0, 100.0
         return self._percentiles(self.class_ious(a) - self.class_ious(b))
 
     def spread(self, counts: Sequence[ConfusionCounts]) -> float:

@@ -25,6 +25,15 @@ def test_an_arm_does_not_differ_from_itself():
     assert Bootstrap(counts).paired_interval(counts, counts) == (0, 0)
 
 
+def test_one_query_a_class_says_nothing_about_other_images():
+    a, b = ([ConfusionCounts(name, i, inter, 100, 0, 1) for i, name in enumerate("abc")] for inter in (50, 10))
+    bootstrap = Bootstrap(a)
+    assert bootstrap.interval(a) == (0, 100) and bootstrap.paired_interval(a, b) == (-100, 100)
+    two = [*a, ConfusionCounts("a", 9, 60, 100, 0, 1)]
+    low, high = Bootstrap(two).interval(two)
+    assert 0 < low < miou(two) < high < 100
+
+
 def test_the_estimate_lies_in_its_interval():
     counts = simulated(60, 1)
     low, high = Bootstrap(counts).interval(counts)
