@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from llafs_lib.evaluation.arms import FLOORS, Arm, models_of
 from llafs_lib.evaluation.runner import Asked
-from llafs_lib.evaluation.tables import FEW, arms_in, pairs_in
+from llafs_lib.evaluation.tables import FEW, arms_in, label, pairs_in
 from llafs_lib.records import Prediction, RelatedClasses, Support
 from llafs_lib.vision.training import History
 
@@ -197,7 +197,13 @@ def arm_intervals(results: Mapping[str, Any]) -> Figure:
     figure, axes = _panels({m: len(own) for m, own in rows.items()})
     for ax, (model, own) in zip(axes, rows.items(), strict=True):
         found = [arms[a] for a in own]
-        _forest(ax, [a.label for a in own], [f["miou"] for f in found], [f["ci95"] for f in found], map(_colour, own))
+        _forest(
+            ax,
+            [label(a, results) for a in own],
+            [f["miou"] for f in found],
+            [f["ci95"] for f in found],
+            map(_colour, own),
+        )
         for floor in floors:
             ax.axvline(arms[floor]["miou"], color=NEUTRAL, linestyle="--", linewidth=1)
         ax.set(title=model, xlim=(0, None))
@@ -282,7 +288,9 @@ def iou_by_area(asked: Sequence[Asked], arms: Sequence[Arm]) -> Figure:
         x = [100 * float(np.median(areas[p])) for p in parts]
         style = "--" if arm in FLOORS else "-"
         ax.errorbar(x, means, errors, marker="o", capsize=2, label=arm.name, linestyle=style, color=_colour(arm))
-    ax.set_xscale("log")
+    ax.set_xscale("log", subs=(2, 5))
+    for write in (ax.xaxis.set_major_formatter, ax.xaxis.set_minor_formatter):
+        write("{x:g}")  # the usual form of a power is mathematics, which is off
     ax.set(xlabel="object, share of the image (%, median of the bin)", ylabel="IoU (%, mean ± s.e.)", ylim=(0, None))
     ax.legend(frameon=False, fontsize=8)
     ax.spines[["top", "right"]].set_visible(False)

@@ -11,7 +11,7 @@ second random draw (what differs by chance alone), and two floors that need no m
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -31,6 +31,10 @@ LABELS = {
     "all": "every base support (control)",
     "everything": "predict everything (floor)",
     "centre prior": "centre prior (floor)",
+}
+UNANSWERED = LABELS | {  # where no language model answered about any class
+    "llm": "base supports with like names (no LLM answered)",
+    "shuffled": "another class's like names (control)",
 }
 
 
@@ -64,9 +68,13 @@ class Arm:
     @property
     def label(self) -> str:
         """The supports as a table calls them: "LLM base supports, 5"."""
-        shown = LABELS.get(self.policy, self.policy)
+        return self.labelled(LABELS)
+
+    def labelled(self, labels: Mapping[str, str]) -> str:
+        """`label` with other words for the policies, such as `UNANSWERED`."""
+        shown = labels.get(self.policy, self.policy)
         if self.added:
-            return f"{self.k} {self.policy} + {ADDED} {LABELS.get(self.added, self.added)}{self._draw}"
+            return f"{self.k} {self.policy} + {ADDED} {labels.get(self.added, self.added)}{self._draw}"
         return f"{shown}, {self.k}{self._draw}" if self.k else shown
 
     @property

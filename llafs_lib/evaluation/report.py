@@ -24,6 +24,7 @@ from llafs_lib.evaluation.tables import (
     arms_table,
     interval,
     markdown,
+    no_llm,
     overview,
     paired_table,
     pairs_in,
@@ -67,8 +68,23 @@ def place(results: Results) -> str:
     return f"{results['dataset']}, fold{'s' * (len(folds) > 1)} {', '.join(map(str, folds))}"
 
 
+def unanswered(results: Results) -> list[str]:
+    """One sentence about the classes where like names stand in for a language model's answer; none if all have one."""
+    asked = {c for found in results["arms"].values() for c in found["per_class"]}
+    without = [c for c in results.get("unanswered", ()) if c in asked]
+    if not without:
+        return []
+    which = "any class" if no_llm(results) else f"{len(without)} of {len(asked)} classes ({', '.join(without)})"
+    return [
+        f"There is no usable answer of a language model about {which}: classes with like names stand in, or any base "
+        "class where there are none. To ask a model, name one as llm."
+    ]
+
+
 def findings(results: Results) -> list[str]:
     """What was found in three sentences: against random supports, against one true support, against the floors.
+
+    Before them stands what `unanswered` has to say.
 
     The result needs at least one of the `FLOORS`.
     """
@@ -79,11 +95,13 @@ def findings(results: Results) -> list[str]:
     scores = [f"{called[f]} scores {found['miou']:.1f} {interval(found['ci95'])}" for f, found in floors.items()]
     random = {m: Arm(m, "random", k) for m in models_of(arms)}
     true = {m: Arm(m, "true", 1) for m in random}
+    chosen = "base supports chosen by like names" if no_llm(results) else "LLM-chosen base supports"
     return [
-        f"On {place(results)}, {k} shots, {results['n_queries']} queries, LLM-chosen base supports are "
+        *unanswered(results),
+        f"On {place(results)}, {k} shots, {results['n_queries']} queries, {chosen} are "
         f"{_compared(results, random, 'random ones')} (mIoU, 95% interval).",
         f"They are {_compared(results, true, 'one true support')}.",
-        f"Without a model, {' and '.join(scores)}; LLM-chosen base supports are "
+        f"Without a model, {' and '.join(scores)}; {chosen} are "
         f"{_compared(results, dict.fromkeys(random, best), called[best])}.",
     ]
 
@@ -113,7 +131,7 @@ def text_report(results: Results) -> str:
     arms = [Arm(model, *supports) for model in models_of(arms_in(results)) for supports in shown]
     rows = {arm.name: found for arm, found in arms_in(results).items() if arm in arms}
     sentences = "\n".join(textwrap.fill(sentence, 110) for sentence in findings(results))
-    return f"{sentences}\n\n{overview({'arms': rows}).to_string()}"
+    return f"{sentences}\n\n{overview({**results, 'arms': rows}).to_string()}"
 
 
 # --- against the source document --------------------------------------------------------------------------------------
@@ -139,6 +157,8 @@ def verdicts(results: Results) -> list[str]:
                 for k in results["shots"]
             ]
             said = _grouped(found, says) or "was not asked"
+            if better == "llm" and no_llm(results):
+                said = "cannot be told, because no language model answered"
             sentences.append(f"Base supports {how} true ones: “{text}” {said}.")
     return sentences
 
@@ -180,7 +200,8 @@ def markdown_report(results: Results) -> str:
     """The tables and what became of the document's claims, to be pasted into a page."""
     parts = [f"## {title}\n\n{markdown(table)}" for title, table in tables(results).items()]
     sentences = "\n".join(f"* {sentence}" for sentence in verdicts(results))
-    return "\n\n".join([f"# {place(results)}", *parts, f"## The source document's claims\n\n{sentences}\n"])
+    said = [html.escape(sentence, quote=False) for sentence in unanswered(results)]
+    return "\n\n".join([f"# {place(results)}", *said, *parts, f"## The source document's claims\n\n{sentences}\n"])
 
 
 def html_report(results: Results, figures: Mapping[str, Figure | bytes]) -> str:

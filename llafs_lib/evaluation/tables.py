@@ -6,6 +6,7 @@ A result is a dictionary, as `results.json` holds it: facts of the run, and
     paired["a-b"]   a, b (names among `arms`), diff, ci95, ci95_classes
     spread[name]    the fields of the `Arm`; training, draws, queries: standard deviations in points
     absent[name]    the share of an image that is marked where the class is absent, in percent
+    unanswered      the classes about which no language model answered, so that like names stand in
 
 `arms_in` and `pairs_in` read it back into values: no code takes a name apart.
 """
@@ -20,7 +21,7 @@ from typing import Any
 
 import pandas as pd
 
-from llafs_lib.evaluation.arms import FLOORS, Arm, document_pairs, null_pair
+from llafs_lib.evaluation.arms import FLOORS, LABELS, UNANSWERED, Arm, document_pairs, null_pair
 from llafs_lib.evaluation.metrics import ConfusionCounts, class_ious, fb_iou, miou
 from llafs_lib.evaluation.runner import Asked, counts_of
 from llafs_lib.evaluation.statistics import Bootstrap, deviations, pooled
@@ -91,6 +92,7 @@ def merged(asked: Mapping[int, Sequence[Asked]], runs: Sequence[Results]) -> Fig
         **summarise(together, document_pairs(arms, runs[0]["shots"]), at_400=together_400),
         "spread": spreads(counts),
         "absent": pd.DataFrame([run["absent"] for run in runs]).mean().round(1).to_dict(),
+        "unanswered": sorted({c for run in runs for c in run.get("unanswered", ())}),
     }
 
 
@@ -131,6 +133,17 @@ def _arm(found: Figures) -> Arm:
     return Arm(**{field.name: found[field.name] for field in fields(Arm)})
 
 
+def no_llm(results: Results) -> bool:
+    """Whether no language model answered about any class that was asked about."""
+    asked = {c for found in results["arms"].values() for c in found["per_class"]}
+    return bool(asked) and asked <= set(results.get("unanswered", ()))
+
+
+def label(arm: Arm, results: Results) -> str:
+    """The supports of an arm as a table of these results calls them; it says so where no language model answered."""
+    return arm.labelled(UNANSWERED if no_llm(results) else LABELS)
+
+
 # --- as tables --------------------------------------------------------------------------------------------------------
 
 
@@ -139,7 +152,7 @@ def arms_table(results: Results) -> pd.DataFrame:
     rows = [
         {
             "model": arm.model,
-            "supports": arm.label,
+            "supports": label(arm, results),
             "mIoU": f"{found['miou']:.1f}",
             "95% interval": interval(found["ci95"]),
             "at 400 px": f"{found['miou_400']:.1f}" if "miou_400" in found else "",
@@ -154,7 +167,9 @@ def overview(results: Results) -> pd.DataFrame:
     """One row per arm, one column per model: mIoU with its 95% interval."""
     cells: dict[str, dict[str, str]] = {}
     for arm, found in arms_in(results).items():
-        cells.setdefault(arm.label, {})[arm.model or "no model"] = f"{found['miou']:.1f} {interval(found['ci95'])}"
+        cells.setdefault(label(arm, results), {})[arm.model or "no model"] = (
+            f"{found['miou']:.1f} {interval(found['ci95'])}"
+        )
     return pd.DataFrame(cells).T.fillna("").rename_axis("supports")
 
 
@@ -213,4 +228,4 @@ def markdown(table: pd.DataFrame) -> str:
     """A table as Markdown."""
     flat = table.reset_index()
     rows = [list(flat.columns), ["---"] * len(flat.columns), *flat.to_numpy().tolist()]
-    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in rows)
+    return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in rows)

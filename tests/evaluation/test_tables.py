@@ -2,21 +2,34 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from llafs_lib import plots
 from llafs_lib.evaluation.arms import EVERYTHING, FLOORS, Arm, document_arms, document_pairs
 from llafs_lib.evaluation.metrics import ConfusionCounts, class_ious, miou
-from llafs_lib.evaluation.report import findings, html_report, markdown_report, published_table, text_report, verdicts
+from llafs_lib.evaluation.report import (
+    findings,
+    html_report,
+    markdown_report,
+    png,
+    published_table,
+    text_report,
+    verdicts,
+)
 from llafs_lib.evaluation.runner import Asked
 from llafs_lib.evaluation.tables import (
     arms_in,
+    arms_table,
+    markdown,
+    overview,
     paired_table,
     pairs_in,
     spread_table,
     spreads,
     summarise,
 )
+from llafs_lib.records import RelatedClass, RelatedClasses
 
 ARMS = [*FLOORS, *(replace(a, model=m) for m in ("HSNet", "RePRI") for a in document_arms() if a.k != "all")]
 ARMS += [replace(a, model="Prototype") for a in document_arms()]
@@ -110,6 +123,24 @@ def test_no_verdict_without_a_difference():
     assert "better than to predict everything with HSNet" in floors
 
 
+def test_where_no_language_model_answered_every_table_says_so(results):
+    classes = list(next(iter(results["arms"].values()))["per_class"])
+    silent = results | {"unanswered": [*classes, "a class that was not asked about"]}
+    said, *others = findings(silent)
+    assert "no usable answer of a language model about any class" in said and len(others) == 3
+    assert not any("LLM-chosen" in sentence for sentence in findings(silent))
+    for table in (arms_table(silent).reset_index()["supports"], overview(silent).index):
+        assert any("like names (no LLM answered), 5" in row for row in table)
+        assert not any("LLM base supports" in row for row in table)
+    claims = [sentence for sentence in verdicts(silent) if "LLM base supports" in sentence]
+    assert len(claims) == 4 and all("cannot be told, because no language model answered" in c for c in claims)
+    for page in (markdown_report(silent), html_report(silent, {}), text_report(silent)):
+        assert "no usable answer of a language model about any class" in page.replace("\n", " ")
+    some = results | {"unanswered": ["<b>x</b>", classes[0]]}
+    assert f"about 1 of {len(classes)} classes ({classes[0]})" in findings(some)[0]
+    assert "LLM-chosen base supports" in findings(some)[1] and len(findings(results)) == 3
+
+
 def test_what_was_published_has_its_source():
     table = published_table()
     assert table.loc["LSeg, zero-shot: no support at all", "1-shot"] == "23.4"
@@ -180,3 +211,22 @@ def test_a_terminal_gets_the_findings_and_a_small_table(results):
     ):
         assert text in said
     assert "true + 5" not in said and "other draw" not in said
+
+
+@pytest.mark.parametrize("name", ["$5 & $10", "a $ b", "$\\frac{$", "<script>alert(1)</script>", "a | b"])
+def test_a_class_may_have_any_name(name):
+    arms = {LLM.name: vars(LLM) | {"per_class": {name: 50.0, "b": 40.0}, "queries_of": {name: 9, "b": 9}}}
+    figure = plots.per_class({"arms": arms}, [LLM])
+    assert png(figure) and f"{name} (9)" in [tick.get_text() for tick in figure.axes[0].get_yticklabels()]
+    assert png(plots.related_bars(RelatedClasses(name, (RelatedClass(name, 0.5),), "live", "a test")))
+    cell = markdown(pd.DataFrame({"class": [name]})).splitlines()[-1]
+    assert cell == "| 0 | " + name.replace("|", "\\|") + " |"
+
+
+def test_the_axis_of_sizes_shows_plain_numbers():
+    counts = ConfusionCounts("a", 0, 1, 2, 0, 1)
+    asked = [Asked("a", n, 10_000, 100 * n, {LLM: counts}) for n in (1, 3, 9, 27, 81)]
+    figure = plots.iou_by_area(asked, [LLM])
+    png(figure)
+    shown = [t.get_text() for t in figure.axes[0].get_xticklabels() + figure.axes[0].get_xticklabels(minor=True)]
+    assert {"1", "5", "10", "20"} <= set(shown) and not any("$" in text for text in shown)
