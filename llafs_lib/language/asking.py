@@ -7,7 +7,7 @@ recorded answer → else a live one → parse → one repair turn where nothing 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from llafs_lib.classes import COCO_CLASSES, DATASETS, find_class, normalise
 from llafs_lib.errors import LlafsError
 from llafs_lib.language.cost import MAX_TOKENS, Budget, Price, load_prices
 from llafs_lib.language.dialogue import Dialogue, joined
-from llafs_lib.language.prompts import CONSTRAINED, Prompt, Question, check_class_name
+from llafs_lib.language.prompts import CONSTRAINED, ClassNameError, Prompt, Question, check_class_name
 from llafs_lib.language.relations import by_text, merge_by_mean_rank
 from llafs_lib.language.replay import DEFAULT_CACHE, ReplayMiss, find
 from llafs_lib.progress import track
@@ -148,6 +148,37 @@ class Asker:
             answered, failed = ({n: some[n] for n in names if n in some} for some in (answers, failures))
             raise Unanswered(answered, failed, len(names))
         return {name: answers[name] for name in names}
+
+
+def related_or_words(
+    asker: Asker, class_names: Iterable[str], vocabulary: tuple[str, ...], base: Iterable[str] | None = None
+) -> dict[str, RelatedClasses]:
+    """`Asker.related_to_each`; where no answer is recorded and no model is asked, like names stand in for an answer.
+
+    The source of such a stand-in is "fallback", and its first note says what it is. It may name no class at all.
+
+    Raises:
+        LLMError: a model is to be asked and does not answer.
+    """
+    names, base = list(dict.fromkeys(class_names)), None if base is None else tuple(base)
+    allowed = tuple(c for c in vocabulary if base is None or c in base)
+    answers: Mapping[str, RelatedClasses] = {}
+    try:
+        return asker.related_to_each(names, vocabulary, base)
+    except (ReplayMiss, ClassNameError):  # the only class, or the first of several
+        pass
+    except Unanswered as error:
+        if any(not isinstance(failure, ReplayMiss | ClassNameError) for failure in error.failures.values()):
+            raise
+        answers = error.answers
+    return {name: answers.get(name) or _by_words(name, allowed) for name in names}
+
+
+def _by_words(name: str, allowed: Sequence[str]) -> RelatedClasses:
+    words = by_text(name, allowed)
+    said = "no answer is recorded and no model was asked, so the related classes are those with like names"
+    nothing = () if words.ranked else ("no base class has a name like it, so any base class stands in",)
+    return replace(words, source="fallback", notes=(said, *words.notes, *nothing))
 
 
 class _Run:

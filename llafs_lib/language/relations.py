@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from llafs_lib.artifacts import RunFolder, write_json
-from llafs_lib.classes import COCO_CLASSES, COCO_SUPERCATEGORIES, did_you_mean, find_class, split_names
+from llafs_lib.classes import COCO_CLASSES, COCO_SUPERCATEGORIES, did_you_mean, find_class, normalise, split_names
 from llafs_lib.errors import LlafsError, told
 from llafs_lib.language.prompts import MAX_NAMES_IN_ANSWER
 from llafs_lib.records import Call, RelatedClass, RelatedClasses
@@ -53,22 +53,35 @@ def word_similarity() -> dict[str, dict[str, float]]:
 
 
 def by_text(class_name: str, vocabulary: Sequence[str], most: int = MAX_NAMES_IN_ANSWER) -> RelatedClasses:
-    """The `most` classes of `vocabulary` whose names are most alike as words, with their cosine in (0, 1].
+    """The `most` classes of `vocabulary` whose names are most alike as words, with their likeness in (0, 1].
 
-    A name that the table of `word_similarity` does not hold is related to nothing; a note says so.
+    Two names that the table of `word_similarity` holds are as much alike as their cosine there. "milk cow" is looked up
+    as "cow": the last words of a name say what the thing is. Of other names the share of common words counts, so
+    "claw hammer" is like "hammer". Letters alone are not compared, because spelling says nothing about looks.
+    A name that is like no other is related to nothing; a note says so.
     """
-    table = word_similarity()
-    names, itself = tuple(table), find_class(class_name, vocabulary)
-    known_as = find_class(class_name, names)
-    scores = {}
-    for other in vocabulary if known_as else ():
-        cosine = table[known_as].get(find_class(other, names), 0.0)
-        if other != itself and cosine > 0:
-            scores[other] = min(cosine, 1.0)
-    best = sorted(scores, key=scores.get, reverse=True)[:most]
-    notes = () if known_as else (f"{WORD_MODEL} has no embedding of {class_name!r} here",)
-    ranked = tuple(RelatedClass(c, scores[c]) for c in best)
-    return RelatedClasses(class_name, ranked, "text", f"cosine of the names by {WORD_MODEL}", notes=notes)
+    scores = {c: _likeness(class_name, c) for c in vocabulary if find_class(c, (class_name,)) is None}
+    best = sorted((c for c, score in scores.items() if score > 0), key=scores.get, reverse=True)[:most]
+    known = _known_as(class_name)
+    notes = () if known else (f"{WORD_MODEL} has no embedding of {class_name!r} here",)
+    provenance = f"cosine of the names by {WORD_MODEL}" if known else "words that the names have in common"
+    return RelatedClasses(class_name, tuple(RelatedClass(c, scores[c]) for c in best), "text", provenance, notes=notes)
+
+
+def _likeness(one: str, other: str) -> float:
+    known, same = _known_as(one), _known_as(other)
+    if known and same:
+        return 1.0 if known == same else min(word_similarity()[known][same], 1.0)
+    words, others = (set(normalise(name).split()) for name in (one, other))
+    return len(words & others) / len(words | others)
+
+
+@functools.lru_cache(4096)
+def _known_as(name: str) -> str | None:
+    """The name in the table of `word_similarity` that a name means, or that its last words mean."""
+    words = normalise(name).split()
+    endings = (" ".join(words[i:]) for i in range(len(words)))
+    return next((found for end in endings if (found := find_class(end, tuple(word_similarity())))), None)
 
 
 def shuffled(related: Mapping[str, RelatedClasses], seed: int = 0) -> dict[str, RelatedClasses]:

@@ -18,10 +18,10 @@ from PIL import Image
 from pytest_httpserver import HTTPServer
 from werkzeug import Response
 
-from llafs_lib.classes import COCO_CLASSES, DATASETS, PASCAL_CLASSES, base_classes, novel_classes
+from llafs_lib.classes import COCO_CLASSES, DATASETS, PASCAL_CLASSES
 from llafs_lib.data.own import open_own
 from llafs_lib.errors import LlafsError
-from llafs_lib.language.asking import Asker, Unanswered
+from llafs_lib.language.asking import Asker, Unanswered, related_or_words
 from llafs_lib.language.cost import Price
 from llafs_lib.language.prompts import CONSTRAINED, OPEN, ClassNameError
 from llafs_lib.language.replay import ReplayMiss
@@ -97,11 +97,31 @@ def test_an_alias_finds_the_recording_and_the_vocabulary_limits_it():
     assert set(related.names) == {"bed", "chair"} and related.dropped
 
 
+def test_without_an_answer_and_without_a_model_like_names_stand_in():
+    farm = ("barn cat", "milk cow", "hen", "elephant")
+    found = related_or_words(Asker(mode="replay", cache=None), farm, farm, farm[:3])
+    assert list(found) == list(farm) and found["barn cat"].names == ("milk cow",)
+    assert {a.source for a in found.values()} == {"fallback"}
+    assert "no model was asked" in found["hen"].notes[0] and found["hen"].ranked == ()
+    assert "any base class stands in" in found["hen"].notes[-1]
+    (alone,) = related_or_words(Asker(mode="replay", cache=None), ["n" * 70], farm).values()
+    assert alone.source == "fallback" and alone.ranked == (), "a name that no model would be sent"
+    known = related_or_words(Asker(cache=None), ["giraffe", "zebra"], COCO_CLASSES)
+    assert {a.source for a in known.values()} == {"recorded"}
+
+
+def test_a_model_that_does_not_answer_is_not_replaced_by_words(httpserver, monkeypatch, in_tmp):
+    httpserver.expect_request(PATH).respond_with_data("", status=500)
+    monkeypatch.setenv("OPENAI_BASE_URL", httpserver.url_for("/v1"))
+    with pytest.raises(Unanswered, match="2 of 2 classes got no answer"):
+        related_or_words(Asker("m", retries=0), ["hen", "owl"], ("pony", "ewe"))
+
+
 @pytest.mark.parametrize("dataset", DATASETS)
 def test_every_novel_class_of_every_fold_has_a_base_class_that_looks_like_it(dataset):
     for fold in range(4):
-        base = base_classes(dataset, fold)
-        answers = Asker(cache=None).related_to_each(novel_classes(dataset, fold), DATASETS[dataset].classes, base)
+        base = DATASETS[dataset].base(fold)
+        answers = Asker(cache=None).related_to_each(DATASETS[dataset].novel(fold), DATASETS[dataset].classes, base)
         assert all(a.names and set(a.names) <= set(base) for a in answers.values())
         if not dataset.startswith("coco-blocks"):  # a block may hold all that looks like one of its classes
             assert {a.source for a in answers.values()} == {"recorded"}
@@ -221,8 +241,8 @@ def test_refresh_asks_again_and_replaces_the_recording(scripted, tmp_path):
 def test_one_recording_serves_every_fold_and_data_set_with_cocos_names(server):
     for dataset in ("toy", "coco-mini", "coco-20i"):
         for fold in range(4):
-            if "giraffe" in novel_classes(dataset, fold):
-                Asker("m").related("giraffe", DATASETS[dataset].classes, base_classes(dataset, fold))
+            if "giraffe" in DATASETS[dataset].novel(fold):
+                Asker("m").related("giraffe", DATASETS[dataset].classes, DATASETS[dataset].base(fold))
     assert len(server.log) == 1
     Asker("m").related("cow", PASCAL_CLASSES)
     assert len(server.log) == 2

@@ -75,6 +75,15 @@ def test_a_name_without_an_embedding():
     assert related.ranked == () and "no embedding of 'okapi'" in related.notes[0]
 
 
+def test_the_last_words_of_a_name_say_what_the_thing_is():
+    farm = ("pony", "milk cow", "brown bear", "claw hammer", "hammer", "茶碗")
+    assert by_text("barn cat", farm).scores == {c: by_text("cat", (c,)).scores[c] for c in ("milk cow", "brown bear")}
+    assert by_text("milk cow", ("cow", "milk cow")).scores == {"cow": 1.0}, "and never the class itself"
+    assert by_text("sledge hammer", farm).names == ("hammer", "claw hammer"), "no embedding, but a common word"
+    for name in ("茶碗", "phone", "<b>$1</b>"):
+        assert by_text(name, ("ponny", "horsey")).ranked == () or name == "phone"
+
+
 # --- the wrong list --------------------------------------------------------------------------------------------------
 
 
