@@ -108,6 +108,43 @@ class LabelStore:
         return np.repeat(values, lengths).reshape(self.size(image_id))  # [H·W] → [H, W]
 
 
+class LabelView:
+    """Some label maps of a store, under ids and in an order of classes of one's own. It is read like a `LabelStore`.
+
+    Args:
+        store: whose label maps are shown.
+        ids: id in the view → id in the store, ascending.
+        values: class index in the view → class index in the store, or −1 for a class that the store lacks.
+    """
+
+    def __init__(self, store: LabelStore, ids: Mapping[int, int], values: Sequence[int]):
+        self._store, self._ids = store, dict(ids)
+        rows = [store.image_ids.index(old) for old in self._ids.values()]
+        self.image_ids = tuple(self._ids)
+        self.files = {new: store.files[old] for new, old in self._ids.items()}
+        lacking = np.zeros((len(store.pixels), 1), store.pixels.dtype)
+        self.pixels = np.hstack([store.pixels, lacking])[rows][:, list(values)]
+        self.skipped = store.skipped
+        self.fingerprint = _digest([store.fingerprint, list(self._ids.items()), list(values)])[:16]
+        ours, theirs = label_type(len(values)), label_type(store.pixels.shape[1])
+        self._table = np.zeros(np.iinfo(theirs).max + 1, ours)
+        self._table[-1] = np.iinfo(ours).max  # void
+        for new, old in enumerate(values, start=1):
+            if old >= 0:
+                self._table[old + 1] = new
+
+    def __contains__(self, image_id: int) -> bool:
+        return image_id in self._ids
+
+    def size(self, image_id: int) -> tuple[int, int]:
+        """(height, width) of an image, px."""
+        return self._store.size(self._ids[image_id])
+
+    def label_map(self, image_id: int) -> np.ndarray:
+        """[H, W] as `LabelStore.label_map` has it, in the classes of the view."""
+        return self._table[self._store.label_map(self._ids[image_id])]
+
+
 def open_labels(
     name: str,
     sources: Sequence[Path],

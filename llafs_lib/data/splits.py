@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import os
 from collections.abc import Iterable, Mapping
@@ -11,7 +12,7 @@ import numpy as np
 
 from llafs_lib.classes import did_you_mean
 from llafs_lib.data.images import END_OF_JPEG, read_rgb
-from llafs_lib.data.labels import LabelStore, void_of
+from llafs_lib.data.labels import LabelStore, LabelView, void_of
 from llafs_lib.errors import LlafsError
 
 MIN_PIXELS = 2 * 32 * 32  # an image counts for a class if at least 2,048 of its label pixels are the class (spec §3.3)
@@ -101,6 +102,25 @@ class Split:
         """Class → ids of the images with at least `min_pixels` label pixels of it (spec §3.3), ascending."""
         ids = np.array(self.image_ids)
         return {c: tuple(ids[self.pixels[:, i] >= min_pixels].tolist()) for i, c in enumerate(self.classes)}
+
+    def areas(self) -> np.ndarray:
+        """How many pixels each image has, [images], in the order of `image_ids`."""
+        return np.array([np.prod(self.size(i)) for i in self.image_ids])
+
+    def part(self, ids: Mapping[int, int], classes: tuple[str, ...] | None = None) -> Split:
+        """Some images of this split, as a split of their own.
+
+        Args:
+            ids: id in the new split → id in this one, ascending.
+            classes: the classes in the new split's order; None keeps this split's. One that this split lacks has no
+                pixel in the new one, and a class of this split that is not among them becomes background.
+        """
+        part, classes = copy.copy(self), self.classes if classes is None else classes
+        values = [self.classes.index(c) if c in self.classes else -1 for c in classes]
+        part.classes, part._labels = classes, LabelView(self._labels, ids, values)
+        part.image_ids, part.pixels = part._labels.image_ids, part._labels.pixels
+        part.fingerprint = part._labels.fingerprint
+        return part
 
     def check_files(self) -> None:
         """Check that every listed image is there and ends as a JPEG does, without decoding it.

@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 import pytest
+from own_file import draw_own
 from PIL import Image
 
 from llafs_lib.data.coco import CocoSplit
@@ -66,3 +67,26 @@ def test_bytes_after_the_end_of_an_image_do_no_harm(split):
     with split.file(2).open("ab") as file:
         file.write(b"appended by a camera")
     split.check_files()
+
+
+def test_a_part_of_a_split_has_ids_and_classes_of_its_own(tmp_path):
+    path = draw_own(tmp_path, [("hen", "pony"), ("pony",), ("ewe", "hen")])
+    whole = CocoSplit(tmp_path / "images", path, ("hen", "pony", "ewe"))  # images 1, 3 and 5
+    part = whole.part({10: 1, 20: 5}, ("owl", "ewe", "hen"))
+    assert part.image_ids == (10, 20) and part.file(20) == whole.file(5) and part.size(10) == whole.size(1)
+    assert not part.mask(20, "owl").any() and np.array_equal(part.mask(20, "ewe"), whole.mask(5, "ewe"))
+    assert np.array_equal(part.label_map(10) > 0, whole.mask(1, "hen")), "what is no class of the part is background"
+    assert part.pixels.tolist() == [[part.mask(i, c).sum() for c in part.classes] for i in part.image_ids]
+    same = whole.part({1: 1, 5: 5})
+    assert len({s.fingerprint for s in (whole, part, same, whole.part({1: 1, 3: 3}))}) == 4
+    with pytest.raises(LlafsError, match="image 3 is not listed"):
+        same.image(3)
+
+
+def test_a_part_of_many_classes_has_label_maps_wide_enough(tmp_path):
+    names = tuple(f"class {n}" for n in range(300))
+    path = draw_own(tmp_path, [(n,) for n in names], size=(12, 9))
+    few = CocoSplit(tmp_path / "images", path, names[:200]).part({1: 1, 3: 3}, names)
+    many = CocoSplit(tmp_path / "images", path, names).part({599: 599}, names[::-1])
+    assert few.label_map(3).max() == 2 and few.label_map(3).dtype == np.uint16
+    assert many.mask(599, names[-1]).any() and many.label_map(599).max() == 1
