@@ -2,6 +2,7 @@
 #
 #   make tutorial                                        the five notebooks on drawn scenes, minutes on two cores
 #   make tutorial DATASET=coco-mini FOLD=2 SHOTS=1       the same on photographs; LLAFS_DATA says where they lie
+#   make tutorial DATASET=my/objects.json                the same on your own images and classes, from a COCO file
 #   make test                                            the fast tests, of every module: minutes on two cores
 #   make test-all                                        all tests: notebooks, servers, Ray and a browser as well
 #   make lab                                             JupyterLab on the notebooks
@@ -16,7 +17,7 @@ BIN := $(VENV)/bin
 
 # What may be written behind `make tutorial`: the fields of llafs_lib.settings.Settings (`llafs tutorial --help` says
 # what they mean), and ONLY.
-PARAMETERS := DATASET FOLD SHOTS SEED BACKBONE RUNS BUDGET NOVEL_IN_TRAIN HOLD_OUT COMPARE_LOSSES \
+PARAMETERS := DATASET IMAGES VAL MIN_AREA FOLD SHOTS SEED BACKBONE RUNS BUDGET NOVEL_IN_TRAIN HOLD_OUT COMPARE_LOSSES \
   SEGMENTERS QUERIES LLM LLM_MODE LLM_BUDGET ONLY
 flags = $(foreach p,$(PARAMETERS),$(if $($p),--$(shell echo $p | tr A-Z_ a-z-) "$($p)"))
 given = $(foreach word,$(MAKEOVERRIDES),$(firstword $(subst =, ,$(word))))

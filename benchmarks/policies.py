@@ -24,7 +24,7 @@ import numpy as np
 import torch
 from policy_ideas import IDEAS, KEPT, Drawn, Idea, augmented_arms
 
-from llafs_lib.classes import DATASETS, N_FOLDS, base_classes, novel_classes
+from llafs_lib.classes import DATASETS
 from llafs_lib.data.folds import DataSet, data_root, open_dataset
 from llafs_lib.data.splits import MIN_PIXELS, Split, SupportReader
 from llafs_lib.errors import LlafsError
@@ -127,8 +127,8 @@ class Study:
             which, [self.dataset.train, self.dataset.val]
         )
         found = []
-        for fold in range(N_FOLDS):
-            novel, base = novel_classes(name, fold), base_classes(name, fold)
+        for fold in range(DATASETS[name].n_folds):
+            novel, base = DATASETS[name].novel(fold), DATASETS[name].base(fold)
             known = {c: llm[c].restrict_to(base) for c in novel}
             dealt, base_bank = shuffled(known), bank.only(base)
             for c in novel:

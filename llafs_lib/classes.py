@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from llafs_lib.errors import LlafsError
 
-N_FOLDS = 4
+N_FOLDS = 4  # of every published benchmark, and the most of any data set
 
 # super-category → the categories in it, in the order of their official ids
 COCO_SUPERCATEGORIES: dict[str, tuple[str, ...]] = {
@@ -63,14 +63,72 @@ TOY_CLASSES: tuple[str, ...] = tuple(name for family in TOY_FAMILIES.values() fo
 
 @dataclass(frozen=True)
 class Benchmark:
-    """A data set's classes, and how its four folds take them.
+    """A data set's classes, and how its folds take them (spec §3.1). A class is novel in exactly one fold.
 
-    `interleaved`: fold *f* holds the classes whose index modulo 4 is *f*. `blocks`: it holds the *f*-th quarter of the
-    list. Numbers of the one cannot be compared with numbers of the other.
+    `interleaved`: fold *f* holds the classes whose index modulo the number of folds is *f*. `blocks`: it holds the
+    *f*-th part of the list. Numbers of the one cannot be compared with numbers of the other.
+
+    There are four folds, or fewer where fewer classes than four can be asked about: two classes make two folds.
+
+    Args:
+        classes: at least two.
+        folds: "interleaved" or "blocks".
+        askable: the classes that have images to train on and to test on. They are dealt first, so that every fold has
+            one. None means all, as in every published benchmark.
     """
 
     classes: tuple[str, ...]
     folds: str = "interleaved"
+    askable: tuple[str, ...] | None = None
+
+    @property
+    def order(self) -> tuple[str, ...]:
+        """The classes in the order in which they are dealt to the folds: their own, but those to be asked first."""
+        first = self.classes if self.askable is None else self.askable
+        return (*first, *(c for c in self.classes if c not in set(first)))
+
+    @property
+    def n_folds(self) -> int:
+        """How many folds the classes fill: 4, 3 or 2.
+
+        Raises:
+            LlafsError: there is only one class.
+        """
+        if len(self.classes) < 2:
+            raise LlafsError(
+                f"one class alone ({', '.join(map(repr, self.classes))}) makes no fold, because a fold needs a novel "
+                "class and a base class: annotate a second class."
+            )
+        asked = len(self.classes if self.askable is None else self.askable)
+        return min(N_FOLDS, max(asked, 2))
+
+    def novel(self, fold: int) -> tuple[str, ...]:
+        """The novel classes of a fold.
+
+        Raises:
+            LlafsError: there is no such fold.
+        """
+        n = self.n_folds
+        if fold not in range(n):
+            known = f"fold must be {', '.join(map(str, range(n - 1)))} or {n - 1}, not {fold!r}."
+            raise LlafsError(known if n == N_FOLDS else f"the classes fill only {n} folds, so {known}")
+        if self.folds == "interleaved":
+            return self.order[fold::n]
+        return tuple(c for i, c in enumerate(self.order) if i * n // len(self.order) == fold)
+
+    def base(self, fold: int) -> tuple[str, ...]:
+        """The classes of a fold that may be seen in training: all that are not novel."""
+        novel = set(self.novel(fold))
+        return tuple(c for c in self.classes if c not in novel)
+
+    def validation(self, fold: int) -> tuple[str, ...]:
+        """Base classes to choose a model on, held out of its training: 5 of COCO's 60, 2 of PASCAL's and `toy`'s 15.
+
+        The field chooses its checkpoints on the very classes that it reports (spec §6.1). To choose on classes that are
+        neither trained on nor reported, every fourth of the next fold's novel classes is set aside. Of fewer than four
+        base classes none can be spared.
+        """
+        return self.novel((fold + 1) % self.n_folds)[::4] if len(self.base(fold)) >= 4 else ()
 
 
 DATASETS: dict[str, Benchmark] = {
@@ -177,33 +235,3 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     by_form = {normalise(k): k for k in known}
     close = difflib.get_close_matches(normalise(name), by_form, n=1, cutoff=0.7)
     return f" Did you mean {by_form[close[0]]!r}?" if close else ""
-
-
-def novel_classes(dataset: str, fold: int) -> tuple[str, ...]:
-    """The novel classes of a fold of a data set: a quarter of its classes (spec §3.1).
-
-    Raises:
-        LlafsError: `fold` is not 0, 1, 2 or 3.
-    """
-    if fold not in range(N_FOLDS):
-        raise LlafsError(f"fold must be 0, 1, 2 or 3, not {fold!r}")
-    benchmark = DATASETS[dataset]
-    if benchmark.folds == "interleaved":
-        return benchmark.classes[fold::N_FOLDS]
-    size = len(benchmark.classes) // N_FOLDS
-    return benchmark.classes[fold * size : (fold + 1) * size]
-
-
-def base_classes(dataset: str, fold: int) -> tuple[str, ...]:
-    """The classes of a fold that may be seen in training: all that are not novel."""
-    novel = set(novel_classes(dataset, fold))
-    return tuple(c for c in DATASETS[dataset].classes if c not in novel)
-
-
-def validation_classes(dataset: str, fold: int) -> tuple[str, ...]:
-    """Base classes to choose a model on, held out of its training: 5 of COCO's 60, 2 of PASCAL's and `toy`'s 15.
-
-    The field chooses its checkpoints on the very classes that it reports (spec §6.1). To choose on classes that are
-    neither trained on nor reported, every fourth of the next fold's novel classes is set aside.
-    """
-    return novel_classes(dataset, (fold + 1) % N_FOLDS)[::4]

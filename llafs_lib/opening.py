@@ -12,7 +12,7 @@ from llafs_lib import bank_folder
 from llafs_lib.artifacts import RunFolder
 from llafs_lib.bank_folder import Wanted
 from llafs_lib.data.files import path_of
-from llafs_lib.data.folds import data_root, load_fold, open_dataset
+from llafs_lib.data.folds import data_root, open_fold
 from llafs_lib.data.own import open_own
 from llafs_lib.data.splits import SupportReader
 from llafs_lib.errors import LlafsError
@@ -26,15 +26,17 @@ from llafs_lib.vision.prototype import PrototypeSegmenter
 from llafs_lib.vision.segmenter import HSNetSegmenter
 
 
-def open_run(run: str | Path, method: str) -> dict[str, Any]:
+def open_run(run: str | Path, method: str, annotations: str = "") -> dict[str, Any]:
     """The arguments of `LLaFS` for what notebooks 01, 02 and 04 left.
+
+    Args:
+        annotations: of a run on images of one's own, where the COCO file lies now, if it was moved since.
 
     Raises:
         LlafsError: it is no run folder, or an artifact is missing or does not fit the others.
     """
     folder = RunFolder.at(run)
-    dataset = open_dataset(folder.dataset)
-    load_fold(folder, dataset)  # checks that the run belongs to the data
+    dataset, _ = open_fold(folder, annotations)  # checks that the run belongs to the data
     bank = SupportBank.load(folder.require("support_bank"))
     calibration = json.loads(folder.require("calibration.json").read_text(encoding="utf-8"))
     if method == "hsnet":

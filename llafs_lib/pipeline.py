@@ -111,7 +111,9 @@ class LLaFS:
         return cls(**open_own_images(annotations, images, bank, wanted, asker), llm=asker)
 
     @classmethod
-    def from_run(cls, run: str | Path, llm: str | Asker | None = None, method: str = "hsnet") -> LLaFS:
+    def from_run(
+        cls, run: str | Path, llm: str | Asker | None = None, method: str = "hsnet", annotations: str | Path = ""
+    ) -> LLaFS:
         """Open a bank folder, or what notebooks 01, 02 and 04 left in a run folder such as `runs/toy/fold0`.
 
         Args:
@@ -120,6 +122,7 @@ class LLaFS:
                 trained on (notebook 04, section 6). On photographs it needs no trained model, only a backbone's
                 ImageNet weights. On `toy` notebook 02 trains the backbone as well, so that there `hsnet.safetensors` is
                 needed for its backbone.
+            annotations: of a run on images of one's own, where the COCO file lies now, if it was moved since.
 
         Raises:
             LlafsError: the method is unknown, the folder is neither, or an artifact is missing or does not fit the
@@ -128,7 +131,8 @@ class LLaFS:
         if method not in METHODS:
             raise LlafsError(f"unknown method {told(method)}: choose one of {', '.join(METHODS)}.")
         run, asker = path_of(run, "run"), _asker(llm)
-        found = open_bank(run) if bank_folder.is_bank_folder(run) else open_run(run, method)
+        moved = str(path_of(annotations, "annotations")) if annotations else ""
+        found = open_bank(run) if bank_folder.is_bank_folder(run) else open_run(run, method, moved)
         return cls(**found, llm=asker)
 
     def save(self, folder: str | Path) -> Path:

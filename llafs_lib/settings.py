@@ -6,8 +6,12 @@ parameter cells are tested against them.
 
 from __future__ import annotations
 
+import hashlib
+import re
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from llafs_lib.artifacts import RunFolder
@@ -70,8 +74,13 @@ class Settings:
         LlafsError: an impossible value; the message lists the possible ones.
     """
 
-    dataset: str = parameter("toy", _DATA, f"one of {', '.join(DATASETS)}", choices=DATASETS)
-    fold: int = parameter(0, _DATA, "which quarter of the classes is novel, 0 to 3", choices=range(N_FOLDS))
+    dataset: str = parameter("toy", _DATA, f"one of {', '.join(DATASETS)}, or a COCO file of your own: my/objects.json")
+    images: str = parameter("", _DATA, "the folder of your own images; without it, they lie beside the COCO file")
+    val: str = parameter("", _DATA, "a second COCO file of your own, to test on; without it, a fifth of the images")
+    min_area: float = parameter(
+        0.0, _DATA, "share of one of your own images that a class must cover to count; 0: 1/150", low=0
+    )
+    fold: int = parameter(0, _DATA, "which part of the classes is novel, 0 to 3", choices=range(N_FOLDS))
     shots: int = parameter(5, _DATA, "supports per query", low=1)
     seed: int = parameter(0, _DATA, "of training and of draws; notebook 05 asks the same for every seed", low=0)
     backbone: str = parameter("auto", _DATA, "small (for toy), mobilenet_v2, resnet50 …; auto: by data set")
@@ -94,6 +103,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         check_parameters(self)
+        self._check_data()
         for name in self.segmenters.split(","):
             if name not in SEGMENTERS:
                 raise LlafsError(f"segmenters: {unknown(name, SEGMENTERS)}")
@@ -104,12 +114,64 @@ class Settings:
         if self.backbone == "small" and self.dataset != "toy":
             raise LlafsError("backbone 'small' is trained on toy; photographs need one with ImageNet weights.")
 
+    def _check_data(self) -> None:
+        """Look at what says which data to use, and bring the paths of one's own to one form."""
+        if self.own:
+            if not _is_path(self.dataset):
+                raise LlafsError(f"dataset: {unknown(self.dataset, DATASETS)} A file of your own ends in .json.")
+            if self.min_area >= 1:
+                raise LlafsError(f"min_area is a share of the image, below 1, not {self.min_area!r}.")
+            for name in ("dataset", "images", "val"):
+                if path := getattr(self, name):
+                    object.__setattr__(self, name, _absolute(path))
+            return
+        for name in ("images", "val", "min_area"):
+            if getattr(self, name):
+                raise LlafsError(
+                    f"{name} is for a COCO file of your own: {self.dataset} brings its images, its validation images "
+                    f"and its rule (2,048 px) along. Leave {name} out, or give a file as dataset."
+                )
+
+    @property
+    def own(self) -> bool:
+        """Whether `dataset` is a file of one's own rather than a name."""
+        return self.dataset not in DATASETS
+
     @property
     def run(self) -> RunFolder:
         """The run folder of these settings."""
-        return RunFolder(self.runs, self.dataset, self.fold)
+        return RunFolder(self.runs, data_name(self.dataset), self.fold)
 
     @property
     def model(self) -> dict[str, Any]:
         """What decides the trained model: its manifest records this, and later notebooks require it."""
-        return {k: getattr(self, k) for k in ("dataset", "fold", "seed", "backbone", "budget")}
+        chosen = {k: getattr(self, k) for k in ("fold", "seed", "backbone", "budget")}
+        return {"dataset": data_name(self.dataset), **chosen}
+
+
+def data_name(dataset: str) -> str:
+    """What a data set is called: its name, or for a path a short one with a hash, such as "objects-3f2a".
+
+    However a path is spelled, its name is the same.
+    """
+    if dataset in DATASETS:
+        return dataset
+    path = _absolute(dataset)
+    digest = hashlib.sha256(unicodedata.normalize("NFC", path).encode(errors="surrogateescape")).hexdigest()
+    stem = re.sub(r"[^\w.-]+", "-", unicodedata.normalize("NFC", Path(path).stem)).strip("-._")[:40]
+    return f"{stem or 'data'}-{digest[:4]}"
+
+
+def _is_path(dataset: str) -> bool:
+    try:
+        looks_so = dataset.lower().endswith(".json") or Path(dataset).name != dataset
+        return bool(dataset) and (looks_so or Path(dataset).exists())
+    except OSError:  # a name longer than any file's
+        return False
+
+
+def _absolute(path: str) -> str:
+    try:
+        return Path(path).expanduser().resolve().as_posix()
+    except (OSError, RuntimeError, ValueError) as error:  # ~nobody, a zero byte, a link to itself
+        raise LlafsError(f"{path!r} is no path of a file ({error}): correct it.") from None

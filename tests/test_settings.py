@@ -8,8 +8,10 @@ import pytest
 
 from llafs_lib.artifacts import SERIES
 from llafs_lib.errors import LlafsError
-from llafs_lib.settings import Settings
+from llafs_lib.settings import Settings, data_name
 from llafs_lib.tools.tutorial import checked, notebook_parameters
+from llafs_lib.vision import recipes
+from llafs_lib.vision.recipes import recipe_for
 
 ROOT = Path(__file__).resolve().parent.parent
 DEFAULTS = {f.name: f.default for f in fields(Settings)}
@@ -39,6 +41,55 @@ DEFAULTS = {f.name: f.default for f in fields(Settings)}
 def test_impossible_values(wrong, message):
     with pytest.raises(LlafsError, match=message):
         Settings(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"dataset": ""}, "dataset: '' is unknown"),
+        ({"dataset": "~nobody-of-that-name/a.json"}, "is no path of a file .*: correct it"),
+        ({"dataset": "a\0b.json"}, "is no path of a file"),
+        ({"dataset": 300 * "x"}, "is unknown"),
+        ({"dataset": "a.json", "val": "~nobody-of-that-name/b.json"}, "is no path of a file"),
+        ({"dataset": "objects"}, "'objects' is unknown.* A file of your own ends in .json"),
+        ({"dataset": "a.json", "min_area": 1}, "share of the image, below 1"),
+        ({"dataset": "a.json", "min_area": -0.1}, "min_area must be a number of at least 0"),
+        ({"dataset": "a.json", "backbone": "small"}, "photographs need one with ImageNet weights"),
+        ({"dataset": "coco-mini", "val": "val.json"}, "val is for a COCO file of your own: coco-mini brings"),
+        ({"images": "photos"}, "images is for a COCO file of your own"),
+        ({"min_area": 0.01}, "min_area is for a COCO file of your own: toy brings .* its rule"),
+    ],
+)
+def test_impossible_data_of_ones_own(wrong, message, in_tmp):
+    with pytest.raises(LlafsError, match=message):
+        Settings(**wrong)
+
+
+def test_a_data_set_of_ones_own_has_one_name_however_its_path_is_spelled(in_tmp):
+    (in_tmp / "my data").mkdir()
+    (in_tmp / "link").symlink_to("my data")
+    plain = "my data/a b$.json"
+    spelled = (plain, f"./my data/../{plain}", str(in_tmp / plain), "link/a b$.json")
+    found = {(s.dataset, s.run.path, s.model["dataset"]) for s in (Settings(dataset=path) for path in spelled)}
+    assert len(found) == 1 and len({data_name(path) for path in spelled}) == 1
+    assert re.fullmatch(r"a-b-[0-9a-f]{4}", Settings(dataset=spelled[0]).run.dataset)
+    assert data_name("other/a b$.json") != data_name(spelled[0]), "two files of one name are two data sets"
+    assert data_name("toy") == Settings().run.dataset == "toy"
+
+
+@pytest.mark.parametrize("stem", ["", "..", "<b>", "con/../" + 90 * "x", "茶碗", "a\nb", ".hidden"])
+def test_a_run_folder_has_a_name_that_any_disk_takes(stem, in_tmp):
+    name = data_name(f"{stem}.json")
+    assert len(name) <= 45 and name[0] not in ".-" and not set(name) & set('<>/\\:*?"|\n ')
+
+
+def test_photographs_of_ones_own_are_trained_as_those_of_coco_mini(in_tmp):
+    for presets in (recipes.HSNET, recipes.BASE, recipes.ABLATION):
+        for budget in ("tiny", "small"):
+            assert recipe_for(budget, "objects-3f2a", presets) == recipe_for(budget, "coco-mini", presets)
+    assert checked(Settings(dataset="a.json")).backbone == checked(Settings(dataset="coco-mini")).backbone
+    with pytest.raises(LlafsError, match="no recipe for budget='full'"):
+        checked(Settings(dataset="a.json", budget="full"))
 
 
 def test_the_backbone_follows_the_data_set():

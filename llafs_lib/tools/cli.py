@@ -74,6 +74,7 @@ def _add_tutorial(parser: argparse.ArgumentParser) -> None:
     parser.epilog = examples(
         ("tutorial", "on drawn scenes, without a download, in minutes"),
         ("tutorial --dataset coco-mini --fold 2 --shots 1", "on photographs (LLAFS_DATA says where they lie)"),
+        ("tutorial --dataset my/objects.json", "on your own images and classes, from a COCO file"),
         ("tutorial --only 04,05", "these two again, whatever their state"),
     )
     add_options(parser, PARAMETERS.values())
@@ -105,7 +106,7 @@ def _add_sweep(parser: argparse.ArgumentParser) -> None:
         ("sweep --dataset coco-20i --budget full --gpus 1 --address HEAD:6379", "on a Ray cluster"),
         ("sweep --dataset coco-mini --only 05", "evaluate again, without training again"),
     )
-    parser.add_argument("--folds", default="0-3", help="such as 0-3 or 0,2 (default: %(default)s)")
+    parser.add_argument("--folds", default="", help="such as 0-3 or 0,2 (default: all of the data set)")
     parser.add_argument("--seeds", default="0-2", help="of the training (default: %(default)s)")
     add_options(parser, [f for f in PARAMETERS.values() if f.name not in ("fold", "seed")])
     parser.add_argument("--only", help="run just these notebooks: 05, or 04,05", **_NUMBERS)
@@ -118,9 +119,11 @@ def _sweep(arguments: argparse.Namespace) -> None:
     from llafs_lib.evaluation.report import text_report
     from llafs_lib.tools.cluster import Resources
     from llafs_lib.tools.sweep import Sweep, dry_run, merge, numbers, run_sweep
+    from llafs_lib.tools.tutorial import folds_of
 
-    folds, seeds = numbers(arguments.folds), numbers(arguments.seeds)
-    sweep = Sweep(made(Settings, arguments), tuple(folds), tuple(seeds), tuple(arguments.only))
+    settings, seeds = made(Settings, arguments), numbers(arguments.seeds)
+    folds = numbers(arguments.folds) if arguments.folds else folds_of(settings)
+    sweep = Sweep(settings, tuple(folds), tuple(seeds), tuple(arguments.only))
     resources = made(Resources, arguments)
     if arguments.dry_run:
         print(dry_run(sweep))
@@ -152,24 +155,20 @@ def _add_ask(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("class_names", nargs="*", metavar="CLASS", help="default: all classes of the data set")
     parser.add_argument("--supports", metavar="FILE", help="ask over the classes of a COCO file or a folder of masks")
-    parser.add_argument("--images", metavar="DIR", help="their images (default: beside the file)")
-    add_options(parser, [PARAMETERS["dataset"], *LLM])
+    add_options(parser, [PARAMETERS["dataset"], PARAMETERS["images"], *LLM])
     parser.set_defaults(command=_ask, dataset="coco-20i")
 
 
 def _ask(arguments: argparse.Namespace) -> None:
-    from llafs_lib.classes import DATASETS
+    from llafs_lib.data.folds import class_names
     from llafs_lib.language.asking import Unanswered
     from llafs_lib.language.cost import cost_line
 
-    if arguments.images and not arguments.supports:
-        raise LlafsError("--images goes with --supports, which names the COCO file.")
     settings = made(Settings, arguments, "images")
-    vocabulary, asker = DATASETS[settings.dataset].classes, asker_of(settings)
-    if arguments.supports:
-        from llafs_lib.data.own import open_own
-
-        vocabulary = open_own(arguments.supports, arguments.images).classes
+    if arguments.images and not (arguments.supports or settings.own):
+        raise LlafsError("--images goes with --supports, which names the COCO file.")
+    vocabulary = class_names(arguments.supports or settings.dataset, arguments.images)
+    asker = asker_of(settings)
     failure = None
     try:
         answers = asker.related_to_each(arguments.class_names or vocabulary, vocabulary)

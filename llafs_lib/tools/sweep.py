@@ -28,9 +28,9 @@ from filelock import FileLock
 from llafs_lib.artifacts import write_json
 from llafs_lib.errors import LlafsError
 from llafs_lib.progress import bar
-from llafs_lib.settings import Settings
+from llafs_lib.settings import Settings, data_name
 from llafs_lib.tools.cluster import Resources, cluster, environment
-from llafs_lib.tools.tutorial import Step, checked, import_extra, notebooks, run_tutorial
+from llafs_lib.tools.tutorial import Step, check_own_data, checked, import_extra, notebooks, run_tutorial
 
 
 def numbers(text: str) -> list[int]:
@@ -65,7 +65,7 @@ class Sweep:
     @property
     def folder(self) -> Path:
         """Where the merged results lie: those of the last sweep of this data set, whichever folds and seeds it had."""
-        return Path(self.settings.runs) / "sweep" / self.settings.dataset
+        return Path(self.settings.runs) / "sweep" / data_name(self.settings.dataset)
 
     def runs(self) -> list[Settings]:
         """The settings of each run, seed by seed."""
@@ -77,7 +77,7 @@ class Sweep:
 
     def unfinished(self) -> dict[str, list[str]]:
         """Name of a run → the numbers of the notebooks that have to run, for those runs that are not finished."""
-        checked(self.settings)
+        check_own_data(checked(self.settings), self.folds)
         left = {
             name_of(run): [book.stem[:2] for book in notebooks(self.only) if Step(book, run).why_run()]
             for run in self.runs()
@@ -184,7 +184,7 @@ def merge(sweep: Sweep, failed: Mapping[str, str] | None = None) -> dict[str, An
     if not whole:
         raise LlafsError("no seed has finished all folds: there is nothing to merge yet.")
     results = {
-        "dataset": sweep.settings.dataset,
+        "dataset": data_name(sweep.settings.dataset),
         "folds": list(sweep.folds),
         "seeds": list(whole),
         **merged(whole, list(runs.values())),

@@ -21,12 +21,14 @@ from types import ModuleType
 from typing import Any
 
 from llafs_lib.artifacts import NOTEBOOKS, ROOMS, file_hash, library_digest, write_json
+from llafs_lib.classes import DATASETS
 from llafs_lib.errors import LlafsError
 from llafs_lib.progress import bar
 from llafs_lib.settings import Settings, unknown
 from llafs_lib.threads import share_cores
 
 CELL_TIMEOUT = 4 * 3600  # seconds; a cell that takes longer has hung
+PAPERMILLS_OWN = ("PAPERMILL_INPUT_PATH", "PAPERMILL_OUTPUT_PATH")  # what `papermill --inject-paths` adds
 
 
 def checked(settings: Settings) -> Settings:
@@ -45,6 +47,37 @@ def checked(settings: Settings) -> Settings:
     return settings
 
 
+def check_own_data(settings: Settings, folds: Iterable[int] | None = None) -> None:
+    """Open data of one's own and make the folds, so that what is wrong with them is said before a notebook runs.
+
+    Args:
+        folds: which; None means that of `settings`.
+
+    Raises:
+        LlafsError: the data cannot be read, do not fill such a fold, or have a class whose name is not fit to be sent
+            to a language model.
+    """
+    if settings.own:
+        from llafs_lib.data.folds import make_fold, open_dataset
+        from llafs_lib.language.prompts import check_class_name
+
+        data = open_dataset(settings.dataset, settings.images, settings.val, settings.min_area)
+        for name in data.classes:
+            check_class_name(name)
+        for fold in [settings.fold] if folds is None else folds:
+            make_fold(data, fold, settings.novel_in_train, settings.hold_out)
+
+
+def folds_of(settings: Settings) -> range:
+    """All folds of the data set of these settings."""
+    if not settings.own:
+        return range(DATASETS[settings.dataset].n_folds)
+    from llafs_lib.data.folds import open_dataset
+
+    data = open_dataset(settings.dataset, settings.images, settings.val, settings.min_area)
+    return range(data.benchmark.n_folds)
+
+
 def settings_from(namespace: Mapping[str, Any]) -> Settings:
     """The checked settings of the notebook whose `globals()` this is.
 
@@ -58,7 +91,7 @@ def settings_from(namespace: Mapping[str, Any]) -> Settings:
     for cell in namespace.get("In", []):
         if cell.startswith("# Parameters\n"):  # how papermill begins an injected cell
             for name in _assigned(cell):
-                if name not in own:
+                if name not in own and name not in PAPERMILLS_OWN:
                     raise LlafsError(f"parameter {unknown(name, own)}")
     return checked(Settings(**own))
 
@@ -169,7 +202,7 @@ class Step:
     def _data_digest(self) -> str:
         from llafs_lib.data.folds import source_files
 
-        return _digest([_hash_or_none(path) for path in source_files(self.settings.dataset)])
+        return _digest([_hash_or_none(path) for path in source_files(self.settings.dataset, self.settings.val)])
 
 
 def _digest(value: Any) -> str:
@@ -207,6 +240,7 @@ def run_tutorial(settings: Settings, only: Sequence[str] = (), again: bool = Tru
         LlafsError: a notebook failed; the message quotes its error and says where its output and its log lie.
     """
     steps = [Step(notebook, checked(settings)) for notebook in notebooks(only)]
+    check_own_data(settings)
     print(", ".join(f"{k} {v}" for k, v in asdict(settings).items() if v != ""), flush=True)
     for step in steps:
         reason = "asked for" if only and again else step.why_run()

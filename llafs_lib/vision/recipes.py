@@ -32,6 +32,8 @@ class Recipe:
 
 COCO_RELEASES = ("coco-20i", "coco-20i-2017", "coco-blocks", "coco-blocks-2017")
 RELEASES = (*COCO_RELEASES, "pascal-5i")
+OWN = "any other photographs"  # trained as coco-mini, which has as few
+PHOTOGRAPHS = ("coco-mini", OWN, *RELEASES)
 
 # `tiny` proves that everything runs; `small` is for two CPU cores; `full` is as published. HSNet's (spec §1.9): Adam at
 # a constant 1e-3; an epoch of fold 0 is 62,040 draws on COCO-20i, 11,394 on PASCAL-5i; training was stopped by hand.
@@ -39,10 +41,10 @@ _TINY = Recipe(size=129, epochs=2, batch=4, samples=40, dice=1.0)
 _SMALL = Recipe(size=225, epochs=20, batch=8, samples=1000, rate=5e-4, dice=1.0)
 _FULL = Recipe(size=400, epochs=350, batch=40, samples=62040, last_rate=1e-3)
 HSNET: dict[str, dict[str, Recipe]] = {
-    "tiny": dict.fromkeys(("toy", "coco-mini", *RELEASES), _TINY),
+    "tiny": dict.fromkeys(("toy", *PHOTOGRAPHS), _TINY),
     "small": {
         "toy": replace(_SMALL, size=161, epochs=7, batch=4, samples=200, rate=1e-3),
-        "coco-mini": replace(_SMALL, epochs=9, batch=4, samples=500),
+        **dict.fromkeys(("coco-mini", OWN), replace(_SMALL, epochs=9, batch=4, samples=500)),
         **dict.fromkeys(RELEASES, _SMALL),
     },
     "full": {
@@ -59,11 +61,11 @@ _BASE_FULL = Recipe(417, 20, 12, optimizer="sgd", rate=2.5e-3, last_rate=1e-6, w
 BASE: dict[str, dict[str, Recipe]] = {
     "tiny": {
         "toy": replace(_BASE_TINY, batch=4, samples=100, optimizer="adam", rate=1e-3, whole=True),
-        **dict.fromkeys(("coco-mini", *RELEASES), _BASE_TINY),
+        **dict.fromkeys(PHOTOGRAPHS, _BASE_TINY),
     },
     "small": {
         "toy": Recipe(161, 10, 4, rate=1e-3, whole=True, label_stride=4),
-        **dict.fromkeys(("coco-mini", *RELEASES), _BASE_SMALL),
+        **dict.fromkeys(PHOTOGRAPHS, _BASE_SMALL),
     },
     "full": {
         **dict.fromkeys(COCO_RELEASES, _BASE_FULL),
@@ -75,20 +77,21 @@ BASE: dict[str, dict[str, Recipe]] = {
 # The comparison of losses: three of them, three seeds each.
 _ABLATION = Recipe(size=129, epochs=3, batch=4, samples=160)
 ABLATION: dict[str, dict[str, Recipe]] = {
-    "tiny": dict.fromkeys(("toy", "coco-mini", *RELEASES), replace(_ABLATION, epochs=1, samples=8)),
-    "small": dict.fromkeys(("toy", "coco-mini", *RELEASES), _ABLATION),
+    "tiny": dict.fromkeys(("toy", *PHOTOGRAPHS), replace(_ABLATION, epochs=1, samples=8)),
+    "small": dict.fromkeys(("toy", *PHOTOGRAPHS), _ABLATION),
     "full": dict.fromkeys(RELEASES, replace(_ABLATION, size=225, epochs=10, batch=8, samples=2000)),
 }
 
 
 def recipe_for(budget: str, dataset: str, presets: Mapping[str, Mapping[str, Recipe]] = HSNET) -> Recipe:
-    """The preset for a budget on a data set, among `HSNET`, `BASE` or `ABLATION`.
+    """The preset for a budget on a data set, among `HSNET`, `BASE` or `ABLATION`; of data that none names, `OWN`'s.
 
     Raises:
         LlafsError: there is none.
     """
-    if dataset not in presets.get(budget, {}):
+    of_budget = presets.get(budget, {})
+    if dataset not in of_budget and OWN not in of_budget:
         known = ", ".join(f"{b} ({', '.join(presets[b])})" for b in presets)
         hint = "" if budget in presets else did_you_mean(budget, presets)
         raise LlafsError(f"no recipe for budget={budget!r} on dataset={dataset!r}: there are {known}.{hint}")
-    return presets[budget][dataset]
+    return of_budget.get(dataset, of_budget.get(OWN))

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.utils.data import DataLoader
 
-from llafs_lib.classes import TOY_CLASSES, base_classes, novel_classes
+from llafs_lib.classes import DATASETS, TOY_CLASSES
 from llafs_lib.data.episodes import EpisodeSampler, training_episodes
 from llafs_lib.data.episodes import test_episodes as make_test_episodes
 from llafs_lib.errors import LlafsError
@@ -23,7 +23,7 @@ def fold_with(n_train, n_test, index=0):
         return {c: tuple(range(offset + 100 * i, offset + 100 * i + n)) for i, c in enumerate(TOY_CLASSES)}
 
     return Fold(
-        "toy", index, base_classes("toy", index), novel_classes("toy", index),
+        "toy", index, DATASETS["toy"].base(index), DATASETS["toy"].novel(index),
         images(n_train, 0), images(n_test, 100_000),
     )  # fmt: skip
 

@@ -80,13 +80,13 @@ def test_an_empty_fold(tmp_path):
     }
     (tmp_path / "a.json").write_text(json.dumps(content))
     split = CocoSplit(tmp_path / "p", tmp_path / "a.json", TOY_CLASSES)
-    with pytest.raises(LlafsError, match="toy fold 2 is empty: no image to train on shows any of its classes"):
-        make_fold(DataSet("toy", TOY_CLASSES, split, split), 2)
+    with pytest.raises(LlafsError, match="toy fold 2 is too small, because no class to train on has two"):
+        make_fold(DataSet("toy", DATASETS["toy"], split, split), 2)
 
 
 def test_a_fold_survives_its_file(toy, tmp_path):
     fold, run = make_fold(toy, 0, "drop"), RunFolder(tmp_path, "toy", 0)
-    save_fold(run, fold)
+    save_fold(run, fold, toy)
     assert load_fold(run, toy) == fold and load_fold(run, toy).digest == fold.digest
     with pytest.raises(LlafsError, match="01_data_folds"):
         load_fold(run, replace(toy, train=toy.val))

@@ -11,7 +11,7 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Response
 
 from llafs_lib.artifacts import RunFolder
-from llafs_lib.classes import novel_classes
+from llafs_lib.classes import DATASETS
 from llafs_lib.data.folds import make_fold, open_dataset, save_fold
 from llafs_lib.data.toy.dataset import make_toy
 from llafs_lib.language.relations import load_related
@@ -78,7 +78,7 @@ def test_a_live_run_asks_once_and_keeps_no_key(workplace, server):
     assert code == 0, printed
     assert len(server.log) == 5 and all(r.headers["Authorization"] == f"Bearer {KEY}" for r, _ in server.log)
     related = load_related(RunFolder("runs", "toy", 0))
-    assert set(related) == set(novel_classes("toy", 0)) and {a.source for a in related.values()} == {"live"}
+    assert set(related) == set(DATASETS["toy"].novel(0)) and {a.source for a in related.values()} == {"live"}
     assert "5 calls, 5 of them made now; 3,500 prompt and 200 completion tokens" in printed
     assert len(list(workplace.glob("data/llm_cache/*/*.json"))) == 5
     code, printed = run(workplace, server, llm="m")

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from own_file import draw_own
 
 from llafs_lib.artifacts import NOTEBOOKS
 from llafs_lib.errors import LlafsError
@@ -227,3 +229,13 @@ def test_no_cluster_at_the_address(project, ray):
     ray.is_initialized = lambda: False
     with pytest.raises(LlafsError, match="no Ray cluster answers"):
         run_sweep(sweep_of((0,)), Resources(address="127.0.0.1:1"))
+
+
+def test_a_sweep_of_ones_own_data_has_the_folds_that_there_are(in_tmp, capsys):
+    path = str(draw_own(in_tmp, [(c,) for c in ("hen", "pony") for _ in range(3)]))
+    assert main(["sweep", "--dataset", path, "--dry-run", "--seeds", "0"]) == 0
+    said = capsys.readouterr().out
+    assert "seed 0, fold 1: 01, 02, 03, 04, 05" in said and "2 of 2 runs to do" in said
+    assert re.fullmatch(r"runs/sweep/objects-[0-9a-f]{4}", Sweep(Settings(dataset=path)).folder.as_posix())
+    assert main(["sweep", "--dataset", path, "--dry-run", "--folds", "0-3"]) == 2
+    assert "fill only 2 folds, so fold must be 0 or 1, not 2" in capsys.readouterr().err

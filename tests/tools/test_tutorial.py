@@ -4,6 +4,7 @@ import json
 import os
 
 import pytest
+from own_file import draw_own
 
 from llafs_lib import progress
 from llafs_lib.artifacts import NOTEBOOKS, SERIES
@@ -24,6 +25,14 @@ def test_a_notebook_refuses_an_injected_parameter_that_it_does_not_have():
         settings_from({"budget": "full"})
 
 
+def test_what_papermill_injects_of_its_own_passes():
+    paths = "PAPERMILL_INPUT_PATH = 'a.ipynb'\nPAPERMILL_OUTPUT_PATH = '/b/c.ipynb'\n"
+    namespace = {"dataset": "toy", "fold": 0, "In": ["", f"# Parameters\nfold = 0\n{paths}"]}
+    assert settings_from(namespace) == Settings()
+    with pytest.raises(LlafsError, match="'PAPERMILL_INPUT_PAHT' is unknown"):
+        settings_from(namespace | {"In": ["", "# Parameters\nPAPERMILL_INPUT_PAHT = 'a.ipynb'\n"]})
+
+
 @pytest.mark.parametrize("name", SERIES)
 def test_every_notebook_refuses_what_papermill_injects_and_it_does_not_have(name):
     papermill = pytest.importorskip("papermill", reason="notebooks need papermill: pip install -e .[notebooks]")
@@ -41,6 +50,34 @@ def test_the_command_refuses_before_anything_runs(arguments, capsys, monkeypatch
     monkeypatch.setattr(tutorial, "execute", lambda *a, **k: pytest.fail("a notebook was run"))
     assert main(["tutorial", *arguments]) == 2
     assert capsys.readouterr().err.startswith("llafs: ")
+
+
+@pytest.mark.parametrize(
+    ("shown", "more", "message"),
+    [
+        ([("hen",)] * 4, [], "has one class, 'hen', and no fold can be made of it"),
+        ([("hen",)] * 3 + [("pony",)] * 3, ["--fold", "2"], "fill only 2 folds, so fold must be 0 or 1, not 2"),
+        ([("hen",)] * 3 + [("p" * 70,)] * 3, [], "at most 64 characters"),
+        ([("hen",)] * 3 + [("pony",)] * 3, ["--val", "no.json"], "no.json do not exist"),
+    ],
+)
+def test_what_is_wrong_with_ones_own_data_is_said_before_anything_runs(
+    shown, more, message, in_tmp, capsys, monkeypatch
+):
+    monkeypatch.setattr(tutorial, "execute", lambda *a, **k: pytest.fail("a notebook was run"))
+    assert main(["tutorial", "--dataset", str(draw_own(in_tmp, shown)), *more]) == 2
+    said = capsys.readouterr().err.strip().rpartition("llafs: ")[2]
+    assert message in said and "\n" not in said
+
+
+def test_a_changed_file_of_ones_own_runs_what_depends_on_it(in_tmp):
+    train, val = (draw_own(in_tmp, [("hen",), ("pony",)], file=f"{n}.json", seed=n) for n in (0, 1))
+    book = tutorial.project_root() / "notebooks" / "01_data_folds.ipynb"
+    step = tutorial.Step(book, Settings(dataset=str(train), val=str(val)))
+    before = step._cause()["the data set"]
+    assert before == step._cause()["the data set"] and step.parameters["val"] == str(val)
+    val.write_text(val.read_text() + " ")
+    assert before != step._cause()["the data set"]
 
 
 @pytest.fixture

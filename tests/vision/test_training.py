@@ -160,7 +160,7 @@ def test_recipes():
         recipe_for("huge", "toy")
     for presets in (HSNET, BASE):
         assert {"toy", "coco-mini"} <= set(presets["tiny"]) & set(presets["small"])
-        assert set(presets["tiny"]) - {"toy", "coco-mini"} == set(presets["full"]) == set(recipes.RELEASES)
+        assert set(presets["tiny"]) - {"toy", "coco-mini", recipes.OWN} == set(presets["full"]) == set(recipes.RELEASES)
 
 
 def test_the_rate_goes_from_its_start_to_its_end(tmp_path):
@@ -240,3 +240,9 @@ def test_only_an_edit_of_what_decides_a_model_trains_it_again(tmp_path, edit_lib
     assert resumed()
     edit_library("vision/losses.py", "IGNORE = 255", "IGNORE = 254")
     assert not resumed() and resumed()
+
+
+def test_fewer_samples_than_a_batch_make_one_small_batch(tmp_path):
+    few = TensorDataset(*(part[:3] for part in samples_of(0).tensors))
+    history = fit(new_model(), squared, lambda epoch: few, RECIPE, tmp_path / "a.safetensors", seed=0)
+    assert len(history.losses) == RECIPE.epochs and history.losses[-1] < history.losses[0]
