@@ -65,13 +65,12 @@ def add_segment(parser: argparse.ArgumentParser) -> None:
         "--min-confidence", type=float, metavar="X", help="write an empty mask where the confidence is lower"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object a line for each result")
-    add_options(parser, [PARAMETERS["shots"], PARAMETERS["backbone"], *LLM])
+    add_options(parser, [*(PARAMETERS[name] for name in ("images", "shots", "backbone")), *LLM])
     parser.set_defaults(command=_segment)
 
 
 def _add_supports(group: Any) -> None:
     group.add_argument("--supports", metavar="FILE", help="a COCO file of your annotated images, or a folder of masks")
-    group.add_argument("--images", metavar="DIR", help="their images (default: beside the file)")
     group.add_argument("--bank", metavar="DIR", help="where their bank is kept (default: beside the file)")
     group.add_argument("--run", metavar="DIR", help=f"a bank or run folder (default: {Settings().run.path.as_posix()})")
     group.add_argument(
@@ -125,7 +124,7 @@ def _check_together(arguments: argparse.Namespace) -> None:
         other = "--run" if arguments.run else "--method"
         raise LlafsError(f"--supports and {other} do not go together: the supports come from the file or from a run.")
     for option in ("images", "bank", "backbone"):
-        if getattr(arguments, option) not in (None, "auto") and not arguments.supports:
+        if getattr(arguments, option) not in (None, "", "auto") and not arguments.supports:
             raise LlafsError(f"--{option} goes with --supports, which names the COCO file.")
     if arguments.min_confidence is not None and not math.isfinite(arguments.min_confidence):
         raise LlafsError(f"--min-confidence must be a number, not {arguments.min_confidence}.")
@@ -169,8 +168,8 @@ def _open(arguments: argparse.Namespace, asker: Asker) -> LLaFS:
         from llafs_lib.data.own import open_own
         from llafs_lib.language.relations import given
 
-        given(arguments.classes, arguments.related, open_own(arguments.supports, arguments.images).classes)
-    where = {"images": arguments.images, "bank": arguments.bank, "backbone": arguments.backbone}
+        given(arguments.classes, arguments.related, open_own(arguments.supports, arguments.images or None).classes)
+    where = {"images": arguments.images or None, "bank": arguments.bank, "backbone": arguments.backbone}
     return LLaFS.from_coco(arguments.supports, **where, llm=asker)
 
 
