@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
-from scipy.stats import rankdata
 from torch import Tensor
 
 TOP = 5  # positions of the feature map
@@ -34,6 +33,8 @@ def auc(scores: Sequence[float], present: Sequence[bool]) -> float | None:
     with_it, without = int(there.sum()), int((~there).sum())
     if not with_it or not without:
         return None
+    from scipy.stats import rankdata  # here, because it takes a second, and a mask needs none of it
+
     ranks = rankdata(scores)[there].sum() - with_it * (with_it + 1) / 2
     return float(ranks / (with_it * without))
 

@@ -17,7 +17,6 @@ import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
-import torchvision
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -75,23 +74,29 @@ def _vgg_taps(net: nn.Module, x: Tensor) -> list[Tensor]:
 
 @dataclass(frozen=True)
 class _Recipe:
-    build: Callable[[], nn.Module]
     taps: Callable[[nn.Module, Tensor], list[Tensor]]
     levels: tuple[int, int, int]  # taps at stride 8, 16, 32
     weights: str | None = None  # torchvision's enum for its ImageNet weights
 
 
 _RECIPES: dict[str, _Recipe] = {
-    "small": _Recipe(SmallNet, SmallNet.__call__, (2, 2, 2)),
-    "mobilenet_v2": _Recipe(
-        torchvision.models.mobilenet_v2, _mobilenet_taps, (3, 7, 4), "MobileNet_V2_Weights.IMAGENET1K_V2"
-    ),
-    "resnet18": _Recipe(torchvision.models.resnet18, _resnet_taps, (2, 2, 2), "ResNet18_Weights.IMAGENET1K_V1"),
-    "resnet50": _Recipe(torchvision.models.resnet50, _resnet_taps, (4, 6, 3), "ResNet50_Weights.IMAGENET1K_V1"),
-    "resnet101": _Recipe(torchvision.models.resnet101, _resnet_taps, (4, 23, 3), "ResNet101_Weights.IMAGENET1K_V1"),
-    "vgg16": _Recipe(torchvision.models.vgg16, _vgg_taps, (3, 3, 1), "VGG16_Weights.IMAGENET1K_V1"),
+    "small": _Recipe(SmallNet.__call__, (2, 2, 2)),
+    "mobilenet_v2": _Recipe(_mobilenet_taps, (3, 7, 4), "MobileNet_V2_Weights.IMAGENET1K_V2"),
+    "resnet18": _Recipe(_resnet_taps, (2, 2, 2), "ResNet18_Weights.IMAGENET1K_V1"),
+    "resnet50": _Recipe(_resnet_taps, (4, 6, 3), "ResNet50_Weights.IMAGENET1K_V1"),
+    "resnet101": _Recipe(_resnet_taps, (4, 23, 3), "ResNet101_Weights.IMAGENET1K_V1"),
+    "vgg16": _Recipe(_vgg_taps, (3, 3, 1), "VGG16_Weights.IMAGENET1K_V1"),
 }
 BACKBONES: tuple[str, ...] = (*_RECIPES, *timm_nets.CHOICES)
+
+
+def _build(name: str) -> nn.Module:
+    if name == "small":
+        return SmallNet()
+    import torchvision  # here, because it takes seconds, and the small network needs none of it
+
+    return getattr(torchvision.models, name)()
+
 
 _TOY_WEIGHTS = Path(__file__).with_name("toy_fold0.safetensors")
 
@@ -121,7 +126,7 @@ class Backbone(nn.Module):
         self.interpolation, scale, shift = "bilinear", None, None
         if name in _RECIPES:
             recipe = _RECIPES[name]
-            self.net, self.taps, self.levels = recipe.build(), recipe.taps, recipe.levels
+            self.net, self.taps, self.levels = _build(name), recipe.taps, recipe.levels
         else:
             self.net, self.taps, self.levels = timm_nets.build(name, BACKBONES)
             self.interpolation, scale, shift = _preparation(self.net.pretrained_cfg)
@@ -254,6 +259,8 @@ def _download(name: str, source: _Source, folder: str | Path) -> Path:
     try:
         if not enum:
             return timm_nets.download(source.stems[0])
+        import torchvision
+
         weights = torchvision.models.get_weight(enum)
         weights.get_state_dict(progress=True, check_hash=True)
         return Path(torch.hub.get_dir()) / "checkpoints" / Path(weights.url).name
