@@ -6,21 +6,23 @@ Each function returns a matplotlib figure. Its colours can be told apart by the 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 
 from llafs_lib.evaluation.arms import FLOORS, Arm, models_of
-from llafs_lib.evaluation.runner import Asked
 from llafs_lib.evaluation.tables import FEW, arms_in, label, pairs_in
 from llafs_lib.records import Prediction, RelatedClasses, Support
-from llafs_lib.vision.training import History
+
+if TYPE_CHECKING:  # importing these takes a second, as they train and evaluate models
+    from llafs_lib.evaluation.runner import Asked
+    from llafs_lib.vision.training import History
 
 plt.rcParams["figure.dpi"] = 80  # a notebook with its figures stays well below 2 MB
-plt.rcParams["text.parse_math"] = False  # a file or a class may be called "$5 or $10"
 
 # Okabe and Ito's palette
 TRUTH, SUPPORT, PREDICTION, NEUTRAL = "#009E73", "#E69F00", "#0072B2", "#999999"
@@ -176,8 +178,7 @@ def explanation(image: np.ndarray, prediction: Prediction) -> Figure:
     _heat_map(heat, prediction)
     sure = "" if prediction.confidence is None else f", confidence {prediction.confidence:.2f}"
     draw_mask(mask, image, prediction.mask, PREDICTION, f"mask{sure}")
-    plt.close(figure)
-    return figure
+    return finish(figure)
 
 
 def contact_sheet(images: Sequence[np.ndarray], predictions: Sequence[Prediction], ious: Sequence[float]) -> Figure:
@@ -298,7 +299,13 @@ def iou_by_area(asked: Sequence[Asked], arms: Sequence[Arm]) -> Figure:
 
 
 def finish(figure: Figure) -> Figure:
-    """A figure with its parts laid out, to be returned from a cell."""
-    figure.tight_layout()
+    """A figure with its parts laid out, to be returned from a cell.
+
+    Its texts are drawn as they are: a class may be called "a$b$", which matplotlib would set as an equation.
+    """
+    for text in figure.findobj(Text):
+        text.set_parse_math(False)
+    if figure.get_layout_engine() is None:
+        figure.tight_layout()
     plt.close(figure)  # a notebook shows the returned figure once, not twice
     return figure

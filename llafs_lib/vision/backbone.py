@@ -245,6 +245,8 @@ class _Source(NamedTuple):
 def _source(name: str) -> _Source:
     plain = name.partition("@")[0]
     if name in _RECIPES:
+        import torchvision
+
         enum = _RECIPES[name].weights
         official = [Path(torchvision.models.get_weight(enum).url).name] if enum else []
         return _Source([name], official, "BSD-3-Clause, torchvision's; trained on ImageNet")

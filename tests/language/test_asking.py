@@ -438,8 +438,8 @@ def test_what_is_left_of_an_answer_is_kept_where_the_second_one_names_nothing(sc
 def test_without_a_model_it_is_said_which_classes_of_an_answer_may_not_be_used():
     answers = {}
     for fold in range(4):
-        base = base_classes("coco-blocks", fold)
-        answers |= Asker(cache=None).related_to_each(novel_classes("coco-blocks", fold), COCO_CLASSES, base)
+        blocks = DATASETS["coco-blocks"]
+        answers |= Asker(cache=None).related_to_each(blocks.novel(fold), COCO_CLASSES, blocks.base(fold))
     replaced = [a for a in answers.values() if a.source == "fallback"]
     assert len(replaced) == 14 and all("may not be used here: " in a.notes[0] for a in replaced)
     assert "sandwich, pizza, donut, banana, carrot, cake" in answers["hot dog"].notes[0]
