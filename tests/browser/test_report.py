@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from odd_names import FIRST, IMAGE, Watch, odd_names
 
 from llafs_lib import plots
 from llafs_lib.evaluation.arms import FLOORS, Arm, document_arms, document_pairs
@@ -12,13 +13,12 @@ from llafs_lib.evaluation.report import html_report
 from llafs_lib.evaluation.tables import spreads, summarise
 
 
-@pytest.fixture(scope="module")
-def report(tmp_path_factory):
-    """A report of drawn answers, with every table and a figure of each kind."""
+def made(folder, classes, odd=None):
+    """A report of drawn answers, with every table and a figure of each kind; `odd` is a name for all that has one."""
     rng = np.random.default_rng(0)
     arms = [replace(a, model=m) for m in ("HSNet", "RePRI", "Prototype") for a in document_arms() if a.k != "all"]
     arms = [*FLOORS, *arms]
-    asked = [(str(c), image) for image in range(30) for c in rng.choice(list("abcdef"), 2, replace=False)]
+    asked = [(str(c), image) for image in range(30) for c in rng.choice(classes, 2, replace=False)]
     counts = {a: [ConfusionCounts(c, i, int(rng.integers(100, 900)), 1000, 0, 1) for c, i in asked] for a in arms}
     facts = {"dataset": "toy", "fold": 0, "shots": [1, 5], "n_queries": len(asked), "backbone": "small"}
     facts |= {"seed": 0, "budget": "tiny"}
@@ -29,9 +29,17 @@ def report(tmp_path_factory):
         "arms": plots.arm_intervals(results),
         "classes": plots.per_class(results, [Arm("HSNet", policy, 5) for policy in ("true", "llm")]),
     }
-    path = tmp_path_factory.mktemp("report") / "report.html"
+    if odd:
+        results |= {"dataset": odd, "failed": {odd: odd}, "seconds": {odd: 1}, "absent": {odd: 1.0}, "backbone": odd}
+        figures[odd] = figures["classes"]
+    path = folder / "report.html"
     path.write_text(html_report(results, figures), encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="module")
+def report(tmp_path_factory):
+    return made(tmp_path_factory.mktemp("report"), list("abcdef"))
 
 
 @pytest.mark.parametrize("width", [1280, 400])
@@ -48,4 +56,25 @@ def test_the_report_is_readable_and_asks_nobody(browser, report, width):
     assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0 && i.alt)")
     size = page.evaluate("parseFloat(getComputedStyle(document.body).fontSize)")
     assert size >= 14 and page.locator("table").count() >= 6
+    page.close()
+
+
+@pytest.mark.parametrize("odd", [FIRST, IMAGE])
+def test_no_name_runs(browser, tmp_path, odd):
+    page = browser.new_page()
+    watch = Watch(page, "file:")
+    page.goto(made(tmp_path, odd_names(), odd).as_uri())
+    page.locator("details").evaluate_all("all => all.forEach(one => one.open = true)")
+    assert odd in page.inner_text("h1") and page.inner_text("body").count(odd) >= 5
+    assert watch.made() == 0 and watch.alarms == []
+    page.close()
+
+
+@pytest.mark.parametrize("name", [FIRST, IMAGE, "<svg onload=alert(1)>"])
+def test_a_name_that_runs_would_be_seen(browser, tmp_path, name):
+    page = browser.new_page()
+    watch = Watch(page, "file:")
+    (tmp_path / "page.html").write_text(f'<p title="{name}">{name}</p>')
+    page.goto((tmp_path / "page.html").as_uri())
+    assert watch.made() and watch.alarms
     page.close()
