@@ -65,6 +65,12 @@ def test_its_types_are_known_and_its_version_is_said(installed):
         assert version in installed.run(*command).stdout
 
 
+def test_its_first_command_shows_a_mask(installed):
+    done = installed.run("llafs", "demo", "--no-open")
+    assert done.returncode == 0, done.stderr
+    assert (installed.folder / "llafs-demo.png").stat().st_size > 10_000 and "giraffe looks like: zebra" in done.stdout
+
+
 def test_it_segments(installed, finished_run):
     _, run, _ = finished_run
     shutil.copytree(run.path, installed.folder / "runs" / "toy" / "fold0")

@@ -13,6 +13,7 @@ from llafs_lib import __version__
 from llafs_lib.errors import LlafsError
 from llafs_lib.settings import Settings
 from llafs_lib.tools.banking import add_bank
+from llafs_lib.tools.demo import add_demo
 from llafs_lib.tools.options import LLM, PARAMETERS, Parser, add_options, asker_of, examples, made
 from llafs_lib.tools.segmenting import add_segment
 
@@ -49,10 +50,11 @@ def _parser() -> argparse.ArgumentParser:
         prog="llafs",
         description="Segment a class that nobody annotated: a language model names look-alike classes, whose annotated "
         "images show a few-shot model what to look for.",
-        epilog="`llafs COMMAND --help` says more, with examples. Start with: llafs tutorial",
+        epilog="`llafs COMMAND --help` says more, with examples. Start with: llafs demo",
     )
     parser.add_argument("--version", action="version", version=f"llafs {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", title="commands")
+    add_demo(commands.add_parser("demo", help="the first mask, in seconds, with a bank that comes with the package"))
     _add_tutorial(commands.add_parser("tutorial", help="run the notebooks in order and print the results table"))
     _add_sweep(commands.add_parser("sweep", help="run the notebooks for many folds and seeds, on one machine or many"))
     _add_ask(commands.add_parser("ask", help="ask a language model which classes look alike; keep its answers"))

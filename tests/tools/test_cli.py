@@ -18,7 +18,7 @@ from llafs_lib.tools.cli import main
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ("tutoril", "'tutoril' is unknown: choose one of tutorial, .*Did you mean 'tutorial'.*`llafs --help`"),
+        ("tutoril", "'tutoril' is unknown: choose one of demo, tutorial, .*Did you mean 'tutorial'.*`llafs --help`"),
         ("tutorial --datset toy", "'--datset' is unknown to `llafs tutorial`. Did you mean '--dataset'"),
         ("tutorial --datset=toy", "'--datset' is unknown to `llafs tutorial`. Did you mean '--dataset'"),
         ("tutorial --novel-in-trian drop", "Did you mean '--novel-in-train'"),
