@@ -75,7 +75,17 @@ def test_the_method_needs_no_drawn_scenes_and_no_tools():
 
 
 def test_what_only_extras_install_is_imported_by_widgets_and_inside_tools_alone():
-    extras = {"papermill", "nbclient", "nbformat", "ipykernel", "ipywidgets", "IPython", "jupyter_client", "ray"}
+    extras = {
+        "papermill",
+        "nbclient",
+        "nbformat",
+        "ipykernel",
+        "ipywidgets",
+        "IPython",
+        "jupyter_client",
+        "ray",
+        "gradio",
+    }
     for path in MODULES:
         outermost = ast.Module([n for n in tree_of(path).body if isinstance(n, ast.Import | ast.ImportFrom)], [])
         everywhere, at_import = names_in(tree_of(path)), names_in(outermost)

@@ -12,7 +12,7 @@ import pytest
 from llafs_lib.tools.tutorial import project_root
 
 pytestmark = pytest.mark.slow
-NOT_NEEDED = {"ipykernel", "ipywidgets", "jupyterlab", "papermill", "ray", "pytest"}
+NOT_NEEDED = {"ipykernel", "ipywidgets", "jupyterlab", "papermill", "ray", "pytest", "gradio"}
 
 
 class Installed:
@@ -69,6 +69,8 @@ def test_its_first_command_shows_a_mask(installed):
     done = installed.run("llafs", "demo", "--no-open")
     assert done.returncode == 0, done.stderr
     assert (installed.folder / "llafs-demo.png").stat().st_size > 10_000 and "giraffe looks like: zebra" in done.stdout
+    done = installed.run("llafs", "app")
+    assert done.returncode == 2 and done.stderr == "llafs: the app needs Gradio: pip install 'llafs-notebooks[app]'.\n"
 
 
 def test_it_segments(installed, finished_run):

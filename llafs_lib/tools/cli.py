@@ -12,6 +12,7 @@ from typing import Any
 from llafs_lib import __version__
 from llafs_lib.errors import LlafsError
 from llafs_lib.settings import Settings
+from llafs_lib.tools.app import add_app
 from llafs_lib.tools.banking import add_bank
 from llafs_lib.tools.demo import add_demo
 from llafs_lib.tools.options import LLM, PARAMETERS, Parser, add_options, asker_of, examples, made
@@ -60,6 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_ask(commands.add_parser("ask", help="ask a language model which classes look alike; keep its answers"))
     add_segment(commands.add_parser("segment", help="find classes in images: masks, label maps, COCO or YOLO files"))
     add_bank(commands.add_parser("bank", help="make a bank of annotated images of your own, list and correct it"))
+    add_app(commands.add_parser("app", help="the same on a page in a browser, where masks can be corrected and kept"))
     _add_refresh(commands.add_parser("refresh", help="execute the committed notebooks in place (for maintainers)"))
     _add_stamp(commands.add_parser("stamp", help="write into the notebooks where Colab gets the library from"))
     return parser
