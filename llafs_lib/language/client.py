@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import random
+import re
 import threading
 import time
 from collections.abc import Callable
@@ -40,6 +41,7 @@ WORDS = {
     "max_completion_tokens": ("max_completion_tokens",),
 }
 PROXIES, CERTIFICATES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY"), ("SSL_CERT_FILE", "SSL_CERT_DIR")
+_NO_MODEL = re.compile(r"(?:invalid|unknown) model|model\W.{0,80}(?:not found|not exist|not available|unknown)", re.I)
 LOGGERS = ("openai._base_client", "httpx", "httpcore.connection", "httpcore.proxy", "httpcore.http11")
 
 
@@ -292,4 +294,5 @@ def _sentence(problem: NoAnswer, model: str, server: Server) -> LLMError:
     # The server's own words about a key are not shown: some servers repeat a part of it in them.
     said = "" if status in (401, 403) else " ".join(problem.said.split())[:200].rstrip(".").strip('{}[]"')
     quoted = (f" It says: {said}." if sentence.endswith(".") else f": {said}.") if said else ""
-    return LLMError(sentence + quoted, for_all=problem.out_of_credit or status in (401, 403, 404))
+    no_model = status in (400, 422) and _NO_MODEL.search(problem.named)
+    return LLMError(sentence + quoted, for_all=bool(problem.out_of_credit or status in (401, 403, 404) or no_model))

@@ -267,6 +267,14 @@ def test_a_refusal_is_one_sentence(httpserver, status, sentence, for_all):
     assert error.for_all == for_all
 
 
+@pytest.mark.parametrize(
+    "said", ["Invalid model name passed in model=m", "Model 'm' does not exist", "unknown model m"]
+)
+def test_an_unknown_model_is_for_all_whatever_its_status(httpserver, said):
+    httpserver.expect_request(PATH).respond_with_json({"error": {"message": said}}, status=400)
+    assert failure(httpserver).for_all
+
+
 def test_a_busy_server_is_asked_again_but_not_for_ever(httpserver):
     httpserver.expect_request(PATH).respond_with_json({}, status=429, headers={"retry-after-ms": "1"})
     failure(httpserver, retries=2)
