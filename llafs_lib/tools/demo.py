@@ -52,11 +52,11 @@ def _demo(arguments: argparse.Namespace) -> None:
     with unpacked() as folder:
         model = LLaFS.from_run(folder / BANK)
         found = model.segment(folder / QUERY, WORD)
-    try:
-        with replacing(output) as partial:
-            explanation(found.image, found).savefig(partial, dpi=110, format=output.suffix[1:].lower())
-    except OSError as error:
-        raise LlafsError(f"{output} cannot be written ({error}): name another place with -o.") from error
+        try:
+            with replacing(output) as partial:
+                explanation(found.image, found).savefig(partial, dpi=110, format=output.suffix[1:].lower())
+        except OSError as error:
+            raise LlafsError(f"{output} cannot be written ({error}): name another place with -o.") from error
     print(
         f"{found.related}\n{found}\nexpected of a word that nobody annotated, in this bank: {model.expected.novel}\n"
         f"written: {output}\n\n{NEXT}"
