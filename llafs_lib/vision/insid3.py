@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.cluster.hierarchy import fcluster, linkage
 from torch import Tensor
 
 from llafs_lib.errors import LlafsError
@@ -68,6 +67,8 @@ def candidates_of(target: Tensor, supports: Tensor, inside: Tensor, weights: Ten
 
 def clusters_of(target: Tensor, tau: float) -> Tensor:
     """Clusters of a map [C, h, w] by average linkage, up to a mean cosine of `tau`: labels [h, w] from 0 on."""
+    from scipy.cluster.hierarchy import fcluster, linkage  # here, because it takes a second
+
     tokens = F.normalize(target.flatten(1), dim=0).T.double()  # [C, h, w] → [hw, C]
     distances = (1 - tokens @ tokens.T).cpu().numpy()[np.triu_indices(len(tokens), 1)]
     labels = fcluster(linkage(distances, "average"), 1 - tau, "distance") - 1 if len(distances) else np.zeros(1)
