@@ -25,7 +25,7 @@ from llafs_lib.records import Prediction, RelatedClasses
 from llafs_lib.settings import Settings
 from llafs_lib.threads import share_cores
 from llafs_lib.tools.demo import BANK, QUERY, WORD, has_desktop, unpacked
-from llafs_lib.tools.options import LLM, add_options, asker_of, examples, made
+from llafs_lib.tools.options import LLM, PARAMETERS, add_options, asker_of, examples, made
 
 if TYPE_CHECKING:
     from llafs_lib.pipeline import LLaFS
@@ -159,14 +159,13 @@ def add_app(parser: argparse.ArgumentParser) -> None:
     )
     group = parser.add_argument_group("supports")
     group.add_argument("--supports", metavar="FILE", help="a COCO file of your annotated images, or a folder of masks")
-    group.add_argument("--images", metavar="DIR", help="their images (default: beside the file)")
     group.add_argument("--bank", metavar="DIR", help="where their bank is kept (default: beside the file)")
     group.add_argument("--run", metavar="DIR", help="a bank or run folder")
     page = parser.add_argument_group("page")
     page.add_argument("--host", default=HOST, help="whom it answers; 0.0.0.0: all who reach it (default: %(default)s)")
     page.add_argument("--port", type=int, help="1 to 65535 (default: the first free one from 7860 on)")
     page.add_argument("--no-open", action="store_true", help="do not open the browser, even where there is a desktop")
-    add_options(parser, LLM)
+    add_options(parser, [PARAMETERS["images"], *LLM])
     parser.set_defaults(command=_app)
 
 
@@ -180,7 +179,7 @@ def _app(arguments: argparse.Namespace) -> None:
     with contextlib.ExitStack() as stack:
         start = Start()
         if arguments.supports:
-            model = LLaFS.from_coco(arguments.supports, arguments.images, bank=arguments.bank, llm=asker)
+            model = LLaFS.from_coco(arguments.supports, arguments.images or None, bank=arguments.bank, llm=asker)
         elif arguments.run:
             model = LLaFS.from_run(arguments.run, asker)
         else:
