@@ -106,7 +106,7 @@ def test_bank(photographs, cache, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["bank", *arguments])
     load("bank").main()
     found = capsys.readouterr().out
-    assert "| 1 | 286 | 694 |" in found and "exact, five related classes" in found
+    assert "| 1 | 300 | " in found and "exact, five related classes" in found
 
 
 @pytest.mark.slow
