@@ -66,8 +66,6 @@ def test_a_list_that_is_not_the_fields_is_reported(root):
 
 def test_a_fold_of_it(root, monkeypatch):
     monkeypatch.setenv("LLAFS_DATA", str(root.parent))
-    with pytest.raises(LlafsError, match="fold 1 is too small, because no class to train on has .* a test image"):
-        make_fold(open_dataset("pascal-5i"), 1)
     mask = Image.open(root / "VOCdevkit/VOC2012/SegmentationClass/2007_000033.png")
     mask.paste(AEROPLANE, (60, 0, 120, 80))
     mask.save(mask.filename)
@@ -76,7 +74,7 @@ def test_a_fold_of_it(root, monkeypatch):
     assert fold.novel == ("bus", "car", "cat", "chair", "cow")
     assert fold.test_images["cat"] == dataset.val.image_ids
     assert fold.train_images["aeroplane"] == (2008000003, 2008000007) and len(fold.test_images["aeroplane"]) == 1
-    with pytest.raises(LlafsError, match="pascal-5i fold 3 is too small, because no novel class .* take fold 1"):
+    with pytest.raises(LlafsError, match="pascal-5i fold 3 is too small, because no novel class .* take fold 0 or 1"):
         make_fold(dataset, 3)
 
 
