@@ -168,7 +168,7 @@ def _make(
         shutil.rmtree(rows, ignore_errors=True)
         bank = fill_rows(rows, folder / THUMBNAILS, split, shown, segmenter, made_from)
     everything = {i: tuple(c for c, n in zip(split.classes, row, strict=True) if n) for i, row in _pixels(split)}
-    found = calibrate(bank, segmenter, everything, read.with_masks, _relation(bank, asker))
+    found = calibrate(bank, segmenter, everything, read.with_masks, stand_ins(bank, asker))
     about = {
         "format": FORMAT,
         "classes": list(split.classes),
@@ -236,7 +236,7 @@ def _is_begun(folder: Path) -> bool:
     return {p.name for p in folder.iterdir() if not p.name.startswith(".")} <= {ROWS, SHARDS, THUMBNAILS, ADDED}
 
 
-def _relation(bank: SupportBank, asker: Asker | None) -> Callable[[str], RelatedClasses]:
+def stand_ins(bank: SupportBank, asker: Asker | None = None) -> Callable[[str], RelatedClasses]:
     """The other classes that look like a class: as the language model says, else as their features say."""
     asker, classes = asker or Asker(mode="replay"), bank.classes
 

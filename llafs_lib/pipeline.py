@@ -37,6 +37,7 @@ from llafs_lib.records import Prediction, Predictions, RelatedClass, RelatedClas
 from llafs_lib.retrieval.bank import SupportBank
 from llafs_lib.retrieval.corrections import Correction, Corrections
 from llafs_lib.settings import METHODS
+from llafs_lib.vision.clicks import Click, corrected
 from llafs_lib.vision.prototype import PrototypeSegmenter
 from llafs_lib.vision.segmenter import HSNetSegmenter
 
@@ -172,7 +173,7 @@ class LLaFS:
         image: Image,
         class_name: str | Sequence[str],
         shots: int = 5,
-        related: Related | None = None,
+        related: Related | Mapping[str, Related] | None = None,
         llm: str | Asker | None = None,
         min_confidence: float | None = None,
     ) -> Prediction | Predictions:
@@ -183,7 +184,8 @@ class LLaFS:
             class_name: an annotated class, an alias, or any other name that the language model knows; or a list.
             shots: how many supports to show to HSNet. Prototypes use all, and `supports` holds so many of them.
             related: the classes that stand in for it: `["zebra", "horse"]`, `{"zebra": 0.9, "horse": 0.6}` or
-                `"zebra=.9,horse=.6"`. None asks for them. Not for a list of classes.
+                `"zebra=.9,horse=.6"`. None asks for them. For several classes: class → its related classes; those that
+                it lacks are asked for.
             llm: the model to ask in place of the one that the object has.
             min_confidence: a lower confidence makes an empty mask, with a note.
 
@@ -205,7 +207,7 @@ class LLaFS:
         images: str | Path | Iterable[Image],
         class_name: str | Sequence[str],
         shots: int = 5,
-        related: Related | None = None,
+        related: Related | Mapping[str, Related] | None = None,
         llm: str | Asker | None = None,
         min_confidence: float | None = None,
     ) -> Iterator[Prediction | Predictions | LlafsError]:
@@ -257,6 +259,16 @@ class LLaFS:
 
     # --- correcting ---
 
+    def correct(self, found: Prediction, clicks: Sequence[Click]) -> Prediction:
+        """The same prediction with a mask that agrees with the user's clicks (`vision.clicks.corrected`).
+
+        Args:
+            clicks: in the order in which they were made; always all of them, and with the prediction of `segment`.
+        """
+        features = self.finder.look(found.image, found.source).features
+        note = f"corrected by {len(clicks)} click{'s'[: len(clicks) != 1]}"
+        return replace(found, mask=corrected(found.mask, features, clicks), notes=(*found.notes, note))
+
     def add(self, image: Image, mask: Any, class_name: str) -> int:
         """Keep an image with a corrected mask as a support of `class_name`: the next images are compared with it, too.
 
@@ -299,14 +311,13 @@ class LLaFS:
         self,
         class_name: str | Sequence[str],
         shots: int,
-        related: Related | None,
+        related: Related | Mapping[str, Related] | None,
         llm: str | Asker | None,
         least: float | None,
     ) -> _Question:
         names = [class_name] if isinstance(class_name, str) else list(class_name)
-        if related is not None and len(names) > 1:
-            raise LlafsError("related classes can be given for one class at a time.")
-        asked = {n: self.related(n, llm) if related is None else given(n, related, self.bank.classes) for n in names}
+        own = _by_class(names, related)
+        asked = {n: given(n, own[n], self.bank.classes) if n in own else self.related(n, llm) for n in names}
         return _Question(asked, not isinstance(class_name, str), shots, least)
 
     def _answer(self, read: ReadImage, source: str, question: _Question) -> Prediction | Predictions:
@@ -328,6 +339,20 @@ class _Question:
     several: bool
     shots: int
     least: float | None
+
+
+def _by_class(names: Sequence[str], related: Any) -> Mapping[str, Related]:
+    """Class → the related classes that were given for it."""
+    if related is None:
+        return {}
+    if len(names) == 1:
+        return {names[0]: related}
+    if not isinstance(related, Mapping) or not set(related) <= set(names):
+        raise LlafsError(
+            "for several classes, give the related ones by class, such as "
+            f"related={{{names[0]!r}: ['zebra', 'horse']}}; the others are asked for."
+        )
+    return related
 
 
 def _asker(llm: str | Asker | None) -> Asker:

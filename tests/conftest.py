@@ -1,6 +1,7 @@
 """Shared fixtures. What needs files that not everybody has skips with the reason."""
 
 import importlib.util
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -11,7 +12,9 @@ import tiny_run
 import torch
 from groups import pytest_collection_modifyitems  # noqa: F401
 
+from llafs_lib import LLaFS
 from llafs_lib.data import labels
+from llafs_lib.data.toy.dataset import make_toy
 from llafs_lib.tools import tutorial
 from llafs_lib.vision import training
 
@@ -25,6 +28,27 @@ def cache(tmp_path_factory) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(labels, "CACHE", tmp_path_factory.mktemp("cache"))
         yield labels.CACHE
+
+
+@pytest.fixture(scope="session")
+def own_scenes(tmp_path_factory) -> Path:
+    """Drawn scenes as a user's own images: a COCO file without a bus, and images, some of which show one."""
+    folder = tmp_path_factory.mktemp("own")
+    make_toy(folder, n_train=30, n_val=1)
+    file = folder / "annotations" / "instances_train.json"
+    content = json.loads(file.read_text(encoding="utf-8"))
+    (bus,) = [c["id"] for c in content["categories"] if c["name"] == "bus"]
+    for part, key in (("categories", "id"), ("annotations", "category_id")):
+        content[part] = [one for one in content[part] if one[key] != bus]
+    (folder / "train").rename(folder / "images")
+    (folder / "mine.json").write_text(json.dumps(content), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def own_model(own_scenes):
+    """A bank of them. A test that adds a support removes it again."""
+    return LLaFS.from_coco(own_scenes / "mine.json", backbone="small", size=161)
 
 
 @pytest.fixture(scope="session")
