@@ -164,3 +164,22 @@ def bootstrap_histogram(first: np.ndarray, second: np.ndarray, names: tuple[str,
     for ax in (both, paired):
         ax.spines[["top", "right", "left"]].set_visible(False)
     return finish(figure)
+
+
+def threshold_curves(curves: np.ndarray, name: str, shown: int, threshold: float) -> Figure:
+    """The IoU of each class at every threshold, one of them by `name`, their mean, and the threshold that was chosen.
+
+    Args:
+        curves: [classes, thresholds], percent; the thresholds are spread evenly over [0, 1].
+        shown: the number of the class in colour.
+    """
+    figure, ax = plt.subplots(figsize=(6, 3))
+    x = np.linspace(0, 1, curves.shape[1])
+    ax.plot(x, curves.T, color=NEUTRAL, linewidth=0.8, alpha=0.5)
+    ax.plot(x, curves[shown], color=PREDICTION, label=name)
+    ax.plot(x, curves.mean(axis=0), color="black", linewidth=2, label="mean of all classes")
+    ax.axvline(threshold, color="black", linestyle="--", linewidth=1)
+    ax.set(xlabel="threshold (dashed: chosen)", ylabel="IoU (%)", ylim=(0, None))
+    ax.legend(frameon=False, fontsize=8)
+    ax.spines[["top", "right"]].set_visible(False)
+    return finish(figure)
