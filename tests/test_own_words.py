@@ -42,3 +42,42 @@ def test_clicks_fit_an_image_that_is_segmented_at_a_smaller_size(own_model, phot
     large = np.kron(read_rgb(photo), np.ones((12, 12, 1), np.uint8))
     corrected = own_model.correct(own_model.segment(large, "bus", related="truck"), [Click(1.0, 1.0, True)])
     assert corrected.mask.shape == large.shape[:2] and corrected.mask[-1, -1]
+
+
+def test_a_correction_counts_a_quarter_of_all_look_alikes_and_is_gone_when_removed(own_model, photo):
+    found = own_model.segment(photo, "bus", related="truck=.8,car=.5")
+    mask = np.zeros_like(found.mask)
+    mask[10:60, 20:90] = True
+    number = own_model.add(photo, mask, "bus")
+    try:
+        ((inside, outside, area),) = [(c.inside, c.outside, c.area) for c in own_model.added]
+        bank = own_model.bank
+        rows = np.concatenate([bank.rows_of("truck"), bank.rows_of("car")])
+        weight = np.array([{"truck": 0.64, "car": 0.25}[bank.class_of(r)] for r in rows])
+        weight = np.append(weight, weight.sum() / 4)
+        shown, rest = weight * np.append(bank.area[rows], area), weight * (1 - np.append(bank.area[rows], area))
+        foreground = shown @ np.vstack([bank.foreground[rows], inside]) / shown.sum()
+        background = rest @ np.vstack([bank.background[rows], outside]) / rest.sum()
+        probability = own_model.method.mark(found.image, foreground, background).probability
+        after = own_model.segment(photo, "bus", related="truck=.8,car=.5")
+        np.testing.assert_allclose(after.probability, probability, atol=1e-4)
+        assert not np.allclose(after.probability, found.probability, atol=1e-2)
+    finally:
+        own_model.remove(number)
+    assert np.array_equal(own_model.segment(photo, "bus", related="truck=.8,car=.5").mask, found.mask)
+
+
+def test_a_correction_of_an_annotated_class_counts_like_any_support(own_model, photo):
+    size = own_model.segment(photo, "car").mask.shape
+    number = own_model.add(photo, np.ones(size, bool), "car")
+    try:
+        (own,) = own_model.added
+        bank, rows = own_model.bank, own_model.bank.rows_of("car")
+        area = np.append(bank.area[rows], own.area)
+        foreground = area @ np.vstack([bank.foreground[rows], own.inside]) / area.sum()
+        background = (1 - area) @ np.vstack([bank.background[rows], own.outside]) / (1 - area).sum()
+        found = own_model.segment(photo, "car")
+        again = own_model.method.mark(found.image, foreground, background).probability
+        np.testing.assert_allclose(found.probability, again, atol=1e-4)
+    finally:
+        own_model.remove(number)
