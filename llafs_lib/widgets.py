@@ -21,7 +21,7 @@ from llafs_lib.records import Prediction
 from llafs_lib.vision.clicks import Click
 
 DRAWING = "drawing …"
-WIDTH = 480  # px, of the image that is clicked on
+SIDE = 480  # px, of the longer side of the image that is clicked on
 CELLS = 20  # buttons along each of its sides
 
 
@@ -116,10 +116,10 @@ class Correcting:
         return self.model.add(self.shown.image, self.shown.mask, self.shown.class_name)
 
     def figure(self) -> Figure:
-        """The image, `WIDTH` px wide and without a margin, with its mask and the clicks: ● object, ✖ background."""
+        """The image without a margin, `SIDE` px on its longer side, with its mask and the clicks: ● object, ✖ not."""
         shown = self.shown
         height, width = shown.mask.shape
-        figure = Figure(figsize=(WIDTH / 100, max(WIDTH * height / width, 1) / 100), dpi=100)
+        figure = Figure(figsize=[max(SIDE * n / max(height, width), 1) / 100 for n in (width, height)], dpi=100)
         ax = figure.add_axes((0, 0, 1, 1))
         draw_mask(ax, shown.image, shown.mask, PREDICTION)
         ax.set_aspect("auto")
@@ -142,9 +142,9 @@ def segment_and_correct(
     """
     state, pictures = Correcting(model), dict(photos or {})
     photo = _menu("photo", list(pictures))
-    upload = ipw.FileUpload(accept="image/*", multiple=False, description="upload an image")
+    upload = ipw.FileUpload(accept="image/*", multiple=False, description="upload an image", layout=ipw.Layout(width="auto"))
     name, alike = _field("word", word), _field("looks like (or ask)", related)
-    meaning = ipw.ToggleButtons(options=["object", "background"], description="a click is")
+    meaning = ipw.ToggleButtons(options=["object", "background"], description="a click is", layout=ipw.Layout(width="auto"))
     find, undo, accept = (ipw.Button(description=d) for d in ("find", "undo", "accept as support"))
     note, view = ipw.HTML(), ipw.Image(format="png", layout=ipw.Layout(grid_area="1 / 1 / 2 / 2"))
 
@@ -153,7 +153,9 @@ def segment_and_correct(
         note.value = DRAWING
         try:
             said = what(*given)
-            view.value = _png(state.figure(), dpi=100)
+            figure = state.figure()
+            view.value = _png(figure, dpi=100)
+            canvas.layout.width = canvas.layout.grid_template_columns = f"{round(figure.get_figwidth() * 100)}px"
             note.value = html.escape(said or str(state.shown)).replace("\n", "<br>")
         except LlafsError as error:
             note.value = html.escape(str(error))
@@ -174,7 +176,7 @@ def segment_and_correct(
     undo.on_click(lambda _: act(state.undo))
     accept.on_click(lambda _: act(keep))
     grid = _clickable(lambda row, column: act(state.click, row, column, meaning.value == "object"))
-    canvas = ipw.GridBox([view, grid], layout=ipw.Layout(width=f"{WIDTH}px", grid_template_columns=f"{WIDTH}px"))
+    canvas = ipw.GridBox([view, grid], layout=ipw.Layout(width="0px"))
     wrap = ipw.Layout(flex_flow="row wrap")
     if pictures and word:
         act(find_it)
