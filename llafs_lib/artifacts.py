@@ -43,6 +43,7 @@ NOTEBOOKS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
         ),
         ("episodes.csv", "results.json", "results.md", "examples.png", "report.html"),
     ),
+    "06_your_own_images": ((), ()),  # begins anew, with a user's own files
 }
 SERIES = ("00_start_here", *NOTEBOOKS)  # the first is read before all others and leaves nothing
 MADE_BY: dict[str, str] = {name: book for book, (_, made) in NOTEBOOKS.items() for name in made}
@@ -56,6 +57,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "03_llm_prompting": ("classes", "records", "data", "language"),
     "04_retrieval_scoring": METHOD,
     "05_full_evaluation": METHOD,
+    "06_your_own_images": (*METHOD, "answering", "bank_folder", "opening", "outputs", "writing"),
 }
 _DECIDES = (".py", ".json", ".safetensors")  # endings of the files that decide
 
@@ -63,7 +65,7 @@ _PACKAGES = ("torch", "torchvision", "numpy", "pycocotools", "openai", "accelera
 
 
 class RunFolder:
-    """`<runs>/<dataset>/fold<k>/`, the folder that the five notebooks of one run share.
+    """`<runs>/<dataset>/fold<k>/`, the folder that the notebooks of one run share.
 
     Args:
         runs: the folder of all runs, usually `"runs"`.

@@ -15,19 +15,20 @@ from llafs_lib.artifacts import MADE_BY, NOTEBOOKS
 from llafs_lib.plots import NEUTRAL, PREDICTION, SUPPORT, TRUTH, draw_mask, finish
 
 # Where each notebook stands in the map of the series, and what it answers.
-_PLACES = {"01": (0, 1), "02": (1, 1.7), "03": (1, 0.3), "04": (2, 1), "05": (3, 1)}
+_PLACES = {"01": (0, 1), "02": (1, 1.7), "03": (1, 0.3), "04": (2, 1), "05": (3, 1), "06": (4.2, 1)}
 _ANSWERS = {
     "01": "which classes,\nwhich images?",
     "02": "how do some images\nhelp segment another?",
     "03": "which classes\nlook alike?",
     "04": "which images\nto show?",
     "05": "does it help?",
+    "06": "and in your\nown images?",
 }
 
 
 def series_map() -> Figure:
-    """The five notebooks, what each answers, and which needs which."""
-    figure, ax = plt.subplots(figsize=(9, 3))
+    """The notebooks, what each answers, and which needs which."""
+    figure, ax = plt.subplots(figsize=(10.5, 3))
     for maker, reader in _steps():
         (x0, y0), (x1, y1) = _PLACES[maker], _PLACES[reader]
         arrow = {"arrowstyle": "-|>", "color": NEUTRAL}
@@ -37,7 +38,7 @@ def series_map() -> Figure:
         ax.add_patch(box)
         ax.text(x, y + 0.14, number, ha="center", va="center", weight="bold", color=PREDICTION)
         ax.text(x, y - 0.08, _ANSWERS[number], ha="center", va="center", fontsize=8)
-    ax.set(xlim=(-0.45, 3.45), ylim=(-0.1, 2.1))
+    ax.set(xlim=(-0.45, 4.65), ylim=(-0.1, 2.1))
     ax.axis("off")
     return finish(figure)
 

@@ -2,7 +2,7 @@
 
     llafs sweep --dataset coco-mini --folds 0-3 --seeds 0-2
 
-A run is the five notebooks for one fold and one training seed, in a folder of its own:
+A run is notebooks 01 to 05 for one fold and one training seed, in a folder of its own:
 
     runs/sweep/seed1/coco-mini/fold2/     a run, with its notebooks, their logs and sweep.log
     runs/sweep/coco-mini/                 the merged results and report.html
@@ -25,12 +25,14 @@ from typing import Any
 
 from filelock import FileLock
 
-from llafs_lib.artifacts import write_json
+from llafs_lib.artifacts import NOTEBOOKS, write_json
 from llafs_lib.errors import LlafsError
 from llafs_lib.progress import bar
 from llafs_lib.settings import Settings, data_name
 from llafs_lib.tools.cluster import Resources, cluster, environment
 from llafs_lib.tools.tutorial import Step, check_own_data, checked, import_extra, notebooks, run_tutorial
+
+MERGED = tuple(name for name, (_, made) in NOTEBOOKS.items() if made)  # those that leave something for the report
 
 
 def numbers(text: str) -> list[int]:
@@ -79,7 +81,7 @@ class Sweep:
         """Name of a run → the numbers of the notebooks that have to run, for those runs that are not finished."""
         check_own_data(checked(self.settings), self.folds)
         left = {
-            name_of(run): [book.stem[:2] for book in notebooks(self.only) if Step(book, run).why_run()]
+            name_of(run): [book.stem[:2] for book in notebooks(self.only, MERGED) if Step(book, run).why_run()]
             for run in self.runs()
         }
         return {name: books for name, books in left.items() if books}

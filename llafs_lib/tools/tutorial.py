@@ -78,8 +78,10 @@ def folds_of(settings: Settings) -> range:
     return range(data.benchmark.n_folds)
 
 
-def settings_from(namespace: Mapping[str, Any]) -> Settings:
+def settings_from(namespace: Mapping[str, Any], also: Sequence[str] = ()) -> Settings:
     """The checked settings of the notebook whose `globals()` this is.
+
+    `also`: parameters that only this notebook has, which it looks at itself.
 
     Papermill only warns of a parameter that the notebook does not have, and the run would go on without it. So this
     looks at the cell that papermill injected and refuses such a name.
@@ -87,12 +89,12 @@ def settings_from(namespace: Mapping[str, Any]) -> Settings:
     Raises:
         LlafsError: an unknown parameter or an impossible value.
     """
-    own = {f.name: namespace[f.name] for f in fields(Settings) if f.name in namespace}
+    own = {f.name: namespace[f.name] for f in fields(Settings) if f.name in namespace and f.name not in also}
     for cell in namespace.get("In", []):
         if cell.startswith("# Parameters\n"):  # how papermill begins an injected cell
             for name in _assigned(cell):
-                if name not in own and name not in PAPERMILLS_OWN:
-                    raise LlafsError(f"parameter {unknown(name, own)}")
+                if name not in own and name not in also and name not in PAPERMILLS_OWN:
+                    raise LlafsError(f"parameter {unknown(name, (*own, *also))}")
     return checked(Settings(**own))
 
 
@@ -230,7 +232,7 @@ def notebooks(only: Sequence[str] = (), names: Iterable[str] = NOTEBOOKS) -> lis
 
 
 def run_tutorial(settings: Settings, only: Sequence[str] = (), again: bool = True) -> dict[str, Any] | None:
-    """Run the notebooks in order, reusing what is unchanged; return `results.json` if the last one was among them.
+    """Run the notebooks in order, reusing what is unchanged; return `results.json` if notebook 05 was among them.
 
     Args:
         only: numbers such as "04": run just these.
@@ -246,7 +248,7 @@ def run_tutorial(settings: Settings, only: Sequence[str] = (), again: bool = Tru
         reason = "asked for" if only and again else step.why_run()
         done = f"run ({reason}), {step.run():.0f} s" if reason else "reused, nothing that it depends on has changed"
         print(f"{step.notebook.stem}: {done}", flush=True)
-    if steps[-1].notebook.stem[:2] != "05":
+    if not any("results.json" in NOTEBOOKS[step.notebook.stem][1] for step in steps):
         return None
     return json.loads((settings.run.path / "results.json").read_text(encoding="utf-8"))
 

@@ -28,4 +28,4 @@ def test_make_tutorial_with_other_parameters(tmp_path):
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     assert results["n_queries"] == 10 and results["shots"] == [1] and results["seed"] == 3
     assert {name.partition(":")[0] for name in results["arms"] if ":" in name} == {"RePRI", "Prototype"}
-    assert done.stdout.count(": run (not run yet)") == 5 and str(folder / "report.html") in done.stdout
+    assert done.stdout.count(": run (not run yet)") == 6 and str(folder / "report.html") in done.stdout

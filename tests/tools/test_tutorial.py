@@ -1,7 +1,9 @@
 """Parameters are refused before anything runs; what is unchanged is not run again."""
 
+import ast
 import json
 import os
+import re
 
 import pytest
 from own_file import draw_own
@@ -40,9 +42,22 @@ def test_every_notebook_refuses_what_papermill_injects_and_it_does_not_have(name
     book = papermill.parameterize.parameterize_notebook(papermill.iorw.load_notebook_node(str(path)), {"flod": 2})
     cells = [cell.source for cell in book.cells if cell.cell_type == "code"]
     (injected,) = [n for n, source in enumerate(cells) if "flod" in source]
-    assert any("settings_from(globals())" in source for source in cells[injected:])
+    assert any("settings_from(globals()" in source for source in cells[injected:])
     with pytest.raises(LlafsError, match="'flod' is unknown"):
-        settings_from(tutorial.notebook_parameters(path) | {"flod": 2, "In": cells})
+        settings_from(tutorial.notebook_parameters(path) | {"flod": 2, "In": cells}, also_in(cells))
+
+
+def also_in(cells):
+    """The parameters that only this notebook has, as it says them to `settings_from`."""
+    (call,) = re.findall(r"settings_from\(globals\(\)(?:, also=(.*))?\)\n", "\n".join(cells))
+    return ast.literal_eval(call or "()")
+
+
+def test_a_parameter_that_only_one_notebook_has_is_left_to_it():
+    namespace = {"dataset": "toy", "word": "okapi", "In": ["", "# Parameters\nword = 'okapi'\n"]}
+    assert settings_from(namespace, also=("word",)) == Settings()
+    with pytest.raises(LlafsError, match="parameter 'word' is unknown"):
+        settings_from(namespace)
 
 
 @pytest.mark.parametrize("arguments", [["--fold", "7"], ["--dataset", "imagenet"], ["--backbone", "vgg99"]])
@@ -110,11 +125,11 @@ def project(in_tmp, monkeypatch):
 
 def test_a_second_run_reuses_everything(project, capsys):
     _, run = project
-    assert run() == "0102030405"
+    assert run() == "010203040506"
     capsys.readouterr()
     assert run() == ""
     said = capsys.readouterr().out.splitlines()
-    assert len(said) == 6 and all(": reused, " in line for line in said[1:]), "one line a notebook"
+    assert len(said) == 7 and all(": reused, " in line for line in said[1:]), "one line a notebook"
 
 
 def test_a_missing_artifact_is_made_again_and_the_reason_is_given(project, capsys):
@@ -150,7 +165,7 @@ def test_only_an_edit_of_what_decides_a_result_runs_a_notebook_again(project, ed
     edit_library("tools/colab.py", "import re\n", "import re\n\nEDITED = True\n")
     assert run() == ""
     edit_library("vision/losses.py", "IGNORE = 255", "IGNORE = 254")
-    assert run() == "020405", "all but the notebooks that do not load vision"
+    assert run() == "02040506", "all but the notebooks that do not load vision"
 
 
 def test_only_runs_one_whatever_its_state(project):
