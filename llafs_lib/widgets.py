@@ -142,11 +142,15 @@ def segment_and_correct(
     """
     state, pictures = Correcting(model), dict(photos or {})
     photo = _menu("photo", list(pictures))
-    upload = ipw.FileUpload(accept="image/*", multiple=False, description="upload an image", layout=ipw.Layout(width="auto"))
+    upload = ipw.FileUpload(
+        accept="image/*", multiple=False, description="upload an image", layout=ipw.Layout(width="auto")
+    )
     name, alike = _field("word", word), _field("looks like (or ask)", related)
-    meaning = ipw.ToggleButtons(options=["object", "background"], description="a click is", layout=ipw.Layout(width="auto"))
+    meaning = ipw.ToggleButtons(
+        options=["object", "background"], description="a click is", layout=ipw.Layout(width="auto")
+    )
     find, undo, accept = (ipw.Button(description=d) for d in ("find", "undo", "accept as support"))
-    note, view = ipw.HTML(), ipw.Image(format="png", layout=ipw.Layout(grid_area="1 / 1 / 2 / 2"))
+    note, view = ipw.HTML(), ipw.Image(format="png", layout=ipw.Layout(grid_area="1 / 1 / 2 / 2", margin="0"))
 
     def act(what: Callable[..., str | None], *given: Any) -> None:
         """Do something, then show what came of it, in words if it failed."""
@@ -155,7 +159,9 @@ def segment_and_correct(
             said = what(*given)
             figure = state.figure()
             view.value = _png(figure, dpi=100)
-            canvas.layout.width = canvas.layout.grid_template_columns = f"{round(figure.get_figwidth() * 100)}px"
+            width, height = (f"{round(inches * 100)}px" for inches in figure.get_size_inches())
+            canvas.layout.width = canvas.layout.grid_template_columns = width
+            canvas.layout.height = canvas.layout.grid_template_rows = height
             note.value = html.escape(said or str(state.shown)).replace("\n", "<br>")
         except LlafsError as error:
             note.value = html.escape(str(error))
@@ -190,7 +196,7 @@ def _field(label: str, value: str) -> ipw.Text:
 
 def _clickable(clicked: Callable[[float, float], None]) -> ipw.GridBox:
     """`CELLS` × `CELLS` buttons that cannot be seen; each calls `clicked` with the shares of its middle."""
-    layout = ipw.Layout(width="auto", height="auto", margin="0", padding="0", border="none", min_width="0")
+    layout = ipw.Layout(width="100%", height="100%", margin="0", padding="0", border="none", min_width="0")
     style = ipw.ButtonStyle(button_color="transparent")  # one of each for all: hundreds would take seconds to send
     buttons = []
     for n in range(CELLS**2):
@@ -198,8 +204,8 @@ def _clickable(clicked: Callable[[float, float], None]) -> ipw.GridBox:
         button = ipw.Button(layout=layout, style=style, tooltip=f"{row:.0%} down, {column:.0%} across")
         button.on_click(lambda _, row=row, column=column: clicked(row, column))
         buttons.append(button)
-    parts = " ".join(["1fr"] * CELLS)
-    whole = {"grid_template_columns": parts, "grid_template_rows": parts, "grid_gap": "0"}
+    parts = f"repeat({CELLS}, minmax(0, 1fr))"  # 1fr alone is never lower than a button's own height
+    whole = {"grid_template_columns": parts, "grid_template_rows": parts, "grid_gap": "0", "margin": "0"}
     return ipw.GridBox(buttons, layout=ipw.Layout(grid_area="1 / 1 / 2 / 2", width="100%", height="100%", **whole))
 
 

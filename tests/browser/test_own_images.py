@@ -70,10 +70,13 @@ def test_a_click_changes_the_mask_where_it_was_made_and_accepting_keeps_it(opene
     widget = Clicked(book)
     before = widget.figure().astype(int)
     widget.press("background")
-    after = widget.click_on(0.5, 0.5).astype(int)
-    changed = np.argwhere(np.abs(after - before).max(axis=2) > 60)
-    middle = np.array(before.shape[:2]) / 2
-    assert len(changed) and np.abs(changed - middle).max(axis=1).min() < 15, "the mark is where the mouse was"
+    size = np.array(before.shape[:2])
+    for row, column in ((0.88, 0.12), (0.12, 0.88)):
+        after = widget.click_on(row, column).astype(int)
+        changed = np.argwhere(np.abs(after - before).max(axis=2) > 60)
+        distances = np.abs(changed - size * (row, column)).max(axis=1)
+        assert len(changed) and distances.min() < 15, "the mark is where the mouse was"
+        before = after
     widget.press("accept as support")
     widget.page.wait_for_function(
         "note => note.textContent.includes('kept as support 1')", arg=widget.note.element_handle()
