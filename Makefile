@@ -1,6 +1,6 @@
 # Two commands: `make tutorial` and `make test`. They need Python >= 3.11 and make; all else goes into .venv.
 #
-#   make tutorial                                        the five notebooks on drawn scenes, minutes on two cores
+#   make tutorial                                        notebooks 01 to 06 on drawn scenes, minutes on two cores
 #   make tutorial DATASET=coco-mini FOLD=2 SHOTS=1       the same on photographs; LLAFS_DATA says where they lie
 #   make tutorial DATASET=my/objects.json                the same on your own images and classes, from a COCO file
 #   make test                                            the fast tests, of every module: minutes on two cores
