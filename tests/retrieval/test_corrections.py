@@ -8,8 +8,8 @@ from llafs_lib.errors import LlafsError
 from llafs_lib.records import Episode, RelatedClass, RelatedClasses
 from llafs_lib.retrieval.bank import build_bank
 from llafs_lib.retrieval.corrections import Corrections
-from llafs_lib.retrieval.evidence import class_prototypes, shown_supports
-from llafs_lib.retrieval.policies import ADDED, ADDED_WEIGHT, Request, choose_rows
+from llafs_lib.retrieval.evidence import OWN, class_prototypes, shown_supports
+from llafs_lib.retrieval.policies import Request, choose_rows
 from llafs_lib.retrieval.thumbnails import Thumbnails, shrunk
 from llafs_lib.vision.prototype import combine
 
@@ -90,22 +90,22 @@ def request(name, *related, source="given"):
     return Request(Episode(name, -1, ()), RelatedClasses(name, ranked, source, ""), np.ones(3, np.float32))
 
 
-def test_look_alikes_stand_beside_an_added_support_with_less_weight(bank, added):
+def test_an_added_support_counts_a_share_of_all_look_alikes(bank, added):
     rows, asked = bank[0], request("okapi", "zebra")
     added.add(*an_image(), "okapi")
     own = added.listed[0]
     (inside, outside), notes = class_prototypes(rows, asked, added.listed)
-    beside = choose_rows("llm", rows, asked, ADDED).rows
+    beside = choose_rows("llm", rows, asked, "all")
     parts = (
-        np.concatenate([rows.foreground[beside], own.inside[None]]),
-        np.concatenate([rows.background[beside], own.outside[None]]),
-        np.append(rows.area[beside], own.area),
+        np.concatenate([rows.foreground[beside.rows], own.inside[None]]),
+        np.concatenate([rows.background[beside.rows], own.outside[None]]),
+        np.append(rows.area[beside.rows], own.area),
     )
-    expected = combine(*parts, np.array([ADDED_WEIGHT] * ADDED + [1.0]), plain=True)
+    expected = combine(*parts, np.append(beside.weights, OWN * beside.weights.sum()), plain=True)
     assert np.allclose(inside, expected[0], atol=1e-6) and np.allclose(outside, expected[1], atol=1e-6)
     assert "were added: 1" in notes[0]
     shown = shown_supports(rows, asked, added.listed, 3, bank[1])
-    assert [(s.class_name, s.weight) for s in shown] == [("okapi", 1.0), *[("zebra", ADDED_WEIGHT)] * 2]
+    assert [s.class_name for s in shown] == ["okapi", "zebra", "zebra"]
 
 
 def test_an_added_support_of_an_annotated_class_is_one_of_many(bank, added):
