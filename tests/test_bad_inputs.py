@@ -245,7 +245,7 @@ CALLS = {
     "segment: a score of NaN": (ask(name="okapi", related={"zebra": np.nan}), "zebra", "nan"),
     "segment: a score in words": (ask(name="okapi", related="zebra=much"), "zebra", "much"),
     "segment: a number as look-alikes": (ask(name="okapi", related=7), "related", "7"),
-    "segment: look-alikes of two classes": (ask(name=["okapi", "tapir"], related="zebra"), "related", "one class"),
+    "segment: look-alikes of two classes": (ask(name=["okapi", "tapir"], related="zebra"), "related", "by class"),
     "segment: a confidence in words": (ask(min_confidence="much"), "min_confidence", "number"),
     "segment: a confidence of NaN": (ask(min_confidence=np.nan), "min_confidence", "number"),
     "segment_all: nothing there": (ask_all("nowhere/"), "nowhere", ""),
@@ -328,7 +328,7 @@ COMMANDS = {
     "look-alikes of two classes": (
         "segment photo.jpg okapi,tapir --run bank --related zebra",
         "--related",
-        "one class",
+        "by class",
     ),
     "a class that nobody knows": ("segment photo.jpg qwertz --run bank", "qwertz", "--related"),
     "no supports": ("segment photo.jpg zebra --run bank --shots 0", "shots", "1"),
