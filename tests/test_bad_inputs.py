@@ -328,7 +328,7 @@ COMMANDS = {
     "look-alikes of two classes": (
         "segment photo.jpg okapi,tapir --run bank --related zebra",
         "--related",
-        "by class",
+        "one class",
     ),
     "a class that nobody knows": ("segment photo.jpg qwertz --run bank", "qwertz", "--related"),
     "no supports": ("segment photo.jpg zebra --run bank --shots 0", "shots", "1"),
