@@ -86,7 +86,7 @@ class Study:
 
     def __init__(self, dataset: DataSet, backbone: str, size: int):
         self.dataset = dataset
-        net = load_backbone(backbone, data_root() / "weights")
+        net = load_backbone(backbone, data_root() / "weights").to("cuda" if torch.cuda.is_available() else "cpu")
         self.segmenter = PrototypeSegmenter(net, size, threshold=0.5, plain=True, sharpness=8.0)
         self.asked: list[Question] = []
         self.described = f"{dataset.name}, {backbone}, {size} px"

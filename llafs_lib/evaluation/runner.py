@@ -109,9 +109,8 @@ class BankPrototypes:
 
     def answers(self, question: Question, image: np.ndarray, shown: Sequence[Sequence[Choice]]) -> list[np.ndarray]:
         """The mask or the score map for each set."""
-        name = question.episode.class_name
-        found = [self.segmenter.mark(image, *self.prototypes(choices), name) for choices in shown]
-        return [f.probability if self.as_scores else f.mask for f in found]
+        found = self.segmenter.scores(image, map(self.prototypes, shown))
+        return found if self.as_scores else [scores >= self.segmenter.threshold for scores in found]
 
     def prototypes(self, choices: Sequence[Choice]) -> tuple[np.ndarray, np.ndarray]:
         """Foreground and background prototype, each [C], of some supports with their weights."""

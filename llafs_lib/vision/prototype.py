@@ -7,7 +7,7 @@ the background is of many kinds the mean is short, and rightly takes little off.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -202,7 +202,7 @@ class PrototypeSegmenter:
             return Prediction(class_name, nothing > 0, nothing, tuple(supports), notes=(note,))
         maps = torch.stack([self.describe(s.image) for s in supports])
         foreground, background = prototypes(maps, masks, weights_of(supports), self.plain)
-        found = self._marked(query, foreground, background)
+        (found,) = self.scores(query, [(foreground.cpu().numpy(), background.cpu().numpy())])
         return Prediction(class_name, found >= self.threshold, found, tuple(supports))
 
     def segment_each(
@@ -211,11 +211,23 @@ class PrototypeSegmenter:
         """`segment` with several sets of supports. They share the features, which the cache keeps."""
         return [self.segment(query, supports, class_name) for supports in shown]
 
-    @torch.inference_mode()
     def mark(self, query: np.ndarray, foreground: np.ndarray, background: np.ndarray, name: str = "") -> Prediction:
         """Segment `query` [H, W, 3] uint8 with prototypes [C] made elsewhere, such as those of a whole bank."""
-        found = self._marked(query, *(torch.from_numpy(np.asarray(p, np.float32)) for p in (foreground, background)))
+        (found,) = self.scores(query, [(foreground, background)])
         return Prediction(name, found >= self.threshold, found)
+
+    @torch.inference_mode()
+    def scores(self, query: np.ndarray, prototypes: Iterable[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
+        """The score maps [H, W] in [0, 1] of `query` [H, W, 3] uint8 for several pairs of prototypes [C].
+
+        What they have in common is computed once.
+        """
+        features = self.describe(query)  # [C, h, w]
+        alike, found = self.alike(features), []
+        for pair in prototypes:
+            both = (torch.from_numpy(np.asarray(p, np.float32)).to(features) for p in pair)
+            found.append(stretched(similarity(features, *both), query.shape[:2], alike).cpu().numpy())
+        return found
 
     def alike(self, features: Tensor) -> Tensor | None:
         """What `stretched` needs beside the scores of an image with these features [C, h, w]."""
@@ -224,8 +236,3 @@ class PrototypeSegmenter:
     def describe(self, image: np.ndarray) -> Tensor:
         """The unit features [C, h, w] of an image, which prototypes are compared with."""
         return unit_features(self.features(image), self.backbone.levels)
-
-    def _marked(self, query: np.ndarray, foreground: Tensor, background: Tensor) -> np.ndarray:
-        features = self.describe(query)
-        own = (foreground.to(features), background.to(features))
-        return score_map(features, *own, query.shape[:2], self.sharpness).cpu().numpy()
