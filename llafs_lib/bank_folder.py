@@ -38,7 +38,6 @@ from llafs_lib.vision.prototype import PrototypeSegmenter
 
 ABOUT, ROWS, THUMBNAILS, ADDED = "bank.json", "support_bank", "thumbnails", "added"
 SHARDS = "shards"  # of rows, while they are made on several machines
-CACHE_MB = 64  # of features: an image is looked at once, for all its classes
 FORMAT = 1  # raise it when an older folder can no longer be read
 BACKBONE, SIZE = "mobilenet_v2", 417  # for photographs, where nothing else is asked for; px
 HOW = {"plain": True, "sharpness": 8.0}  # of the prototypes; what benchmarks/policies.py found best
@@ -113,7 +112,7 @@ def load_segmenter(settings: Mapping[str, Any], threshold: float) -> tuple[Proto
     backbone: Backbone = toy_backbone() if name == "small" else load_backbone(name, data_root() / "weights")
     described = described_by(backbone, settings["size"])
     backbone = backbone.to("cuda" if torch.cuda.is_available() else "cpu")
-    return PrototypeSegmenter(backbone, settings["size"], threshold, **HOW, cache_mb=CACHE_MB), described
+    return PrototypeSegmenter(backbone, settings["size"], threshold, **HOW, cache_mb=0), described
 
 
 # --- making one -------------------------------------------------------------------------------------------------------

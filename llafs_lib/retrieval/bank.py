@@ -212,13 +212,23 @@ def _fill(folder: Path, pairs: Sequence[tuple[int, str]], read: Callable, descri
     rows_of: dict[int, list[int]] = {}
     for row in np.flatnonzero(np.isnan(columns["area"])):
         rows_of.setdefault(pairs[row][0], []).append(row)
-    ids = sorted(rows_of)
-    for image_id, (image, masks) in zip(track(ids, "support bank", "image"), _read_ahead(ids, read), strict=True):
-        features = describe(image)  # [C, h, w]
-        for row in rows_of[image_id]:
-            inside, outside, area = masked_means(features, masks[pairs[row][1]])
-            columns["foreground"][row], columns["background"][row] = inside, outside
-            columns["area"][row] = area  # last: if a kill comes before it, the row is described again
+    ids, last = sorted(rows_of), None
+    with ThreadPoolExecutor(1) as writer:  # means are taken and written while the next image goes through the backbone
+        for image_id, (image, masks) in zip(track(ids, "support bank", "image"), _read_ahead(ids, read), strict=True):
+            features = describe(image)  # [C, h, w]
+            if last is not None:
+                last.result()
+            named = {row: masks[pairs[row][1]] for row in rows_of[image_id]}
+            last = writer.submit(_write_rows, columns, named, features)
+    if last is not None:
+        last.result()
+
+
+def _write_rows(columns: Mapping[str, np.ndarray], masks: Mapping[int, np.ndarray], features: Tensor) -> None:
+    for row, mask in masks.items():
+        inside, outside, area = masked_means(features, mask)
+        columns["foreground"][row], columns["background"][row] = inside, outside
+        columns["area"][row] = area  # last: if a kill comes before it, the row is described again
 
 
 def _read_ahead(ids: Sequence[int], read: Callable[[int], T], ahead: int = 4) -> Iterator[T]:

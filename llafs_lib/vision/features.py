@@ -38,7 +38,7 @@ class FeatureCache:
 
     Args:
         encode: makes the features, a list of tensors, of what the cache is asked for.
-        limit_mb: how much memory the features may take.
+        limit_mb: how much memory the features may take; 0 keeps none.
         evict: what happens when the cache is full. True: the features that were not asked for longest make room for new
             ones, which suits evaluations, where an image matters for a few queries. False: those that are kept stay,
             which suits trainings: an epoch asks for each image once, so by the time an image comes again its features
@@ -60,6 +60,8 @@ class FeatureCache:
         Raises:
             LlafsError: an array that is no such image.
         """
+        if not self.limit:
+            return self.encode(what)
         key = _pixel_hash(what) if isinstance(what, np.ndarray) else what
         if key in self._kept:
             self._kept.move_to_end(key)

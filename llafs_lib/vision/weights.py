@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict
@@ -66,4 +67,4 @@ def provenance(path: Path, official: Sequence[str], licence: str) -> Provenance:
 @functools.cache
 def _say(path: Path, note: str) -> None:
     """Print a note once for each file, however many models read it."""
-    print(f"note: {note}")
+    print(f"note: {note}", file=sys.stderr)

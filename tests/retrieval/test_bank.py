@@ -138,7 +138,7 @@ test_bank.build(Path(sys.argv[1]), describe=slow)
 
 
 @pytest.mark.skipif(os.name == "nt", reason="no SIGKILL on Windows")
-def test_a_kill_loses_at_most_one_image(path):
+def test_a_kill_loses_the_image_in_the_backbone_and_at_most_the_one_being_written(path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "LLAFS_PROGRESS": "none"}
     code = KILLED.format(tests=str(Path(__file__).parent))
     with subprocess.Popen(
@@ -148,7 +148,7 @@ def test_a_kill_loses_at_most_one_image(path):
         process.send_signal(signal.SIGKILL)
     seen = []
     bank = build(path, read=lambda i: seen.append(i) or random_image(i))
-    assert seen == [9]
+    assert seen in ([9], [7, 9])
     np.testing.assert_array_equal(bank.foreground, build(path.with_name("whole")).foreground)
 
 

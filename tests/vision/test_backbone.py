@@ -161,7 +161,7 @@ def test_the_official_file_is_taken_whatever_the_alphabet_says(tmp_path, others)
 def test_a_file_of_another_version_is_said(tmp_path, name, capsys):
     write_weights(tmp_path, name)
     facts = load_backbone("mobilenet_v2", tmp_path).weights_from
-    printed = capsys.readouterr().out
+    printed = capsys.readouterr().err
     assert facts["file"] == name and name in facts["note"] and facts["note"] in printed
     assert facts["sha256"] == hashlib.sha256((tmp_path / name).read_bytes()).hexdigest()
     assert f"{name} holds other weights than {V2}" in printed
@@ -178,7 +178,7 @@ def test_a_file_of_another_version_is_named_beside_the_official_one(tmp_path, ca
         facts["note"]
         == f"resnet18-{digest}.pth holds other weights than resnet18-f37072fd.pth, so results are this file's"
     )
-    assert "unknown" in facts["licence"] and facts["note"] in capsys.readouterr().out
+    assert "unknown" in facts["licence"] and facts["note"] in capsys.readouterr().err
 
 
 def test_several_files_of_which_none_is_official(tmp_path):
