@@ -165,7 +165,7 @@ class LLaFS:
             return asker.related(class_name, self.vocabulary, self.bank.classes)
         except ReplayMiss:
             if self._added(class_name):
-                return RelatedClasses(class_name, (), "nothing", "nobody was asked")
+                return RelatedClasses(class_name, (), "its corrections alone", "nobody was asked")
             raise
 
     def segment(

@@ -274,7 +274,7 @@ class _Report:
             share = max(1, RANKED // len(found))
             for p, (name, best) in zip(found, self.ranked.items(), strict=True):
                 if best:
-                    lines.append(f"{name}, the images that most likely show it first:{self._expected(p, 'auc')}")
+                    lines.append(f"{name}, the images that most likely show it first{self._expected(p, 'auc')}:")
                     lines += [f"  {sure:6.3f}  {image}" for sure, image in best[:share]]
         lines += [f"{p.class_name}: {line}" for p in found if (line := self._expected(p, "iou"))]
         return [*lines, f"written: {self._written()}"]
@@ -288,7 +288,7 @@ class _Report:
         if value is None:
             return ""
         if what == "auc":
-            return f" (AUC {value:.2f})"
+            return f" (expected AUC: {value:.2f}; 1 is perfect, 0.5 is a coin)"
         return f"expected IoU: {value:.0f}, measured on {expected.classes} of the annotated classes"
 
     def _written(self) -> str:
