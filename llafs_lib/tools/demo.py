@@ -23,7 +23,7 @@ WORD = "giraffe"  # no image of the bank shows one
 FIGURE = "llafs-demo.png"
 NEXT = """\
 next, with annotated images of your own and a word that is not among their classes:
-  llafs segment YOUR.jpg WORD --supports annotations.json --images images/
+  llafs segment YOUR.jpg WORD --supports annotations.json --images images/ --related LOOKALIKE,LOOKALIKE
 or in a browser, with this bank:
   llafs app"""
 
