@@ -9,7 +9,9 @@ Each lies in a folder of its own, is written whole or not at all, and can be rem
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -97,17 +99,25 @@ class Corrections:
         """Forget a support.
 
         Raises:
-            LlafsError: there is none of that number.
+            LlafsError: there is none of that number, or the folder cannot be written.
         """
         known = [c.number for c in self.listed]
         if number not in known:
             there = ", ".join(map(str, known)) or "none"
             raise LlafsError(f"no added support has the number {told(number)}; there are: {there}.")
-        shutil.rmtree(self.folder / str(number))
+        there, removed = self.folder / str(number), self.folder / f".{number}.removed"
+        shutil.rmtree(removed, ignore_errors=True)  # of an earlier call that was killed
+        try:
+            os.replace(there, removed)  # first, so that no kill leaves half of it
+        except FileNotFoundError:
+            pass  # somebody else was faster
+        except OSError as error:
+            raise LlafsError(f"{there} cannot be removed ({why(error)}): change the folder's permissions.") from error
+        shutil.rmtree(removed, ignore_errors=True)
         self.listed = [c for c in self.listed if c.number != number]
 
     def _numbers(self) -> list[int]:
-        return sorted(int(p.name) for p in self.folder.glob("*") if p.name.isdigit())
+        return sorted(int(p.name) for p in self.folder.glob("*") if p.name.isdecimal())
 
     def _read(self, number: int) -> Correction:
         folder = self.folder / str(number)
@@ -129,6 +139,7 @@ class Corrections:
         except Exception:  # numpy raises half a dozen types for a file that is cut off, and the row is only a cache
             pass
         row = masked_means(self.describe(read_rgb(folder / "image.jpg")), read_mask(folder / "mask.png"))
-        with replacing(stored) as partial, partial.open("wb") as file:
+        # a folder that may only be read keeps no row
+        with contextlib.suppress(OSError), replacing(stored) as partial, partial.open("wb") as file:
             np.savez(file, described_by=key, **dict(zip(_COLUMNS, row, strict=True)))
         return row

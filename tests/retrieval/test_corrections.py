@@ -1,3 +1,6 @@
+import os
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -67,6 +70,40 @@ def test_a_damaged_one_is_named(added):
     (added.folder / "1" / "about.json").write_text("[]")
     with pytest.raises(LlafsError, match="added.1 is not readable as an added support .*remove that folder"):
         Corrections(added.folder, describe, BY)
+
+
+def no_writing(*_, **__):
+    raise PermissionError(13, "Permission denied")
+
+
+def test_a_folder_that_may_only_be_read_is_read_and_says_what_it_does_not_do(added, monkeypatch):
+    number = added.add(*an_image(), "okapi")
+    (added.folder / "1" / "features.npz").unlink()
+    monkeypatch.setattr(os, "replace", no_writing)
+    again = Corrections(added.folder, describe, BY)
+    assert np.allclose(again.listed[0].inside, added.listed[0].inside)
+    with pytest.raises(LlafsError, match="added.1 cannot be removed .Permission denied.: change"):
+        again.remove(number)
+    assert [c.number for c in again.listed] == [number] and (added.folder / "1" / "mask.png").is_file()
+
+
+def test_what_is_removed_twice_or_was_half_removed_is_gone(added, monkeypatch):
+    numbers = [added.add(*an_image(i), "okapi") for i in range(2)]
+    other = Corrections(added.folder, describe, BY)
+    other.remove(numbers[0])
+    added.remove(numbers[0])
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", lambda *_, **__: None)  # as a kill after the first step leaves it
+        added.remove(numbers[1])
+    again = Corrections(added.folder, describe, BY)
+    assert again.listed == []
+    again.remove(again.add(*an_image(), "okapi"))
+
+
+def test_other_folders_beside_them_are_let_be(added):
+    for name in ("²", "3 of mine", ".4"):
+        (added.folder / name).mkdir(parents=True)
+    assert Corrections(added.folder, describe, BY).listed == []
 
 
 # --- beside a bank ----------------------------------------------------------------------------------------------------
