@@ -94,7 +94,7 @@ def read_about(folder: Path) -> dict[str, Any]:
         about = json.loads(file.read_text(encoding="utf-8"))
         version, calibration = about["format"], about["calibration"]
         about["calibration"] = Calibration.from_dict(calibration)
-        about["source"], about["settings"], about["data"]  # must be there
+        about["source"], about["data"], about["settings"]["backbone"], about["settings"]["size"]  # must be there
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise LlafsError(f"{file} is not the file of a bank, or is damaged: {_again(folder)}.") from error
     if version != FORMAT:
@@ -158,12 +158,12 @@ def _make(
     segmenter: PrototypeSegmenter,
     made_from: Mapping[str, Any],
 ) -> None:
-    (folder / ABOUT).unlink(missing_ok=True)  # written last: without it the folder counts as begun
     settings, read = wanted.settings(), SupportReader(split, keep=1)
     rows = folder / ROWS
     if _made_from(rows, made_from):
         bank = SupportBank.load(rows)
     else:
+        (folder / ABOUT).unlink(missing_ok=True)  # written last: without it the folder counts as begun
         shutil.rmtree(rows, ignore_errors=True)
         bank = fill_rows(rows, folder / THUMBNAILS, split, shown, segmenter, made_from)
     everything = {i: tuple(c for c, n in zip(split.classes, row, strict=True) if n) for i, row in _pixels(split)}

@@ -123,7 +123,10 @@ class SupportBank:
         for name, value in expected.items():
             made = self.made_from.get(name)
             if made != value:
-                raise LlafsError(f"stale bank: it was made with {name}={made!r}, not {value!r}. Run notebook 04 again.")
+                raise LlafsError(
+                    f"stale bank: it was made with {name}={made!r}, not {value!r}. Run notebook 04 again, or "
+                    "`llafs bank` for your own images."
+                )
 
 
 def described_by(backbone: Backbone, size: int) -> dict[str, Any]:

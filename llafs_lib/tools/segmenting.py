@@ -152,11 +152,24 @@ def _plan(arguments: argparse.Namespace, images: Sequence[str], names: Sequence[
         ending = FORMATS[arguments.format or "mask"][0]
         path = f"{safe_name(Path(images[0]).stem)}-{safe_name(names[0])}{ending}"
     output = plan_output(path or "segmented/", arguments.format, images, names, True, [arguments.supports or ""])
-    if arguments.supports and output.is_folder:
-        own = Path(arguments.images or Path(arguments.supports).parent / "images")
-        if own.exists() and output.path.exists() and own.samefile(output.path):
-            raise LlafsError(f"{output.path} holds the annotated images: choose another folder for the results.")
+    _check_folder(output.path if output.is_folder else output.path.parent, output, arguments)
     return output
+
+
+def _check_folder(folder: Path, output: Output, arguments: argparse.Namespace) -> None:
+    """Refuse a folder where results would harm a bank, or be taken for images by the next call."""
+    where = folder.resolve()
+    if bank := next((p for p in (where, *where.parents) if (p / "support_bank").is_dir()), None):
+        raise LlafsError(f"{folder} belongs to the bank or run {bank.name}: choose another folder for the results.")
+    own = arguments.supports and (arguments.images or Path(arguments.supports).parent / "images")
+    if own and output.is_folder and Path(own).resolve() == where:
+        raise LlafsError(f"{folder} holds the annotated images: choose another folder for the results.")
+    makes_images = FORMATS[output.format][0] in (".png", ".jpg")
+    if makes_images and any(os.path.isdir(p) and Path(p).resolve() == where for p in arguments.photos):
+        raise LlafsError(
+            f"{folder} is the folder of the images, and the results would be taken for images next time: choose "
+            "another folder for them."
+        )
 
 
 def _open(arguments: argparse.Namespace, asker: Asker) -> LLaFS:

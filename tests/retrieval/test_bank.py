@@ -155,7 +155,7 @@ def test_a_kill_loses_the_image_in_the_backbone_and_at_most_the_one_being_writte
 def test_a_stale_bank_is_refused_with_the_reason(path):
     build(path)
     SupportBank.load(path, fold=0, weights="abc")
-    with pytest.raises(LlafsError, match="stale bank: .* weights='abc', not 'xyz'. Run notebook 04 again"):
+    with pytest.raises(LlafsError, match="stale bank: .* weights='abc', not 'xyz'. Run notebook 04 again, or `llafs"):
         SupportBank.load(path, fold=0, weights="xyz")
 
 

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from pycocotools.coco import COCO
 
-from llafs_lib import pipeline
+from llafs_lib import bank_folder, pipeline
 from llafs_lib.tools.cli import main
 
 WIDTH, HEIGHT = 96, 72
@@ -138,6 +138,12 @@ def test_what_is_written_can_be_annotations(run, path):
     assert once[0] == 0 and np.array(Image.open("box.png")).any()
 
 
+def test_files_that_are_no_images_may_lie_beside_the_images(run):
+    assert run("segment photos okapi --run bank --related box -o photos --format yolo")[0] == 0
+    assert run("segment photos okapi --run bank --related box -o photos/x.json")[0] == 0
+    assert run("segment photos/a.jpg okapi --run bank --related box -o photos/x.png")[0] == 0
+
+
 def test_a_folder_may_be_called_as_the_class(run):
     for _ in range(2):
         assert run("segment photos box --run bank -o box")[0] == 0
@@ -259,6 +265,11 @@ def test_a_low_confidence_makes_an_empty_mask(run):
             "would overwrite the input annotations.json",
         ),
         ("photos/a.jpg okapi --supports annotations.json -o images", "images holds the annotated images"),
+        ("photos okapi -o photos --run bank --related box", "photos is the folder of the images.*taken for images"),
+        ("photos/ okapi -o photos/s.png --format sheet --run bank", "photos is the folder of the images"),
+        ("photos/a.jpg okapi -o bank/bank.json --run bank", "bank belongs to the bank or run bank: choose another"),
+        ("photos/a.jpg okapi -o bank/masks/ --run bank", "bank.masks belongs to the bank or run bank"),
+        ("photos/a.jpg okapi -o bank --bank bank --supports annotations.json", "bank belongs to the bank or run bank"),
         ("photos/a.jpg okapi --supports annotations.json --run bank", "--supports and --run do not go together"),
         ("photos/a.jpg okapi --supports annotations.json --method hsnet", "--supports and --method do not go together"),
         ("photos/a.jpg okapi --images images", "--images goes with --supports"),
@@ -326,6 +337,26 @@ def test_a_stale_bank_is_renewed_by_the_command_that_its_error_names(run, monkey
     assert status == 2 and "stale" in err and "`llafs bank IMAGES ANNOTATIONS -o mine`" in err
     assert run("bank images mine.json -o mine", *SMALL)[1].startswith("8 supports of 3 classes")
     assert run("segment photos/a.jpg okapi --related box -o x.png --bank mine", *own)[0] == 0
+
+
+def test_a_bank_stays_usable_while_it_is_renewed_from_what_it_was_made_from(run, monkeypatch):
+    shutil.copytree("bank", "renewed")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(bank_folder, "calibrate", killed)
+        assert run("bank images annotations.json -o renewed", *SMALL)[0] == 130
+    assert run("segment photos/a.jpg okapi --run renewed --related box -o x.png")[0] == 0
+
+
+def test_a_bank_whose_settings_are_lost_is_named(run):
+    shutil.copytree("bank", "damaged")
+    about = json.loads(Path("damaged/bank.json").read_text(encoding="utf-8"))
+    Path("damaged/bank.json").write_text(json.dumps({**about, "settings": {}}), encoding="utf-8")
+    status, _, err = run("segment photos/a.jpg okapi --run damaged --related box -o x.png")
+    assert status == 2 and "bank.json is not the file of a bank, or is damaged" in err
 
 
 def test_a_corrected_mask_is_kept_listed_and_removed(run):
