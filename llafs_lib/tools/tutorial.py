@@ -158,8 +158,9 @@ class Step:
 
     @functools.cached_property
     def parameters(self) -> dict[str, Any]:
-        """Those settings that the notebook has as parameters."""
-        return {name: getattr(self.settings, name) for name in notebook_parameters(self.notebook)}
+        """Those settings that the notebook has as parameters. Parameters that only it has keep their defaults."""
+        chosen = asdict(self.settings)
+        return {name: chosen[name] for name in notebook_parameters(self.notebook) if name in chosen}
 
     def why_run(self) -> str | None:
         """Why the notebook has to run, in a few words; None if its last run still stands."""

@@ -60,6 +60,13 @@ def test_a_parameter_that_only_one_notebook_has_is_left_to_it():
         settings_from(namespace)
 
 
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_every_notebook_is_given_the_settings_that_it_has_as_parameters(name):
+    step = tutorial.Step(tutorial.project_root() / "notebooks" / f"{name}.ipynb", Settings(runs="elsewhere", seed=3))
+    given = step.parameters
+    assert given.keys() <= tutorial.notebook_parameters(step.notebook).keys() and given["runs"] == "elsewhere"
+
+
 @pytest.mark.parametrize("arguments", [["--fold", "7"], ["--dataset", "imagenet"], ["--backbone", "vgg99"]])
 def test_the_command_refuses_before_anything_runs(arguments, capsys, monkeypatch):
     monkeypatch.setattr(tutorial, "execute", lambda *a, **k: pytest.fail("a notebook was run"))
