@@ -346,7 +346,9 @@ def _by_class(names: Sequence[str], related: Any) -> Mapping[str, Related]:
     if related is None:
         return {}
     if len(names) == 1:
-        return {names[0]: related}
+        named = related.get(names[0]) if isinstance(related, Mapping) else None
+        by_class = named is not None and not isinstance(named, int | float)  # a number is a score: a class for itself
+        return related if by_class else {names[0]: related}
     if not isinstance(related, Mapping) or not set(related) <= set(names):
         raise LlafsError(
             "for several classes, give the related ones by class, such as "

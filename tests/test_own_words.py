@@ -24,6 +24,13 @@ def test_each_of_several_words_may_have_its_own_look_alikes(own_model, photo):
     assert set(np.unique(found.label_map)) <= {0, 1, 2, 3}
 
 
+def test_a_list_of_one_word_takes_look_alikes_by_class_too(own_model, photo):
+    (one,) = own_model.segment(photo, ["bus"], related={"bus": LOOKS["bus"]})
+    assert one.related.scores == {"truck": 0.8, "car": 0.5}
+    itself = own_model.segment(photo, "car", related={"car": 0.5})
+    assert itself.related.scores == {"car": 0.5}, "a number is a score"
+
+
 @pytest.mark.parametrize("related", ["truck", ["truck"], {"truck": 0.9}, {"bus": "truck", "okapi": "car"}])
 def test_look_alikes_of_nobody_knows_which_word_are_refused(own_model, photo, related):
     with pytest.raises(LlafsError, match="by class, such as related="):
