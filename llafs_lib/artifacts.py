@@ -139,9 +139,10 @@ class RunFolder:
     def manifest(self, name: str) -> dict[str, Any]:
         """The manifest of an artifact; empty when there is none or it cannot be read."""
         try:
-            return json.loads(self._manifest_path(name).read_text(encoding="utf-8"))
+            found = json.loads(self._manifest_path(name).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
+        return found if isinstance(found, dict) else {}
 
     def _manifest_path(self, name: str) -> Path:
         return self.path / f"{name}.manifest.json"

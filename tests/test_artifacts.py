@@ -220,3 +220,12 @@ def test_every_notebook_has_its_rooms():
     assert set(ROOMS) == set(NOTEBOOKS)
     rooms = {p.stem for p in LIBRARY.iterdir() if p.suffix == ".py" or (p / "__init__.py").is_file()}
     assert {room for of_one in ROOMS.values() for room in of_one} <= rooms
+
+
+@pytest.mark.parametrize("text", ["[]", "null", '"x"', "3"])
+def test_a_manifest_that_is_no_object_is_refused(run, text):
+    with run.writing("folds.json", {"seed": 3}) as path:
+        path.write_text("{}")
+    (run.path / "folds.json.manifest.json").write_text(text)
+    with pytest.raises(LlafsError, match="folds.json does not match its manifest"):
+        run.require("folds.json", seed=3)
