@@ -164,13 +164,15 @@ class Step:
 
     def why_run(self) -> str | None:
         """Why the notebook has to run, in a few words; None if its last run still stands."""
-        if not self.stamp.is_file():
+        try:
+            last = json.loads(self.stamp.read_text(encoding="utf-8"))
+            then, made = dict(last["cause"]), dict(last["made"])
+        except (OSError, ValueError, LookupError, TypeError):  # there is none, or it was cut off
             return "not run yet"
-        last = json.loads(self.stamp.read_text(encoding="utf-8"))
         for name, value in self._cause().items():
-            if last["cause"].get(name) != value:
+            if then.get(name) != value:
                 return f"{name} has changed"
-        for name, value in last["made"].items():
+        for name, value in made.items():
             if _hash_or_none(self.settings.run.path / name) != value:
                 return f"{name} is missing or has changed"
         return None
@@ -195,7 +197,8 @@ class Step:
         cells = json.loads(self.notebook.read_text(encoding="utf-8"))["cells"]
         cause = {
             "the notebook": _digest([(c["cell_type"], "".join(c["source"])) for c in cells]),
-            "a parameter": _digest(sorted(self.parameters.items())),
+            # Where the run lies decides nothing: its folder may be moved or named in another way.
+            "a parameter": _digest(sorted((k, v) for k, v in self.parameters.items() if k != "runs")),
             "the library": library_digest(ROOMS[self.notebook.stem]),
             "the data set": self._data_digest(),
         }

@@ -107,7 +107,11 @@ def project(in_tmp, monkeypatch):
     """Notebooks without cells, "executed" by writing their artifacts."""
     books = in_tmp / "notebooks"
     books.mkdir()
-    tagged = {"cell_type": "code", "metadata": {"tags": ["parameters"]}, "source": ["dataset = 'toy'\n", "fold = 0"]}
+    tagged = {
+        "cell_type": "code",
+        "metadata": {"tags": ["parameters"]},
+        "source": ["dataset = 'toy'\n", "fold = 0\n", "runs = 'runs'"],
+    }
     for name in NOTEBOOKS:
         (books / f"{name}.ipynb").write_text(json.dumps({"cells": [tagged]}))
     ran = []
@@ -137,6 +141,23 @@ def test_a_second_run_reuses_everything(project, capsys):
     assert run() == ""
     said = capsys.readouterr().out.splitlines()
     assert len(said) == 7 and all(": reused, " in line for line in said[1:]), "one line a notebook"
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]", b"null", b"{}", b'{"cause": 3, "made": {}}'])
+def test_a_damaged_stamp_counts_as_none(project, content):
+    settings, run = project
+    run()
+    (settings.run.path / "notebooks" / "01_data_folds.stamp.json").write_bytes(content)
+    assert run() == "01"
+
+
+def test_a_run_that_was_moved_is_reused(project, in_tmp):
+    settings, run = project
+    run()
+    (in_tmp / settings.runs).rename(in_tmp / "moved")
+    book = tutorial.project_root() / "notebooks" / "03_llm_prompting.ipynb"
+    for runs in ("moved", str(in_tmp / "moved")):
+        assert tutorial.Step(book, Settings(runs=runs)).why_run() is None
 
 
 def test_a_missing_artifact_is_made_again_and_the_reason_is_given(project, capsys):
