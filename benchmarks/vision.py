@@ -28,7 +28,7 @@ from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, mm_flop
 
 from llafs_lib.vision.backbone import Backbone, resize
-from llafs_lib.vision.hsnet import HSNet, hypercorrelation, vote
+from llafs_lib.vision.hsnet import HSNet, hypercorrelation, pairs_at_once, vote
 from llafs_lib.vision.hsnet_fast import Pairs
 from llafs_lib.vision.losses import cross_entropy
 
@@ -94,18 +94,28 @@ def fast_segment(scene: Scene) -> Callable[[], Tensor]:
 
 
 def cached_segment(scene: Scene) -> Callable[[], Tensor]:
-    """`fast_segment`, with the supports' features known from earlier queries."""
-    model, size = scene.fast(), scene.query.shape[-2:]
+    """`fast_segment`, with the supports' features known from earlier queries: `HSNetSegmenter` without its images."""
+    model, size, shots = scene.fast(), scene.query.shape[-2:], scene.supports.shape[1]
     with torch.inference_mode():
-        known = [model.backbone(scene.supports[:, k]) for k in range(scene.supports.shape[1])]
+        known = [model.backbone(scene.supports[:, k]) for k in range(shots)]  # one by one, as a cache keeps them
+    some = pairs_at_once(scene.query.device)
 
     @torch.inference_mode()
     def run() -> Tensor:
-        query = model.backbone(scene.query)
-        shots = [model.match(query, taps, scene.masks[:, k], size) for k, taps in enumerate(known)]
-        return vote(torch.stack(shots, dim=1))
+        query, found = model.backbone(scene.query), []
+        for part, masks in zip(batches(known, some), scene.masks.split(some, dim=1), strict=True):
+            n = len(part)
+            taps = [torch.cat(same) for same in zip(*part, strict=True)]  # [B, C, h, w] each → [n·B, C, h, w]
+            repeated = [t.repeat(n, 1, 1, 1) for t in query]
+            logits = model.match(repeated, taps, masks.transpose(0, 1).flatten(0, 1), size)
+            found.append(logits.unflatten(0, (n, -1)).transpose(0, 1))  # [n·B, 2, H, W] → [B, n, 2, H, W]
+        return vote(torch.cat(found, dim=1))
 
     return run
+
+
+def batches(items: list, size: int) -> list[list]:
+    return [items[first : first + size] for first in range(0, len(items), size)]
 
 
 def training_step(scene: Scene, logits: Callable[[], Tensor]) -> Callable[[], None]:

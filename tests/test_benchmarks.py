@@ -48,6 +48,16 @@ def test_vision(capsys, monkeypatch):
     assert "5-shot" in found and "training step" in found and "GFLOP" in found
 
 
+@pytest.mark.parametrize("some", [1, 2, 8])
+def test_known_features_give_the_logits_of_the_whole_model(some, monkeypatch):
+    vision = load("vision")
+    monkeypatch.setattr(vision, "vote", lambda logits: logits)
+    monkeypatch.setattr(vision, "pairs_at_once", lambda device: some)
+    scene = vision.Scene.draw("small", 65, 2, 5, 0.5)
+    scene.masks[0, 1:] = scene.masks[0, 1:].roll(9, dims=-1)  # so that a support in another's place would be noticed
+    torch.testing.assert_close(vision.cached_segment(scene)(), vision.fast_segment(scene)(), rtol=1e-4, atol=1e-4)
+
+
 def test_policies(photographs, cache, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("LLAFS_DATA", str(photographs))
     monkeypatch.chdir(tmp_path)
