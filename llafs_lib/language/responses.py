@@ -10,6 +10,7 @@ COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 PASSING = (408, 409, 429)  # what may be over soon, as may every 5xx
 LONGEST_WAIT = 120.0  # seconds; a server that asks to wait longer is not waited for
 _SPOKEN = ("error", "errors", "detail", "message", "msg", "metadata", "raw", "description")  # keys of what is said
+_CODES = {"insufficient_quota": 429, "rate_limit_exceeded": 429, "invalid_api_key": 401, "model_not_found": 404}
 _NAMING = ("param", "loc", "code", "type")  # keys of what may name a setting
 
 
@@ -140,7 +141,7 @@ def _strings(value: object, keys: tuple[str, ...]) -> Iterator[str]:
 def _code(error: object) -> int:
     """The status that an error inside a 200 stands for; 400 where it does not say."""
     code = str(error.get("code") or error.get("status") or "") if isinstance(error, dict) else ""
-    return int(code) if code.isdecimal() and len(code) == 3 else 400
+    return int(code) if code.isdecimal() and len(code) == 3 else _CODES.get(code, 400)
 
 
 def _asked_to_wait(headers: Mapping[str, str]) -> float | None:

@@ -400,6 +400,20 @@ def test_only_thoughts_say_to_give_more_tokens(httpserver):
     assert "larger max_tokens" in str(failure(httpserver))
 
 
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("insufficient_quota", "no credit is left"),
+        ("invalid_api_key", "refused the key"),
+        ("model_not_found", "no model"),
+    ],
+)
+def test_an_error_inside_a_200_counts_by_the_word_of_its_code(httpserver, code, words):
+    httpserver.expect_request(PATH).respond_with_json({"error": {"message": "said so", "code": code}})
+    error = failure(httpserver, retries=1)
+    assert words in str(error) and error.for_all and len(httpserver.log) == 1
+
+
 def test_an_error_inside_a_200_counts_by_its_code(httpserver):
     busy = {"choices": None, "error": {"message": "Provider returned error", "code": 429}}
     httpserver.expect_ordered_request(PATH).respond_with_json(busy)
