@@ -80,7 +80,7 @@ class Server:
     def is_this_machine(self) -> bool:
         """Whether the address is one of this machine's own, for which no proxy is meant."""
         host = urllib.parse.urlsplit(self.base_url).hostname or ""
-        return host in ("localhost", "::1") or host.startswith("127.")
+        return host in ("localhost", "::1", "0.0.0.0", "::") or host.startswith("127.") or host.endswith(".localhost")
 
     @property
     def proxy(self) -> str | None:

@@ -4,7 +4,7 @@ import types
 
 import pytest
 
-from llafs_lib.language.server import find_key
+from llafs_lib.language.server import Server, find_key
 
 
 @pytest.fixture
@@ -65,3 +65,10 @@ def test_a_notebook_that_is_executed_without_a_reader_goes_on(monkeypatch):
 def test_a_server_of_ones_own_needs_none(monkeypatch, typed):
     monkeypatch.setenv("OPENAI_BASE_URL", "http://localhost:11434/v1")
     assert find_key() is None and not typed
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]", "0.0.0.0", "[::]", "ollama.localhost"])
+def test_no_proxy_stands_before_this_machine(host, monkeypatch):
+    monkeypatch.setenv("HTTP_PROXY", "http://proxy.example:8080")
+    assert Server(f"http://{host}:11434/v1", "k").proxy is None
+    assert Server("http://localhost.example/v1", "k").proxy == "HTTP_PROXY"
