@@ -158,6 +158,8 @@ def _make(
     segmenter: PrototypeSegmenter,
     made_from: Mapping[str, Any],
 ) -> None:
+    for what in split.skipped:
+        print(f"note: {what}")
     settings, read = wanted.settings(), SupportReader(split, keep=1)
     rows = folder / ROWS
     if _made_from(rows, made_from):

@@ -243,6 +243,8 @@ CALLS = {
     "segment: no look-alike": (ask(name="okapi", related=[]), "related", ""),
     "segment: a negative score": (ask(name="okapi", related={"zebra": -1}), "zebra", "-1"),
     "segment: a score of NaN": (ask(name="okapi", related={"zebra": np.nan}), "zebra", "nan"),
+    "segment: pairs as look-alikes": (ask(name="okapi", related=[("zebra", 0.9)]), "related", "a tuple"),
+    "segment: nothing as a look-alike": (ask(name="okapi", related=["zebra", None]), "related", "None"),
     "segment: a score in words": (ask(name="okapi", related="zebra=much"), "zebra", "much"),
     "segment: a number as look-alikes": (ask(name="okapi", related=7), "related", "7"),
     "segment: look-alikes of two classes": (ask(name=["okapi", "tapir"], related="zebra"), "related", "by class"),

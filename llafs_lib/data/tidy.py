@@ -250,9 +250,12 @@ def _refuse_if_most_are_lost(images: list[dict], folder: Path, source: Path) -> 
     if 2 * len(lost) > len(images):
         causes = "; ".join(f"{n:,} × {why}" for why, n in Counter(i["lost"] for i in lost).most_common())
         first = shown(lost[0]["name"]) or f"image {lost[0]['id']}"
+        remedy = f"They were looked for in {folder} and its subfolders: name the folder that holds them."
+        if not any(image["lost"].endswith(MISSING) for image in lost):
+            remedy = "Correct the file, or export it again as COCO instance segmentation."
         raise LlafsError(
-            f"{source}: {len(lost):,} of {len(images):,} images cannot be used ({causes}), the first is {first}. They "
-            f"were looked for in {folder} and its subfolders: name the folder that holds them."
+            f"{source}: {len(lost):,} of {len(images):,} images cannot be used ({causes}), the first is {first}. "
+            f"{remedy}"
         )
 
 

@@ -110,12 +110,14 @@ def given(
     Names without a score get 1. Scores are in (0, 1].
 
     Raises:
-        LlafsError: a name is not in `vocabulary` or stands twice, or a score is not in (0, 1].
+        LlafsError: a name is no text, not in `vocabulary` or stands twice, or a score is not in (0, 1].
     """
     if isinstance(related, RelatedClasses):
         return related
     scores: dict[str, float] = {}
     for name, score in _pairs(related):
+        if not isinstance(name, str):
+            raise LlafsError(f"a related class is named by a text such as 'zebra', not by {told(name)}.")
         found = find_class(name, vocabulary)
         if found is None:
             listed = ", ".join(vocabulary[:20]) + (", …" if len(vocabulary) > 20 else "")

@@ -171,7 +171,10 @@ REFUSED = {
         r"2 of 2 images cannot be used \(2 × an image that is missing\), the first is other-p1.jpg. They "
         r"were looked for in .*images and its subfolders: name the folder",
     ),
-    "one id for all images": (each("images", id=1), r"2 of 2 images .*\(2 × an image with the id of another one\)"),
+    "one id for all images": (
+        each("images", id=1),
+        r"2 of 2 images .*\(2 × an image with the id of another one\), the first is p1.jpg. Correct the file",
+    ),
     "run lengths of another size": (
         segmentation(lambda p: listed(p) | {"size": [3, 4]}),
         "3 × run lengths that do not fit the image's size",

@@ -339,6 +339,15 @@ def test_a_stale_bank_is_renewed_by_the_command_that_its_error_names(run, monkey
     assert run("segment photos/a.jpg okapi --related box -o x.png --bank mine", *own)[0] == 0
 
 
+def test_what_a_bank_leaves_out_is_said(run):
+    content = json.loads(Path("annotations.json").read_text())
+    content["images"][3]["file_name"] = "lost.png"
+    Path("mine.json").write_text(json.dumps(content))
+    status, out, _ = run("bank images mine.json -o left-out", *SMALL)
+    assert status == 0 and "note: 1 × an image that is missing, the first in image 3 (lost.png)\n" in out
+    assert "\n8 supports of 3 classes" in out
+
+
 def test_a_bank_stays_usable_while_it_is_renewed_from_what_it_was_made_from(run, monkeypatch):
     shutil.copytree("bank", "renewed")
 
