@@ -196,8 +196,9 @@ def _found(
         return model.segment_all(images, asked, shots, arguments.related, min_confidence=least)
     except ReplayMiss as miss:
         hint = did_you_mean(miss.class_name, {*model.vocabulary, *model.bank.classes})
+        alone = "Ask for it alone and name" if len(names) > 1 else "Name"  # --related goes with one class
         raise LlafsError(
-            f"{miss.class_name!r} is not annotated here, and no recorded answer says what looks like it.{hint} Name "
+            f"{miss.class_name!r} is not annotated here, and no recorded answer says what looks like it.{hint} {alone} "
             f"annotated look-alikes (--related {','.join(model.bank.classes[:2])}) or a model to ask (--llm MODEL)."
         ) from None
 

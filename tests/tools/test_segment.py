@@ -306,6 +306,12 @@ def test_a_word_that_nobody_answered_names_both_ways_on(run):
     assert "--related disc,box" in err and "--llm MODEL" in err and not Path("x.png").exists()
 
 
+def test_a_word_among_others_that_nobody_answered_is_to_be_asked_for_alone(run):
+    _, _, err = run("segment photos/a.jpg box,disk --run bank -o x.png")
+    assert "Ask for it alone and name annotated look-alikes (--related disc,box)" in err
+    assert run("segment photos/a.jpg disk --run bank -o x.png --related disc,box")[0] == 0
+
+
 # --- bank ------------------------------------------------------------------------------------------------------------
 
 
