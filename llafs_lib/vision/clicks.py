@@ -39,9 +39,9 @@ def corrected(mask: np.ndarray, features: Tensor, clicks: Sequence[Click]) -> np
         return mask.copy()
     (height, width), grid = mask.shape, features.shape[1:]
     said = {(round(c.row * (grid[0] - 1)), round(c.column * (grid[1] - 1))): c.is_object for c in clicks}
-    rows, columns = zip(*said, strict=True)
-    cosine, nearest = torch.einsum("cn,chw->nhw", features[:, rows, columns], features).max(dim=0)  # [h, w] each
-    is_object = torch.tensor(list(said.values()), device=nearest.device)[nearest]  # [h, w]
+    clicked = torch.stack([features[:, row, column] for row, column in said], dim=1)  # [C, n]
+    cosine, nearest = torch.einsum("cn,chw->nhw", clicked, features).max(dim=0)  # [h, w] each
+    is_object = torch.tensor(list(said.values())).to(nearest.device)[nearest]  # [n] → [h, w]
     follows = resize((cosine - ALIKE)[None, None].float(), mask.shape)[0, 0].cpu().numpy() >= 0  # [h, w] → [H, W]
     becomes = resize(is_object[None, None].float(), mask.shape)[0, 0].cpu().numpy() >= 0.5
     found = np.where(follows, becomes, mask)
