@@ -218,7 +218,7 @@ def _fill(folder: Path, pairs: Sequence[tuple[int, str]], read: Callable, descri
     ids, last = sorted(rows_of), None
     with ThreadPoolExecutor(1) as writer:  # means are taken and written while the next image goes through the backbone
         for image_id, (image, masks) in zip(track(ids, "support bank", "image"), _read_ahead(ids, read), strict=True):
-            features = describe(image)  # [C, h, w]
+            features = describe(image).cpu()  # [C, h, w]; on a GPU, means would only hold up the next image
             if last is not None:
                 last.result()
             named = {row: masks[pairs[row][1]] for row in rows_of[image_id]}
