@@ -252,7 +252,7 @@ def test_a_file_in_timms_form_is_found_by_timms_name(tmp_path, suffix, capsys):
     backbone = load_backbone("vit_tiny_patch16_224", tmp_path)
     for name, value in backbone.net.state_dict().items():
         assert torch.equal(value, net.state_dict()[name]), name
-    assert backbone.weights_from["file"] == path.name and path.name in capsys.readouterr().out
+    assert backbone.weights_from["file"] == path.name and path.name in capsys.readouterr().err
 
 
 def spoiled(state):
