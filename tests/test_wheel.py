@@ -8,6 +8,7 @@ from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from llafs_lib.tools.tutorial import project_root
 
@@ -80,7 +81,9 @@ def test_it_segments(installed, finished_run):
     image = installed.python(draw)
     done = installed.run("llafs", "segment", image, "giraffe", "-o", "found.png")
     assert done.returncode == 0, done.stderr
-    assert (installed.folder / "found.png").stat().st_size > 1000 and "giraffe looks like" in done.stdout
+    with Image.open(installed.folder / "found.png") as mask, Image.open(installed.folder / image) as asked:
+        assert mask.size == asked.size and {value for _, value in mask.getcolors()} <= {0, 255}
+    assert "giraffe looks like" in done.stdout
 
 
 def test_what_needs_notebooks_says_so_in_one_sentence(installed):
