@@ -162,7 +162,7 @@ def _make(
         print(f"note: {what}")
     settings, read = wanted.settings(), SupportReader(split, keep=1)
     rows = folder / ROWS
-    if _made_from(rows, made_from):
+    if _made_from(rows, made_from) and (folder / THUMBNAILS).is_dir():
         bank = SupportBank.load(rows)
     else:
         (folder / ABOUT).unlink(missing_ok=True)  # written last: without it the folder counts as begun

@@ -244,7 +244,7 @@ class LLaFS:
     ) -> list[tuple[str, float]]:
         """(file or number of the image, confidence), the image that most likely shows the class first.
 
-        Images that cannot be read come last, with confidence −inf.
+        Images that cannot be read come last, with their error in place of a name and confidence −inf.
         """
         found = []
         for n, one in enumerate(self.segment_all(images, class_name, 1, related)):

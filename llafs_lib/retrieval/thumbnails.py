@@ -49,10 +49,14 @@ class Thumbnails:
             LlafsError: a file is missing or unreadable.
         """
         place = self._place(image_id)
-        image = read_rgb(place.with_name(f"{image_id}.jpg"))
-        mask = read_mask(place.with_name(f"{image_id}.{self.index[class_name]}.png"))
+        again = f"remove {self.folder} and make the bank anew with `llafs bank`"
+        try:
+            image = read_rgb(place.with_name(f"{image_id}.jpg"))
+            mask = read_mask(place.with_name(f"{image_id}.{self.index[class_name]}.png"))
+        except LlafsError as error:
+            raise LlafsError(f"{place.parent}: the thumbnails of image {image_id} cannot be read: {again}.") from error
         if mask.shape != image.shape[:2]:
-            raise LlafsError(f"{place.parent}: the thumbnails of image {image_id} differ in size: build the bank anew.")
+            raise LlafsError(f"{place.parent}: the thumbnails of image {image_id} differ in size: {again}.")
         return image, mask
 
     def _place(self, image_id: int) -> Path:

@@ -178,3 +178,11 @@ def test_no_object_is_lost_in_a_thumbnail(height, width, h, w, seed):
     mask[seed * height // 10, seed * width // 10] = True
     small = shrunk(mask, (min(h, height), min(w, width)))
     assert set(np.unique(small)) <= {0, 255} and small.any()
+
+
+def test_a_thumbnail_that_is_gone_names_the_remedy(bank):
+    thumbnails = bank[1]
+    next(thumbnails.folder.glob("*/0.jpg")).unlink()
+    remedy = "thumbnails of image 0 cannot be read: remove .*thumbnails and .* `llafs bank`"
+    with pytest.raises(LlafsError, match=remedy):
+        thumbnails(0, "bus")
