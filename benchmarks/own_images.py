@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from llafs_lib import LLaFS
-from llafs_lib.bank_folder import HOW, SIZE, Wanted
+from llafs_lib.bank_folder import HOW, Wanted
 from llafs_lib.data.folds import DataSet, data_root, open_dataset
 from llafs_lib.data.own import MIN_AREA, open_own
 from llafs_lib.data.splits import SupportReader
@@ -59,10 +59,8 @@ def main() -> None:
                 cut.append(curve(found.mask.astype(np.float32), truth, name, image_id))
                 theirs.append(curve(reference.scores(image, answer, image_id), truth, name, image_id))
     threshold = best_threshold(theirs)
-    print(f"{len(own)} questions about {len(left_out)} classes that were left out of the file, {SIZE} px")
-    print(
-        f"at one threshold ({threshold:.2f}): own file {at(own, threshold):.2f}, policies {at(theirs, threshold):.2f}"
-    )
+    print(f"{len(own)} questions about {len(left_out)} classes left out of the file, {reference.segmenter.size} px")
+    print(f"at one threshold ({threshold:.2f}): own {at(own, threshold):.2f}, policies {at(theirs, threshold):.2f}")
     apart = max(np.abs(a.inter - b.inter).max() / a.pixels for a, b in zip(own, theirs, strict=True))
     print(f"largest difference of a query's intersection, at any threshold: {apart:.2%} of its pixels")
     print(f"with the thresholds that were calibrated: {at(cut, 1.0):.2f}; expected beforehand: {np.mean(expected):.1f}")
@@ -77,8 +75,9 @@ class Reference:
     """What `policies.py` asks: prototypes of all related rows of a bank of the original file."""
 
     def __init__(self, dataset: DataSet, path: Path):
-        net = load_backbone(Wanted().settings()["backbone"], data_root() / "weights")
-        self.segmenter = PrototypeSegmenter(net, SIZE, 0.5, **HOW)
+        usual = Wanted().settings()
+        net = load_backbone(usual["backbone"], data_root() / "weights")
+        self.segmenter = PrototypeSegmenter(net, usual["size"], 0.5, **HOW)
         read, shown = SupportReader(dataset.train), self._shown(dataset)
 
         def describe(image: np.ndarray) -> torch.Tensor:

@@ -33,13 +33,14 @@ from llafs_lib.records import RelatedClasses
 from llafs_lib.retrieval.bank import SupportBank, build_bank, described_by
 from llafs_lib.retrieval.scoring import by_looks
 from llafs_lib.retrieval.thumbnails import Thumbnails
+from llafs_lib.settings import PHOTOGRAPHS_BACKBONE
 from llafs_lib.vision.backbone import Backbone, load_backbone, toy_backbone
 from llafs_lib.vision.prototype import PrototypeSegmenter
+from llafs_lib.vision.recipes import size_compared
 
 ABOUT, ROWS, THUMBNAILS, ADDED = "bank.json", "support_bank", "thumbnails", "added"
 SHARDS = "shards"  # of rows, while they are made on several machines
 FORMAT = 1  # raise it when an older folder can no longer be read
-BACKBONE, SIZE = "mobilenet_v2", 417  # for photographs, where nothing else is asked for; px
 HOW = {"plain": True, "sharpness": 8.0}  # of the prototypes; what benchmarks/policies.py found best
 
 
@@ -49,7 +50,7 @@ class Wanted:
 
     Args:
         backbone: a name that `vision.backbone.load_backbone` knows, or "auto".
-        size: side of the square that images are squashed to, px; 0 takes the default.
+        size: side of the square that images are squashed to, px; 0 takes the backbone's (`size_compared`).
         min_area: share of its image that a mask must cover to be a support.
     """
 
@@ -67,8 +68,8 @@ class Wanted:
 
     def settings(self) -> dict[str, Any]:
         """As `bank.json` records it."""
-        name = BACKBONE if self.backbone == "auto" else self.backbone
-        return {"backbone": name, "size": self.size or SIZE, "min_area": self.min_area}
+        name = PHOTOGRAPHS_BACKBONE if self.backbone == "auto" else self.backbone
+        return {"backbone": name, "size": self.size or size_compared(name), "min_area": self.min_area}
 
 
 def is_bank_folder(path: str | Path) -> bool:

@@ -41,7 +41,7 @@ def open_run(run: str | Path, method: str, annotations: str = "") -> dict[str, A
     calibration = json.loads(folder.require("calibration.json").read_text(encoding="utf-8"))
     if method == "hsnet":
         segmenter = HSNetSegmenter.from_file(folder.require("hsnet.safetensors"))
-        described = described_by(segmenter.model.backbone, segmenter.size)
+        described = described_by(segmenter.model.backbone, segmenter.compared_at)
     else:
         backbone, size = _backbone_of(bank, folder), bank.made_from.get("size")
         described = described_by(backbone, size)

@@ -21,6 +21,7 @@ from llafs_lib.errors import LlafsError
 NOVEL_IN_TRAIN = ("background", "ignore", "drop")
 SEGMENTERS = ("hsnet", "repri", "prototype")
 LLM_MODES = ("auto", "replay", "refresh")
+PHOTOGRAPHS_BACKBONE = "efficientnet_lite2"  # where nothing else is asked for
 METHODS = ("hsnet", "prototypes")  # of `LLaFS` and of `llafs segment`; no notebook has it as a parameter
 
 _DATA, _TRAINING = "data and model", "training (notebook 02)"
@@ -83,7 +84,7 @@ class Settings:
     fold: int = parameter(0, _DATA, "which part of the classes is novel, 0 to 3", choices=range(N_FOLDS))
     shots: int = parameter(5, _DATA, "supports per query", low=1)
     seed: int = parameter(0, _DATA, "of training and of draws; notebook 05 asks the same for every seed", low=0)
-    backbone: str = parameter("auto", _DATA, "small (for toy), mobilenet_v2, resnet50 …; auto: by data set")
+    backbone: str = parameter("auto", _DATA, "small (for toy), efficientnet_lite2, resnet50 …; auto: by data set")
     runs: str = parameter("runs", _DATA, "folder of all runs")
     budget: str = parameter("small", _TRAINING, "tiny (does it run?), small (two CPU cores) or full (as published)")
     novel_in_train: str = parameter(
@@ -110,7 +111,7 @@ class Settings:
         if self.llm_mode == "refresh" and not self.llm:
             raise LlafsError("llm_mode 'refresh' asks a model anew: name one as llm (--llm).")
         if self.backbone == "auto":
-            object.__setattr__(self, "backbone", "small" if self.dataset == "toy" else "mobilenet_v2")
+            object.__setattr__(self, "backbone", "small" if self.dataset == "toy" else PHOTOGRAPHS_BACKBONE)
         if self.backbone == "small" and self.dataset != "toy":
             raise LlafsError("backbone 'small' is trained on toy; photographs need one with ImageNet weights.")
 

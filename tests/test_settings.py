@@ -94,7 +94,7 @@ def test_photographs_of_ones_own_are_trained_as_those_of_coco_mini(in_tmp):
 
 def test_the_backbone_follows_the_data_set():
     assert Settings().backbone == "small"
-    assert Settings(dataset="coco-mini").backbone == "mobilenet_v2"
+    assert Settings(dataset="coco-mini").backbone == "efficientnet_lite2"
     assert Settings(llm_budget=1).llm_budget == 1, "a whole number of dollars is a number"
 
 

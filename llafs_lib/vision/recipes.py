@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from llafs_lib.classes import did_you_mean
 from llafs_lib.errors import LlafsError
+from llafs_lib.vision.timm_nets import CHOICES
 
 
 @dataclass(frozen=True)
@@ -95,3 +96,9 @@ def recipe_for(budget: str, dataset: str, presets: Mapping[str, Mapping[str, Rec
         hint = "" if budget in presets else did_you_mean(budget, presets)
         raise LlafsError(f"no recipe for budget={budget!r} on dataset={dataset!r}: there are {known}.{hint}")
     return of_budget.get(dataset, of_budget.get(OWN))
+
+
+def size_compared(backbone: str) -> int:
+    """The side, px, of photographs whose unit features are compared: in banks, by prototypes and by INSID3."""
+    plain = backbone.partition("@")[0]
+    return CHOICES[plain].size if plain in CHOICES else 417

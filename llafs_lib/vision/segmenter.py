@@ -86,22 +86,26 @@ class HSNetSegmenter:
     Args:
         model: a trained `HSNet`.
         size: side of the square that images are squashed to, in pixels: the size the model was trained at.
+        compared_at: the same for `describe`; None takes `size`, too. Features are best compared at a larger size than
+            HSNet can be trained at.
     """
 
-    def __init__(self, model: HSNet, size: int):
-        self.model, self.size = model.eval(), size
-        self.features = squashed_taps(model.backbone.optimised(), size)
+    def __init__(self, model: HSNet, size: int, compared_at: int | None = None):
+        self.model, self.size, self.compared_at = model.eval(), size, compared_at or size
+        backbone = model.backbone.optimised()
+        self.features = squashed_taps(backbone, size)
+        self.compared = self.features if self.compared_at == size else squashed_taps(backbone, self.compared_at)
 
     @classmethod
     def from_file(cls, path: str | Path, device: str | torch.device | None = None) -> HSNetSegmenter:
         """Open a checkpoint written by notebook 02, on a device; None takes a GPU if there is one."""
         model, header = HSNet.load(path)
         device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(model.to(device), int(header["size"]))
+        return cls(model.to(device), int(header["size"]), header.get("compared_at"))
 
     def describe(self, image: np.ndarray) -> Tensor:
         """The unit features [C, h, w] of an image, by which it is compared with the supports of a bank."""
-        return unit_features(self.features(image), self.model.backbone.levels)
+        return unit_features(self.compared(image), self.model.backbone.levels)
 
     @torch.inference_mode()
     def segment(self, query: np.ndarray, supports: Sequence[Support], class_name: str = "") -> Prediction:
