@@ -8,8 +8,7 @@ normalisation runs in evaluation mode and no parameter has a gradient.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,8 +22,8 @@ from torch import Tensor, nn
 from llafs_lib.errors import LlafsError
 from llafs_lib.vision import timm_nets
 from llafs_lib.vision.checkpoints import fill, read_state
-from llafs_lib.vision.packed import PackedConv2d, fold_batch_norms, pack
-from llafs_lib.vision.small_net import SmallNet
+from llafs_lib.vision.packed import fold_norms, keep_freed_memory, pack
+from llafs_lib.vision.torchvision_nets import RECIPES, build
 from llafs_lib.vision.weights import Provenance, find_weights, provenance
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -32,70 +31,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 _MEAN, _STD = (255 * torch.tensor(v)[:, None, None] for v in (IMAGENET_MEAN, IMAGENET_STD))  # [3, 1, 1], of bytes
 
 
-def _resnet_taps(net: nn.Module, x: Tensor) -> list[Tensor]:
-    x = net.maxpool(net.relu(net.bn1(net.conv1(x))))
-    for block in net.layer1:
-        x = F.relu_(_residual_sum(block, x))
-    taps = []
-    for block in (*net.layer2, *net.layer3, *net.layer4):
-        taps.append(_residual_sum(block, x))
-        x = F.relu(taps[-1])
-    return taps
-
-
-def _residual_sum(block: nn.Module, x: Tensor) -> Tensor:
-    """A torchvision residual block without its last ReLU; may write over x."""
-    y, last, norm = F.relu_(block.bn1(block.conv1(x))), block.conv2, block.bn2
-    if hasattr(block, "conv3"):  # bottleneck
-        y, last, norm = F.relu_(block.bn2(block.conv2(y))), block.conv3, block.bn3
-    shortcut = x if block.downsample is None else block.downsample(x)
-    return last(y, shortcut) if isinstance(last, PackedConv2d) else norm(last(y)).add_(shortcut)
-
-
-def _mobilenet_taps(net: nn.Module, x: Tensor) -> list[Tensor]:
-    # Inverted residuals end in a linear projection, so their outputs are taps as they are.
-    taps = []
-    for index, layer in enumerate(net.features[:18]):
-        x = layer(x)
-        if index >= 4:
-            taps.append(x)
-    return taps
-
-
-def _vgg_taps(net: nn.Module, x: Tensor) -> list[Tensor]:
-    taps = []
-    for index, layer in enumerate(net.features):
-        # Torchvision's ReLUs work in place and would overwrite a tap.
-        x = F.relu(x) if isinstance(layer, nn.ReLU) else layer(x)
-        if index in (17, 19, 21, 24, 26, 28, 30):
-            taps.append(x)
-    return taps
-
-
-@dataclass(frozen=True)
-class _Recipe:
-    taps: Callable[[nn.Module, Tensor], list[Tensor]]
-    levels: tuple[int, int, int]  # taps at stride 8, 16, 32
-    weights: str | None = None  # torchvision's enum for its ImageNet weights
-
-
-_RECIPES: dict[str, _Recipe] = {
-    "small": _Recipe(SmallNet.__call__, (2, 2, 2)),
-    "mobilenet_v2": _Recipe(_mobilenet_taps, (3, 7, 4), "MobileNet_V2_Weights.IMAGENET1K_V2"),
-    "resnet18": _Recipe(_resnet_taps, (2, 2, 2), "ResNet18_Weights.IMAGENET1K_V1"),
-    "resnet50": _Recipe(_resnet_taps, (4, 6, 3), "ResNet50_Weights.IMAGENET1K_V1"),
-    "resnet101": _Recipe(_resnet_taps, (4, 23, 3), "ResNet101_Weights.IMAGENET1K_V1"),
-    "vgg16": _Recipe(_vgg_taps, (3, 3, 1), "VGG16_Weights.IMAGENET1K_V1"),
-}
-BACKBONES: tuple[str, ...] = (*_RECIPES, *timm_nets.CHOICES)
-
-
-def _build(name: str) -> nn.Module:
-    if name == "small":
-        return SmallNet()
-    import torchvision  # here, because it takes seconds, and the small network needs none of it
-
-    return getattr(torchvision.models, name)()
+BACKBONES: tuple[str, ...] = (*RECIPES, *timm_nets.CHOICES)
 
 
 _TOY_WEIGHTS = Path(__file__).with_name("toy_fold0.safetensors")
@@ -124,13 +60,13 @@ class Backbone(nn.Module):
         super().__init__()
         self.name, self.folded, self.weights_from = name, False, None
         self.interpolation, scale, shift = "bilinear", None, None
-        if name in _RECIPES:
-            recipe = _RECIPES[name]
-            self.net, self.taps, self.levels = _build(name), recipe.taps, recipe.levels
+        if name in RECIPES:
+            recipe = RECIPES[name]
+            self.net, self.taps, self.levels = build(name), recipe.taps, recipe.levels
         else:
             self.net, self.taps, self.levels = timm_nets.build(name, BACKBONES)
             self.interpolation, scale, shift = _preparation(self.net.pretrained_cfg)
-        self.rectified = name in _RECIPES and name != "mobilenet_v2"
+        self.rectified = name in RECIPES and name != "mobilenet_v2"
         self.register_buffer("scale", scale, persistent=False)
         self.register_buffer("shift", shift, persistent=False)
 
@@ -176,13 +112,15 @@ class Backbone(nn.Module):
         Its taps are equal up to rounding. Its parameters have other names, so save and train the original. Once the
         copy has seen an image on a CPU, its weights cannot move to a GPU any more: make it on the device it is for.
         """
-        fast = copy.deepcopy(self).freeze()
-        folded = sum(fold_batch_norms(module) for module in list(fast.modules()))
-        if folded and self.name not in _RECIPES and not _alike(self, fast):
+        fast = copy.deepcopy(self).freeze().to(memory_format=torch.channels_last)
+        folded = sum(fold_norms(module) for module in list(fast.modules()))
+        if folded and self.name not in RECIPES and not _alike(self, fast):
             fast = copy.deepcopy(self).freeze()  # its norms are not applied where they are registered
+            fast = fast.to(memory_format=torch.channels_last)
         fast.folded = True
         pack(fast)
-        return fast.to(memory_format=torch.channels_last)
+        keep_freed_memory()
+        return fast
 
     def train(self, mode: bool = True) -> Backbone:
         frozen = not any(p.requires_grad for p in self.parameters())
@@ -223,7 +161,7 @@ def load_backbone(name: str, weights_folder: str | Path = "data/weights") -> Bac
     backbone, source = Backbone(name), _source(name)
     path = find_weights(weights_folder, name, source.stems, source.official) or _download(name, source, weights_folder)
     state = read_state(path)
-    if name not in _RECIPES:
+    if name not in RECIPES:
         state = timm_nets.read_by_timm(source.stems[0], state, str(path))
     fill(backbone.net, state, str(path), f"{name} weights")
     backbone.weights_from = provenance(path, source.official, source.licence)
@@ -244,10 +182,10 @@ class _Source(NamedTuple):
 
 def _source(name: str) -> _Source:
     plain = name.partition("@")[0]
-    if name in _RECIPES:
+    if name in RECIPES:
         import torchvision
 
-        enum = _RECIPES[name].weights
+        enum = RECIPES[name].weights
         official = [Path(torchvision.models.get_weight(enum).url).name] if enum else []
         return _Source([name], official, "BSD-3-Clause, torchvision's; trained on ImageNet")
     stems = [plain, timm_nets.timm_name(plain).partition(".")[0]]
@@ -255,7 +193,7 @@ def _source(name: str) -> _Source:
 
 
 def _download(name: str, source: _Source, folder: str | Path) -> Path:
-    enum = _RECIPES[name].weights if name in _RECIPES else ""
+    enum = RECIPES[name].weights if name in RECIPES else ""
     if enum is None:
         raise LlafsError(f"backbone {name!r} has no pretrained weights: notebook 02 trains it from scratch.")
     try:
@@ -311,8 +249,25 @@ def encode(backbone: Backbone, inputs: Tensor) -> list[Tensor]:
 
     Under autocast the backbone computes in half precision; the taps are then float32 again.
     """
+    return encode_batch(backbone, inputs[None])[0]
+
+
+@torch.inference_mode()
+def encode_batch(backbone: Backbone, inputs: Tensor) -> list[list[Tensor]]:
+    """`encode` for several images in one pass: inputs [B, 3, H, W] → the taps of each, which share no memory."""
     like = next(backbone.parameters())
-    return [tap[0].to(like.dtype) for tap in backbone(inputs[None].to(like))]
+    batch = [tap.to(like.dtype) for tap in backbone(inputs.to(like))]  # each [B, C, h, w]
+    return [[tap[i] if len(inputs) == 1 else tap[i].clone() for tap in batch] for i in range(len(inputs))]
+
+
+def images_at_once(device: torch.device) -> int:
+    """How many images to encode in one pass. A CPU gains nothing from several (`docs/results.md`)."""
+    return 1 if device.type == "cpu" else 16
+
+
+def usual_device() -> torch.device:
+    """A GPU if PyTorch has one, else the CPU."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def check_image(image: np.ndarray) -> None:
