@@ -9,8 +9,9 @@ from torch import nn
 
 from llafs_lib.errors import LlafsError
 from llafs_lib.vision.backbone import BACKBONES, Backbone
+from llafs_lib.vision.group_norm import NormaliseAndRectify
 from llafs_lib.vision.hsnet import HSNet, HSNetLearner, hypercorrelation
-from llafs_lib.vision.hsnet_fast import Pairs, _AddConvolutions, _NormaliseAndRectify, correlate
+from llafs_lib.vision.hsnet_fast import Pairs, _AddConvolutions, correlate
 from llafs_lib.vision.losses import hsnet_loss
 from llafs_lib.vision.recipes import Recipe
 
@@ -106,7 +107,7 @@ def test_normalisation_and_its_gradient_know_what_lies_outside(cells_outside):
     y, outside, weight, bias = (torch.randn(s, dtype=torch.float64, requires_grad=True) for s in shapes)
 
     def fast(y, outside, weight, bias):
-        return _NormaliseAndRectify.apply(y, outside, cells_outside, weight, bias, 4, 1e-5, torch.is_grad_enabled())
+        return NormaliseAndRectify.apply(y, outside, cells_outside, weight, bias, 4, 1e-5, torch.is_grad_enabled())
 
     def plain(y, outside, weight, bias):
         everything = torch.cat([y, outside[:, None].expand(cells_outside, 8, 6)])  # [cells, C, P]
