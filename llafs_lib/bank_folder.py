@@ -34,7 +34,7 @@ from llafs_lib.retrieval.bank import SupportBank, build_bank, described_by
 from llafs_lib.retrieval.scoring import by_looks
 from llafs_lib.retrieval.thumbnails import Thumbnails
 from llafs_lib.settings import PHOTOGRAPHS_BACKBONE
-from llafs_lib.vision.backbone import Backbone, load_backbone, toy_backbone
+from llafs_lib.vision.backbone import Backbone, load_backbone, toy_backbone, usual_device
 from llafs_lib.vision.prototype import PrototypeSegmenter
 from llafs_lib.vision.recipes import size_compared
 
@@ -112,7 +112,7 @@ def load_segmenter(settings: Mapping[str, Any], threshold: float) -> tuple[Proto
     name = settings["backbone"]
     backbone: Backbone = toy_backbone() if name == "small" else load_backbone(name, data_root() / "weights")
     described = described_by(backbone, settings["size"])
-    backbone = backbone.to("cuda" if torch.cuda.is_available() else "cpu")
+    backbone = backbone.to(usual_device())
     return PrototypeSegmenter(backbone, settings["size"], threshold, **HOW, cache_mb=0), described
 
 

@@ -6,8 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from llafs_lib import bank_folder
 from llafs_lib.artifacts import RunFolder
 from llafs_lib.bank_folder import Wanted
@@ -20,7 +18,7 @@ from llafs_lib.language.asking import Asker
 from llafs_lib.retrieval.bank import SupportBank, described_by
 from llafs_lib.retrieval.corrections import Corrections
 from llafs_lib.retrieval.thumbnails import Thumbnails
-from llafs_lib.vision.backbone import Backbone, load_backbone
+from llafs_lib.vision.backbone import Backbone, load_backbone, usual_device
 from llafs_lib.vision.hsnet import HSNet
 from llafs_lib.vision.prototype import PrototypeSegmenter
 from llafs_lib.vision.segmenter import HSNetSegmenter
@@ -116,4 +114,4 @@ def _backbone_of(bank: SupportBank, folder: RunFolder) -> Backbone:
                 f"{model} is missing, and the backbone of the support bank cannot be had from elsewhere: {error} "
                 "Run notebook 02_backbone_training first."
             ) from error
-    return backbone.to("cuda" if torch.cuda.is_available() else "cpu")
+    return backbone.to(usual_device())

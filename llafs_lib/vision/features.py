@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from llafs_lib.progress import track
-from llafs_lib.vision.backbone import Backbone, check_image, encode, last_taps, resize, to_input
+from llafs_lib.vision.backbone import Backbone, check_image, encode_batch, images_at_once, last_taps, resize, to_input
 
 COMPARED = (16, 32)  # the strides whose last taps make the unit features
 
@@ -43,10 +43,19 @@ class FeatureCache:
             ones, which suits evaluations, where an image matters for a few queries. False: those that are kept stay,
             which suits trainings: an epoch asks for each image once, so by the time an image comes again its features
             would have made room for others.
+        encode_all, at_once: makes the features of up to `at_once` images together, where that is quicker.
     """
 
-    def __init__(self, encode: Callable[[Any], list[Tensor]], limit_mb: int = 1024, evict: bool = True):
+    def __init__(
+        self,
+        encode: Callable[[Any], list[Tensor]],
+        limit_mb: int = 1024,
+        evict: bool = True,
+        encode_all: Callable[[Sequence[Any]], list[list[Tensor]]] | None = None,
+        at_once: int = 1,
+    ):
         self.encode, self.limit, self.evict = encode, limit_mb * 2**20, evict
+        self.encode_all, self.at_once = encode_all or (lambda some: [encode(what) for what in some]), at_once
         self.used = 0  # bytes
         self._kept: OrderedDict[Hashable, list[Tensor]] = OrderedDict()  # what was asked for last comes last
 
@@ -60,15 +69,22 @@ class FeatureCache:
         Raises:
             LlafsError: an array that is no such image.
         """
-        if not self.limit:
-            return self.encode(what)
-        key = _pixel_hash(what) if isinstance(what, np.ndarray) else what
-        if key in self._kept:
+        return self.encode(what) if not self.limit else self.many([what])[0]
+
+    def many(self, images: Sequence[np.ndarray | Hashable]) -> list[list[Tensor]]:
+        """The features of each image. Those that are not kept are computed `at_once` at a time, each image once."""
+        keys = [_pixel_hash(i) if isinstance(i, np.ndarray) else i for i in images]
+        found = {key: self._kept[key] for key in keys if key in self._kept}
+        for key in found:
             self._kept.move_to_end(key)
-            return self._kept[key]
-        features = self.encode(what)
-        self._keep(key, features)
-        return features
+        missing = [(key, i) for key, i in dict(zip(keys, images, strict=True)).items() if key not in found]
+        for first in range(0, len(missing), self.at_once):
+            part = missing[first : first + self.at_once]
+            for (key, _), features in zip(part, self.encode_all([i for _, i in part]), strict=True):
+                found[key] = features
+                if self.limit:
+                    self._keep(key, features)
+        return [found[key] for key in keys]
 
     def _keep(self, key: Hashable, features: list[Tensor]) -> None:
         if not self.evict and self.used + _bytes(features) > self.limit:
@@ -96,8 +112,16 @@ def _bytes(tensors: Sequence[Tensor]) -> int:
 
 
 def squashed_taps(backbone: Backbone, size: int, limit_mb: int = 1024) -> FeatureCache:
-    """A cache of the taps, each [C, h, w], of images [H, W, 3] uint8 squashed to `size` px."""
-    return FeatureCache(lambda image: encode(backbone, to_input(image, size, backbone.interpolation)), limit_mb)
+    """A cache of the taps, each [C, h, w], of images [H, W, 3] uint8 squashed to `size` px.
+
+    A backbone on a GPU is given several of them at once (`FeatureCache.many`).
+    """
+
+    def encode_all(images: Sequence[np.ndarray]) -> list[list[Tensor]]:
+        return encode_batch(backbone, torch.stack([to_input(i, size, backbone.interpolation) for i in images]))
+
+    at_once = images_at_once(next(backbone.parameters()).device)
+    return FeatureCache(lambda image: encode_all([image])[0], limit_mb, encode_all=encode_all, at_once=at_once)
 
 
 def unit_features(taps: Sequence[Tensor], levels: tuple[int, int, int]) -> Tensor:

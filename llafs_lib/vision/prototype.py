@@ -15,9 +15,9 @@ from torch import Tensor
 
 from llafs_lib.errors import LlafsError
 from llafs_lib.records import Prediction, Support
-from llafs_lib.vision.backbone import Backbone, resize, to_mask
+from llafs_lib.vision.backbone import Backbone, resize
 from llafs_lib.vision.features import full_precision, masked_means, squashed_taps, unit_features
-from llafs_lib.vision.segmenter import check_supports, weights_of
+from llafs_lib.vision.segmenter import check_supports, masks_of, weights_of
 
 FLAT = 1e-6  # similarities that differ by less differ only by rounding
 
@@ -196,11 +196,12 @@ class PrototypeSegmenter:
             LlafsError: no supports, or some that do not fit (`check_supports`).
         """
         check_supports(supports, class_name, "a prototype")
-        masks = torch.stack([to_mask(s.mask, self.size) for s in supports])
+        masks = masks_of(supports, self.size)
         if not masks.any():
             nothing, note = np.zeros(query.shape[:2], np.float32), "no support shows the class: nothing is marked"
             return Prediction(class_name, nothing > 0, nothing, tuple(supports), notes=(note,))
-        maps = torch.stack([self.describe(s.image) for s in supports])
+        taps = self.features.many([s.image for s in supports])
+        maps = torch.stack([unit_features(t, self.backbone.levels) for t in taps])  # [K, C, h, w]
         foreground, background = prototypes(maps, masks, weights_of(supports), self.plain)
         (found,) = self.scores(query, [(foreground.cpu().numpy(), background.cpu().numpy())])
         return Prediction(class_name, found >= self.threshold, found, tuple(supports))

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from llafs_lib.errors import LlafsError
 from llafs_lib.records import Prediction, Support
+from llafs_lib.vision.backbone import images_at_once, usual_device
 from llafs_lib.vision.features import FeatureCache, full_precision
 from llafs_lib.vision.losses import IGNORE
 from llafs_lib.vision.pspnet import PSPNet, padded_input, padded_labels, unpadded
@@ -284,14 +285,14 @@ class RePRISegmenter:
 
     def __init__(self, model: PSPNet, size: int):
         self.model, self.size = model.eval(), size
-        self.features = FeatureCache(self._encode)
+        at_once = images_at_once(next(model.parameters()).device)
+        self.features = FeatureCache(lambda i: self._encode([i])[0], encode_all=self._encode, at_once=at_once)
 
     @classmethod
     def from_file(cls, path: str | Path, device: str | torch.device | None = None) -> RePRISegmenter:
         """Open a checkpoint written by `PSPNet.save(path, size=…)`, on a device; None takes a GPU if there is one."""
         model, header = PSPNet.load(path)
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(model.to(device), int(header["size"]))
+        return cls(model.to(device or usual_device()), int(header["size"]))
 
     @torch.inference_mode()
     def segment(self, query: np.ndarray, supports: Sequence[Support], class_name: str = "") -> Prediction:
@@ -321,13 +322,15 @@ class RePRISegmenter:
     def _fit(self, query: np.ndarray, tasks: Sequence[Sequence[Support]]) -> Tensor:
         """Probability [n, S, S] of n tasks."""
         pool, weights = _pooled(tasks)
-        q = self.features(query)[0]
-        features = torch.stack([self.features(s.image)[0] for s in pool])  # [K, C, h, w]
+        q, *features = (maps[0] for maps in self.features.many([query, *(s.image for s in pool)]))  # each [C, h, w]
         masks = torch.stack([padded_labels(s.mask, self.size) for s in pool]).to(q.device)  # [K, S, S]
         padding = padded_labels(np.zeros(query.shape[:2]), self.size).to(q.device) == IGNORE  # [S, S]
-        return refine(features[None], q[None, None], masks[None], padding[None], weights=weights).probability
+        return refine(
+            torch.stack(features)[None], q[None, None], masks[None], padding[None], weights=weights
+        ).probability
 
-    def _encode(self, image: np.ndarray) -> list[Tensor]:
+    def _encode(self, images: Sequence[np.ndarray]) -> list[list[Tensor]]:
         like = next(self.model.parameters())
-        found = self.model.features(padded_input(image, self.size)[None].to(like))[0]  # [1, C, h, w] → [C, h, w]
-        return [found.to(like.dtype)]  # under autocast the network computes in half precision
+        inputs = torch.stack([padded_input(image, self.size) for image in images]).to(like)  # [n, 3, S, S]
+        found = self.model.features(inputs).to(like.dtype)  # under autocast the network computes in half precision
+        return [[one if len(images) == 1 else one.clone()] for one in found]  # each [C, h, w]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from llafs_lib.errors import LlafsError
 from llafs_lib.records import Prediction, Support
-from llafs_lib.vision.backbone import Backbone, to_mask
+from llafs_lib.vision.backbone import Backbone, to_mask, usual_device
 from llafs_lib.vision.features import full_precision, squashed_taps, unit_features
 from llafs_lib.vision.hsnet import HSNet, pairs_at_once, vote
 from llafs_lib.vision.insid3 import clusters_of, position_basis, segment_features
@@ -80,6 +80,16 @@ def weights_of(supports: Sequence[Support]) -> Tensor:
     return weights / weights.max()
 
 
+def masks_of(supports: Sequence[Support], size: int) -> Tensor:
+    """The supports' masks, squashed: [K, size, size] int64, 0 or 1."""
+    return torch.stack([to_mask(s.mask, size) for s in supports])
+
+
+def about_empty(empty: int, count: int, size: int) -> tuple[str, ...]:
+    """The note of a prediction whose supports have so many empty masks; none where they all show the class."""
+    return (f"{empty} of {count} supports do not show the class at {size} px",) if empty else ()
+
+
 class HSNetSegmenter:
     """HSNet as a `Segmenter`: each support has a vote (spec §1.10), which counts by the support's weight.
 
@@ -100,8 +110,7 @@ class HSNetSegmenter:
     def from_file(cls, path: str | Path, device: str | torch.device | None = None) -> HSNetSegmenter:
         """Open a checkpoint written by notebook 02, on a device; None takes a GPU if there is one."""
         model, header = HSNet.load(path)
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        return cls(model.to(device), int(header["size"]), header.get("compared_at"))
+        return cls(model.to(device or usual_device()), int(header["size"]), header.get("compared_at"))
 
     def describe(self, image: np.ndarray) -> Tensor:
         """The unit features [C, h, w] of an image, by which it is compared with the supports of a bank."""
@@ -131,12 +140,12 @@ class HSNetSegmenter:
 
     def _match(self, query: np.ndarray, supports: Sequence[Support]) -> Iterator[tuple[Tensor, bool]]:
         """For each support: logits [1, 2, H, W], and whether it shows the class at all."""
-        taps = self._taps(query)
+        taps = self._taps([query])
         some = pairs_at_once(taps[0].device)
         for first in range(0, len(supports), some):
             part = supports[first : first + some]
-            masks = torch.stack([to_mask(s.mask, self.size) for s in part])  # [n, S, S]
-            shown = [torch.cat(same) for same in zip(*[self._taps(s.image) for s in part], strict=True)]
+            masks = masks_of(part, self.size)  # [n, S, S]
+            shown = self._taps([s.image for s in part])
             repeated = [t.expand(len(part), -1, -1, -1) for t in taps]
             logits = self.model.match(repeated, shown, masks.to(taps[0].device), query.shape[:2])
             yield from zip(logits.split(1), masks.flatten(1).any(dim=1).tolist(), strict=True)
@@ -154,12 +163,13 @@ class HSNetSegmenter:
             mask=vote(logits[None], weights[None])[0].cpu().numpy(),
             probability=probability.clamp(max=1).cpu().numpy(),  # the weights may add up to a little more than 1
             supports=tuple(supports),
-            notes=(f"{empty} of {len(votes)} supports do not show the class at {self.size} px",) if empty else (),
+            notes=about_empty(empty, len(votes), self.size),
         )
 
-    def _taps(self, image: np.ndarray) -> list[Tensor]:
+    def _taps(self, images: Sequence[np.ndarray]) -> list[Tensor]:
+        """The taps of n images, each [n, C, h, w]."""
         device = next(self.model.learner.parameters()).device  # while it is trained, the backbone may be elsewhere
-        return [t[None].to(device) for t in self.features(image)]  # [C, h, w] → [1, C, h, w]
+        return [torch.stack(same).to(device) for same in zip(*self.features.many(images), strict=True)]
 
 
 class INSID3Segmenter:
@@ -213,12 +223,13 @@ class INSID3Segmenter:
     def _segment(
         self, query: np.ndarray, target: Tensor, clusters: Tensor, supports: Sequence[Support], class_name: str
     ) -> Prediction:
-        masks = torch.stack([to_mask(s.mask, self.size) for s in supports]).to(target.device)
-        maps, how = torch.stack([self.describe(s.image) for s in supports]), (self.tau, self.merge)
+        masks, how = masks_of(supports, self.size).to(target.device), (self.tau, self.merge)
+        taps = self.features.many([s.image for s in supports])
+        maps = torch.stack([unit_features(t, self.backbone.levels) for t in taps])  # [S, C, h, w]
         found = segment_features(target, maps, masks, self.basis, *how, weights_of(supports), clusters)
         whole = F.interpolate(found[None, None].float(), query.shape[:2], mode="bilinear", align_corners=False)[0, 0]
         probability, empty = whole.cpu().numpy(), sum(not mask.any() for mask in masks)
-        notes = [f"{empty} of {len(masks)} supports do not show the class at {self.size} px"] if empty else []
+        notes = about_empty(empty, len(masks), self.size)
         if not found.any():
-            notes.append("no place of the image is like the supports' foreground: nothing is marked")
-        return Prediction(class_name, probability > 0.5, probability, tuple(supports), notes=tuple(notes))
+            notes += ("no place of the image is like the supports' foreground: nothing is marked",)
+        return Prediction(class_name, probability > 0.5, probability, tuple(supports), notes=notes)

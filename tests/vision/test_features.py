@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from llafs_lib.errors import LlafsError
-from llafs_lib.vision.backbone import Backbone
+from llafs_lib.vision.backbone import Backbone, encode, encode_batch
 from llafs_lib.vision.features import FeatureCache, squashed_taps, unit_features
 
 rng = np.random.default_rng(0)
@@ -71,3 +71,34 @@ def test_joined_strides_average_their_cosines():
     deep = F.interpolate(taps[-1][None], (6, 8), mode="bilinear", align_corners=True)[0]
     cosines = [F.cosine_similarity(t[:, 2, 3], t[:, 4, 5], dim=0) for t in (taps[3], deep)]
     torch.testing.assert_close(one @ two, sum(cosines) / 2)
+
+
+# --- several at once --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("limit_mb", [0, 1, 64])
+@pytest.mark.parametrize("at_once", [1, 2, 5])
+def test_many_are_computed_at_once_and_each_only_once(at_once, limit_mb):
+    passes = []
+
+    def encode_all(keys):
+        passes.append(list(keys))
+        return [[torch.full((2**17,), float(key))] for key in keys]  # half a MB
+
+    cache = FeatureCache(lambda key: encode_all([key])[0], limit_mb, encode_all=encode_all, at_once=at_once)
+    asked = [3, 1, 3, 2, 7, 5, 1]
+    assert [f[0][0].item() for f in cache.many(asked)] == asked
+    assert sum(passes, []) == [3, 1, 2, 7, 5] and max(map(len, passes)) == at_once
+    assert cache.used <= limit_mb * 2**20 and cache.many([]) == []
+    again = len(passes)
+    assert cache(5)[0][0] == 5 and (len(passes) == again) == (limit_mb > 0)
+
+
+@pytest.mark.parametrize("name", ["small", "test_efficientnet"])
+def test_a_batch_gives_what_its_images_give_alone(name):
+    backbone = Backbone(name).freeze().optimised()
+    images = torch.randn(3, 3, 97, 97)
+    for together, image in zip(encode_batch(backbone, images), images, strict=True):
+        for found, wanted in zip(together, encode(backbone, image), strict=True):
+            torch.testing.assert_close(found, wanted, atol=1e-5 * wanted.abs().max().item(), rtol=1e-4)
+            assert found.untyped_storage().nbytes() == found.nbytes  # so that one alone can be forgotten
