@@ -1,6 +1,7 @@
 """HSNet against its plain form: time, peak memory and the floor that the arithmetic sets. Run it on an idle machine.
 
     python benchmarks/vision.py --rounds 9
+    python benchmarks/vision.py --encode            # the backbones alone, on one thread; or --encode resnet50:400 …
 
 The plain form is that of `llafs_lib/vision/hsnet.py`, used as the published code uses it: whole 4-D tensors, one
 complete pass per support, and the features of the query and of the supports computed every time. Both forms share
@@ -17,7 +18,7 @@ import multiprocessing
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,13 +26,18 @@ import torch
 import torch.nn.functional as F
 from memory import peak_of
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, mm_flop
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode, conv_flop_count, flop_registry, mm_flop
 
 from llafs_lib.vision.backbone import Backbone, resize
 from llafs_lib.vision.hsnet import HSNet, hypercorrelation, pairs_at_once, vote
 from llafs_lib.vision.hsnet_fast import Pairs
 from llafs_lib.vision.losses import cross_entropy
 
+ENCODED = (
+    *("small:161", "mobilenet_v2:417", "efficientnet_lite2:577", "efficientnet_lite2:417"),
+    *("resnet50:400", "convnext_tiny:448", "dinov2_s:448"),
+)
 SHOTS, BATCH = 5, 2
 GFLOP = 1e9
 
@@ -217,6 +223,74 @@ def tables(options: argparse.Namespace, where: str, device: str = "cpu", half: b
         table(title, training_variants(scene), options.rounds, device)
 
 
+# Encoding -------------------------------------------------------------------------------------------------------------
+
+
+class Layers(TorchDispatchMode):
+    """Notes the operations and the bytes of each convolution, matrix product and attention of a pass."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[tuple[int, int]] = []
+        aten = torch.ops.aten
+        attention = flop_registry[aten._scaled_dot_product_flash_attention]
+        self.counts = {**flop_registry, aten._scaled_dot_product_flash_attention_for_cpu: attention}
+
+    def __torch_dispatch__(self, function, types, arguments=(), options=None):
+        out = function(*arguments, **(options or {}))
+        count = self.counts.get(function._overloadpacket)
+        if count is not None:
+            results = out[:1] if isinstance(out, tuple) else [out]
+            moved = sum(t.nbytes for t in (*arguments, *results) if isinstance(t, Tensor))
+            self.seen.append((count(*arguments, **(options or {}), out_val=out), moved))
+        return out
+
+
+def cpu_seconds(run: Callable) -> float:
+    started = time.thread_time()
+    run()
+    return time.thread_time() - started
+
+
+def encoding_table(backbones: Sequence[str], rounds: int) -> None:
+    """CPU-seconds an image on one thread, against a floor. All forms take turns with what measures the processor.
+
+    A layer of the floor takes max(operations / rate, bytes / bandwidth). The rate is the better of a large matrix
+    product's and a 3×3 convolution's, the bandwidth that of a copy of 64 MB: each the best that was seen.
+    """
+    torch.set_num_threads(1)
+    a, x, w = torch.rand(1024, 1024), torch.rand(4, 128, 50, 50), torch.rand(128, 128, 3, 3)
+    source = torch.rand(2**24)
+    target = torch.empty_like(source)
+    yard = {"product": lambda: a @ a, "convolution": lambda: F.conv2d(x, w, padding=1)}
+    work = {name: flops(run) for name, run in yard.items()} | {"copy": 2 * source.nbytes}
+    yard["copy"] = lambda: target.copy_(source)
+    print("| backbone | px | plain, ms | optimised, ms | four at once, ms each | GFLOP | floor, ms | reached | rates |")
+    print("|---|---|---|---|---|---|---|---|---|")
+    for name, size in (spec.split(":") for spec in backbones):
+        torch.manual_seed(0)
+        plain = Backbone(name).freeze()
+        four = torch.randn(4, 3, int(size), int(size))
+        fast, batch = plain.optimised(), plain.optimised()  # each keeps weights packed for one shape
+        with torch.no_grad(), Layers() as layers:
+            plain(four[:1])
+        runs = {"plain": lambda p=plain, f=four: p(f[:1]), "fast": lambda b=fast, f=four: b(f[:1])}
+        runs |= {"four": lambda b=batch, f=four: b(f)} | yard
+        times: dict[str, list[float]] = {key: [] for key in runs}
+        with torch.inference_mode():
+            for _ in range(rounds + 1):
+                for key, run in runs.items():
+                    times[key].append(cpu_seconds(run))
+        speed = {key: work[key] / min(times[key]) for key in yard}
+        rate = max(speed["product"], speed["convolution"])
+        floor = sum(max(n / rate, moved / speed["copy"]) for n, moved in layers.seen)
+        one, best, many = (statistics.median(times[key][1:]) for key in ("plain", "fast", "four"))
+        row = f"{1e3 * one:.1f} | {1e3 * best:.1f} | {250 * many:.1f} | {sum(n for n, _ in layers.seen) / GFLOP:.1f}"
+        rates = f"{speed['product'] / GFLOP:.0f}, {speed['convolution'] / GFLOP:.0f}, {speed['copy'] / 1e9:.0f} GB/s"
+        reached = floor / min(best, many / 4)
+        print(f"| {name} | {size} | {row} | {1e3 * floor:.1f} | {reached:.0%} | {rates} |", flush=True)
+
+
 def extra_memory(variant: str, size: int, shots: int, box: float, backbone: str) -> int:
     """MB that a segmentation adds, at its peak, to a process that already holds the model and the images."""
     torch.set_num_threads(1)
@@ -249,7 +323,11 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="how many rounds to measure (default: %(default)s)")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="(default: 1 2)")
     parser.add_argument("--quick", action="store_true", help="a small backbone, small images, one round: does it run?")
+    parser.add_argument("--encode", nargs="*", metavar="NAME:PX", help="backbones to time alone (default: seven)")
     options = parser.parse_args()
+    if options.encode is not None:
+        print(f"{cpu_model()}, torch {torch.__version__}, 1 thread, medians of {options.rounds} rounds in turn\n")
+        return encoding_table(options.encode or ENCODED, options.rounds)
     if options.quick:
         options.backbone, options.size, options.training_size, options.rounds = "small", 97, 97, 1
     name, size, box = options.backbone, options.size, options.box

@@ -48,6 +48,20 @@ def test_vision(capsys, monkeypatch):
     assert "5-shot" in found and "training step" in found and "GFLOP" in found
 
 
+def test_encoding(capsys, monkeypatch):
+    threads = torch.get_num_threads()
+    monkeypatch.setattr("sys.argv", ["vision", "--rounds", "1", "--encode", "small:33", "test_vit:32"])
+    vision = load("vision")
+    vision.main()
+    torch.set_num_threads(threads)
+    found = capsys.readouterr().out
+    assert "| small | 33 |" in found and "| test_vit | 32 |" in found
+    with torch.no_grad(), vision.Layers() as layers:
+        torch.nn.functional.linear(torch.ones(5, 3), torch.ones(4, 3), torch.ones(4))
+        torch.nn.functional.conv2d(torch.ones(1, 2, 4, 4), torch.ones(6, 1, 3, 3), padding=1, groups=2)
+    assert layers.seen == [(2 * 5 * 3 * 4, 4 * (15 + 12 + 4 + 20)), (2 * 6 * 16 * 9, 4 * (32 + 54 + 96))]
+
+
 @pytest.mark.parametrize("some", [1, 2, 8])
 def test_known_features_give_the_logits_of_the_whole_model(some, monkeypatch):
     vision = load("vision")

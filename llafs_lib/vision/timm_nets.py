@@ -39,7 +39,7 @@ CHOICES: dict[str, Choice] = {
         "tf_efficientnet_lite2.in1k", 4.8, "apache-2.0", 577, 0.06, ("tf_efficientnet_lite2-ea11728f.pth",)
     ),
     "convnext_tiny": Choice("convnext_tiny.in12k_ft_in1k", 27.8, "apache-2.0", 448, 0.41),
-    "dinov2_s": Choice("vit_small_patch14_reg4_dinov2.lvd142m", 22.1, "apache-2.0", 448, 0.70),
+    "dinov2_s": Choice("vit_small_patch14_reg4_dinov2.lvd142m", 22.1, "apache-2.0", 448, 0.48),
     "dinov2_b": Choice("vit_base_patch14_reg4_dinov2.lvd142m", 86.6, "apache-2.0", 448, 2.2),
     "dinov3_s": Choice("vit_small_patch16_dinov3.lvd1689m", 21.6, "dinov3-license", 448, 0.50),
 }
