@@ -74,8 +74,7 @@ def test_nearer_objects_hide_farther_ones():
     rng = np.random.default_rng(0)
     square = np.ones((80, 80), np.float32)
     shares = [
-        toy._least_visible(toy._arrange([square, square, square], 190, 250, rng), [square] * 3, 190, 250)
-        for _ in range(20)
+        toy._least_visible(toy._arrange([square] * 3, (190, 250), rng), [square] * 3, (190, 250)) for _ in range(20)
     ]
     assert min(shares) < 0.95
     assert np.mean(np.array(shares) >= 0.5) > 0.9

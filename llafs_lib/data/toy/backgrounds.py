@@ -11,23 +11,9 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 
-from llafs_lib.data.toy.sketch import (
-    BLUE,
-    CREAM,
-    GLASS,
-    GREEN,
-    ORANGE,
-    RED,
-    SILVER,
-    TEAL,
-    YELLOW,
-    Colour,
-    Point,
-    pick,
-    shade,
-    smooth_noise,
-    vary,
-)
+from llafs_lib.data.toy.ink import Colour, Rng, pick, shade, smooth_noise, vary
+from llafs_lib.data.toy.palette import BLUE, CREAM, GLASS, GREEN, ORANGE, RED, SILVER, TEAL, YELLOW
+from llafs_lib.data.toy.sketch import Point
 
 BROWN, SAND, ASPHALT, GRASS = (146, 98, 60), (222, 194, 148), (108, 108, 112), (112, 158, 72)
 SKIES = ((134, 186, 226), (186, 212, 230), (236, 190, 150), (168, 178, 192))
@@ -36,7 +22,7 @@ WOODS = (BROWN, (176, 128, 82), (108, 72, 50), (204, 170, 126))
 BOOKS = (RED, BLUE, GREEN, ORANGE, CREAM, TEAL, YELLOW, BROWN)
 
 
-def draw_background(rng: np.random.Generator, height: int, width: int) -> np.ndarray:
+def draw_background(rng: Rng, height: int, width: int) -> np.ndarray:
     """A place without objects, [height, width, 3] uint8 RGB."""
     place = PLACES[rng.integers(len(PLACES))]
     canvas = np.zeros((height, width, 3), np.uint8)
@@ -73,30 +59,28 @@ def _line(canvas: np.ndarray, start: Point, stop: Point, colour: Colour, width: 
     cv2.line(canvas, _at(canvas, *start), _at(canvas, *stop), colour, width, cv2.LINE_AA)
 
 
-def _hills(canvas: np.ndarray, rng: np.random.Generator, horizon: float, colour: Colour) -> None:
+def _hills(canvas: np.ndarray, rng: Rng, horizon: float, colour: Colour) -> None:
     x = np.linspace(0, 1, 40)
     ridge = horizon - 0.06 - 0.05 * np.sin(x * rng.uniform(3, 9) + rng.uniform(0, 6)) * rng.uniform(0.4, 1.2)
     points = [_at(canvas, *point) for point in (*zip(x, ridge, strict=True), (1, horizon), (0, horizon))]
     cv2.fillPoly(canvas, [np.array(points)], colour, cv2.LINE_AA)
 
 
-def _scatter(
-    canvas: np.ndarray, rng: np.random.Generator, top: float, n: int, size: float, colours: Sequence[Colour]
-) -> None:
+def _scatter(canvas: np.ndarray, rng: Rng, top: float, n: int, size: float, colours: Sequence[Colour]) -> None:
     """`n` small blobs below `top`, larger the nearer they are: pebbles, tufts, leaves."""
     for x, y in rng.uniform((0, top), (1, 1), (n, 2)):
         near = size * (0.4 + (y - top) / (1 - top))
         _blob(canvas, x, y, near * rng.uniform(0.7, 1.6), near * 0.8, pick(rng, colours, 30))
 
 
-def _tree(canvas: np.ndarray, rng: np.random.Generator, x: float, foot: float) -> None:
+def _tree(canvas: np.ndarray, rng: Rng, x: float, foot: float) -> None:
     tall, green = rng.uniform(0.14, 0.34), pick(rng, [GREEN, GRASS, (142, 140, 60), (196, 128, 54)])
     _line(canvas, (x, foot), (x, foot - tall), pick(rng, WOODS), rng.integers(4, 9).item())
     for dx, dy, r in ((-0.04, 0.0, 0.06), (0.04, 0.01, 0.06), (0.0, -0.06, 0.075)):
         _blob(canvas, x + dx, foot - tall + dy, r, r * 1.2, vary(green, rng))
 
 
-def _sky(canvas: np.ndarray, rng: np.random.Generator, horizon: float) -> None:
+def _sky(canvas: np.ndarray, rng: Rng, horizon: float) -> None:
     sky = pick(rng, SKIES)
     _fade(canvas, 0, horizon, sky, shade(sky, 1.15))
     for _ in range(rng.integers(0, 4)):
@@ -108,7 +92,7 @@ def _sky(canvas: np.ndarray, rng: np.random.Generator, horizon: float) -> None:
 # ------------------------------------------------------------------------------------------- places
 
 
-def _meadow(canvas: np.ndarray, rng: np.random.Generator) -> None:
+def _meadow(canvas: np.ndarray, rng: Rng) -> None:
     horizon, grass = rng.uniform(0.3, 0.5), pick(rng, [GRASS, (136, 150, 70), (184, 164, 88)])
     _sky(canvas, rng, horizon)
     _hills(canvas, rng, horizon + 0.01, pick(rng, [GREEN, (120, 140, 120), (150, 120, 90)]))
@@ -124,7 +108,7 @@ def _meadow(canvas: np.ndarray, rng: np.random.Generator) -> None:
     _scatter(canvas, rng, horizon + 0.1, 50, 0.012, (shade(grass, 0.75), shade(grass, 1.15), YELLOW))
 
 
-def _beach(canvas: np.ndarray, rng: np.random.Generator) -> None:
+def _beach(canvas: np.ndarray, rng: Rng) -> None:
     horizon, sand = rng.uniform(0.2, 0.4), pick(rng, [SAND, (204, 166, 120), (190, 140, 96)])
     _sky(canvas, rng, horizon)
     if rng.random() < 0.6:
@@ -140,7 +124,7 @@ def _beach(canvas: np.ndarray, rng: np.random.Generator) -> None:
     _scatter(canvas, rng, horizon + 0.1, 22, 0.016, (shade(sand, 0.7), SILVER, BROWN, CREAM))
 
 
-def _street(canvas: np.ndarray, rng: np.random.Generator) -> None:
+def _street(canvas: np.ndarray, rng: Rng) -> None:
     kerb, left = rng.uniform(0.5, 0.62), -0.05
     _sky(canvas, rng, kerb)
     while left < 1:  # a row of houses
@@ -160,7 +144,7 @@ def _street(canvas: np.ndarray, rng: np.random.Generator) -> None:
         _blob(canvas, x, kerb - 0.39, 0.02, 0.022, (250, 236, 180))
 
 
-def _room(canvas: np.ndarray, rng: np.random.Generator) -> None:
+def _room(canvas: np.ndarray, rng: Rng) -> None:
     edge, wall, wood = rng.uniform(0.45, 0.65), pick(rng, WALLS), pick(rng, WOODS)
     _fade(canvas, 0, edge, wall, shade(wall, 0.92))
     if rng.random() < 0.4:  # striped paper
@@ -179,7 +163,7 @@ def _room(canvas: np.ndarray, rng: np.random.Generator) -> None:
     _block(canvas, 0, edge - 0.005, 1, edge + 0.012, shade(wood, 1.15))
 
 
-def _shelf(canvas: np.ndarray, rng: np.random.Generator, y: float) -> None:
+def _shelf(canvas: np.ndarray, rng: Rng, y: float) -> None:
     """A board with a row of books."""
     left = rng.uniform(0, 0.5)
     x, right = left, left + rng.uniform(0.25, 0.45)
@@ -190,7 +174,7 @@ def _shelf(canvas: np.ndarray, rng: np.random.Generator, y: float) -> None:
     _block(canvas, left - 0.02, y, right, y + 0.02, pick(rng, WOODS))
 
 
-def _kitchen(canvas: np.ndarray, rng: np.random.Generator) -> None:
+def _kitchen(canvas: np.ndarray, rng: Rng) -> None:
     edge, tile = rng.uniform(0.45, 0.62), pick(rng, [*WALLS, (120, 160, 170), (232, 228, 220)])
     _fade(canvas, 0, edge, tile, shade(tile, 0.95))
     rows, step = int(edge / 0.11) + 1, 0.09
@@ -208,7 +192,7 @@ def _kitchen(canvas: np.ndarray, rng: np.random.Generator) -> None:
         _blob(canvas, rng.uniform(0.2, 0.8), y, rng.uniform(0.15, 0.3), 0.1, pick(rng, BOOKS))  # a cloth
 
 
-def _backdrop(canvas: np.ndarray, rng: np.random.Generator) -> None:
+def _backdrop(canvas: np.ndarray, rng: Rng) -> None:
     first, last = pick(rng, [*WALLS, *BOOKS], 30), pick(rng, [*WALLS, *WOODS, *SKIES], 30)
     _fade(canvas, 0, 1, first, last)
     for x, y, wide, tall in rng.uniform((0, 0, 0.03, 0.03), (1, 1, 0.16, 0.16), (rng.integers(4, 11), 4)):

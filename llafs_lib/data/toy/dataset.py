@@ -23,6 +23,7 @@ from llafs_lib.artifacts import replacing
 from llafs_lib.classes import COCO_IDS, COCO_SUPERCATEGORIES, TOY_CLASSES
 from llafs_lib.data.toy.backgrounds import draw_background
 from llafs_lib.data.toy.indoors import INDOORS
+from llafs_lib.data.toy.ink import Rng
 from llafs_lib.data.toy.outdoors import OUTDOORS
 from llafs_lib.data.toy.sketch import Sketch, finish, shrink
 from llafs_lib.errors import LlafsError
@@ -39,12 +40,13 @@ MAX = 99_999  # images per split, so that the image ids of the two splits do not
 DRAWINGS = OUTDOORS | INDOORS
 
 Scene = tuple[np.ndarray, list[tuple[str, np.ndarray]]]
+Pair = tuple[int, int]  # a size (height, width) or a place (top, left), in px
 
 
 # ------------------------------------------------------------------------------- objects and scenes
 
 
-def draw_scene(rng: np.random.Generator, first_class: str | None = None) -> Scene:
+def draw_scene(rng: Rng, first_class: str | None = None) -> Scene:
     """An image of 1 to 4 objects, classes drawn uniformly from the twenty, the nearer before the farther.
 
     Args:
@@ -54,61 +56,57 @@ def draw_scene(rng: np.random.Generator, first_class: str | None = None) -> Scen
         image [H, W, 3] uint8 RGB with H and W in `SIDES`, and per object, from back to front, its class and
         the mask [H, W] bool of its visible pixels: disjoint, `MIN_VISIBLE` px each at least.
     """
-    height, width = _image_size(rng)
-    image = draw_background(rng, height, width)
+    size = _image_size(rng)
+    canvas = draw_background(rng, *size).astype(np.float32)
     n_objects = rng.choice([1, 2, 3, 4], p=[0.2, 0.35, 0.3, 0.15])
     names = [str(name) for name in rng.choice(TOY_CLASSES, n_objects)]
     if first_class is not None:
         names[0] = first_class
-    cut_outs = [_fit(*_cut_out(name, rng), height, width, n_objects, rng) for name in names]
-    placed = _arrange([alpha for _, alpha in cut_outs], height, width, rng)
+    cut_outs = [_fit(*_cut_out(name, rng), size, n_objects, rng) for name in names]
+    placed = _arrange([alpha for _, alpha in cut_outs], size, rng)
 
-    canvas, owner = image.astype(np.float32), np.full((height, width), -1, np.int8)
     for index, corner in placed:
-        _paint(canvas, owner, index, *cut_outs[index], corner)
+        _paint(canvas, *cut_outs[index], corner)
     canvas *= rng.uniform(0.92, 1.06) * rng.uniform(0.97, 1.03, 3)  # the light of the hour
-    canvas += 3.5 * rng.standard_normal((height, width, 1), dtype=np.float32)  # grain of the sensor
+    canvas += 3.5 * rng.standard_normal((*size, 1), dtype=np.float32)  # grain of the sensor
     image = np.clip(canvas, 0, 255).astype(np.uint8)
+    owner = _owners(placed, [alpha for _, alpha in cut_outs], size)
     masks = [(names[index], owner == index) for index, _ in placed]
     return image, [(name, mask) for name, mask in masks if mask.sum() >= MIN_VISIBLE]
 
 
-def _cut_out(class_name: str, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _cut_out(class_name: str, rng: Rng) -> tuple[np.ndarray, np.ndarray]:
     sketch = Sketch()
     DRAWINGS[class_name](sketch, rng)
     return finish(sketch, rng)
 
 
-def _image_size(rng: np.random.Generator) -> tuple[int, int]:
+def _image_size(rng: Rng) -> Pair:
     """Height and width, px: mostly around 192 × 256, a third upright, some squarish."""
     long, ratio = rng.integers(236, SIDES[1] + 1), rng.choice([0.75, 0.75, 0.8, 0.95])
     short = max(SIDES[0], int(long * ratio))
     return (long, short) if rng.random() < 0.35 else (short, long)
 
 
-def _fit(
-    colour: np.ndarray, mask: np.ndarray, height: int, width: int, n_objects: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
+def _fit(colour: np.ndarray, mask: np.ndarray, size: Pair, n_objects: int, rng: Rng) -> tuple[np.ndarray, np.ndarray]:
     """Shrink a cut-out to an area drawn log-uniformly from `AREAS`, or to what fits beside the others."""
-    largest = min(AREAS[1], 0.62 * height * width / n_objects)
+    largest = min(AREAS[1], 0.62 * size[0] * size[1] / n_objects)
     area = np.exp(rng.uniform(*np.log([AREAS[0], largest])))
     factor = np.sqrt(area / np.count_nonzero(mask))
-    factor = min(factor, 0.92 * height / mask.shape[0], 0.92 * width / mask.shape[1])
+    factor = min(factor, 0.92 * size[0] / mask.shape[0], 0.92 * size[1] / mask.shape[1])
     return shrink(colour, mask, factor)
 
 
-def _arrange(
-    alphas: list[np.ndarray], height: int, width: int, rng: np.random.Generator, tries: int = 15
-) -> list[tuple[int, tuple[int, int]]]:
+def _arrange(alphas: list[np.ndarray], size: Pair, rng: Rng, tries: int = 15) -> list[tuple[int, Pair]]:
     """Choose where objects stand: (index, (top, left)) from back to front, the one standing lower in front.
 
     The first random arrangement that leaves `MIN_SHARE` of every object visible is taken, else the best.
     """
     best, best_share = [], -1.0
     for _ in range(tries):
-        corners = [_corner(alpha.shape, height, width, rng) for alpha in alphas]
+        corners = [_corner(alpha.shape, size, rng) for alpha in alphas]
         placed = sorted(enumerate(corners), key=lambda item: item[1][0] + alphas[item[0]].shape[0])
-        share = _least_visible(placed, alphas, height, width)
+        share = _least_visible(placed, alphas, size)
         if share > best_share:
             best, best_share = placed, share
         if best_share >= MIN_SHARE:
@@ -116,51 +114,42 @@ def _arrange(
     return best
 
 
-def _corner(shape: tuple[int, int], height: int, width: int, rng: np.random.Generator) -> tuple[int, int]:
+def _corner(shape: Pair, size: Pair, rng: Rng) -> Pair:
     """Top left corner of an object standing in the lower third, a twentieth of it out of sight at most."""
-    rows, columns = shape
+    (rows, columns), (height, width) = shape, size
     foot = rng.uniform(max(rows, 0.65 * height), height + 0.05 * rows)
     return int(foot) - rows, int(rng.uniform(-0.05 * columns, width - 0.95 * columns))
 
 
-def _least_visible(
-    placed: list[tuple[int, tuple[int, int]]], alphas: list[np.ndarray], height: int, width: int
-) -> float:
+def _least_visible(placed: list[tuple[int, Pair]], alphas: list[np.ndarray], size: Pair) -> float:
     """The share of itself that the most hidden object still shows."""
-    owner = np.full((height, width), -1, np.int8)
-    for index, corner in placed:
-        inside, part = _overlap(alphas[index].shape, corner, owner.shape)
-        owner[inside][alphas[index][part] >= 0.5] = index
+    owner = _owners(placed, alphas, size)
     return min(np.sum(owner == index) / np.sum(alpha >= 0.5) for index, alpha in enumerate(alphas))
 
 
-def _overlap(
-    shape: tuple[int, int], corner: tuple[int, int], image: tuple[int, int]
-) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """Where an object of `shape` at `corner` falls in the image, and which part of the object that is."""
-    starts = [max(0, c) for c in corner]
-    stops = [min(p, c + s) for c, s, p in zip(corner, shape, image, strict=True)]
-    inside = tuple(slice(a, b) for a, b in zip(starts, stops, strict=True))
-    return inside, tuple(slice(a - c, b - c) for a, b, c in zip(starts, stops, corner, strict=True))
+def _owners(placed: list[tuple[int, Pair]], alphas: list[np.ndarray], size: Pair) -> np.ndarray:
+    """[H, W] int8: which object shows at each pixel, −1 for none."""
+    owner = np.full(size, -1, np.int8)
+    for index, corner in placed:
+        owner[_moved(alphas[index], corner, size) >= 0.5] = index
+    return owner
 
 
-def _paint(
-    canvas: np.ndarray,
-    owner: np.ndarray,
-    index: int,
-    colour: np.ndarray,
-    alpha: np.ndarray,
-    corner: tuple[int, int],
-) -> None:
-    """Lay an object and the shadow at its foot over `canvas`; its pixels in `owner` become `index`."""
+def _moved(layer: np.ndarray, corner: Pair, size: Pair) -> np.ndarray:
+    """A layer [h, w] or [h, w, 3] float32 on an image of `size`, 0 around it; what would stick out is cut off."""
+    shift = np.float32([[1, 0, corner[1]], [0, 1, corner[0]]])
+    return cv2.warpAffine(layer, shift, (int(size[1]), int(size[0])), flags=cv2.INTER_NEAREST)
+
+
+def _paint(canvas: np.ndarray, colour: np.ndarray, alpha: np.ndarray, corner: Pair) -> None:
+    """Lay an object and the shadow at its foot over `canvas`."""
     rows, columns = alpha.shape
-    shadow = np.zeros(owner.shape, np.float32)
+    size = canvas.shape[:2]
+    shadow = np.zeros(size, np.float32)
     foot = (corner[1] + columns // 2, corner[0] + rows - max(2, rows // 40))
     cv2.ellipse(shadow, foot, (int(columns * 0.48), max(3, columns // 14)), 0, 0, 360, 0.35, cv2.FILLED)
     canvas *= 1 - cv2.blur(shadow, (9, 9))[..., None]
-    inside, part = _overlap(alpha.shape, corner, owner.shape)
-    canvas[inside] += (colour[part] - canvas[inside]) * alpha[part][..., None]
-    owner[inside][alpha[part] >= 0.5] = index
+    canvas += (_moved(colour, corner, size) - canvas) * _moved(alpha, corner, size)[..., None]
 
 
 # ------------------------------------------------------------------------------------- the data set
@@ -185,7 +174,14 @@ def make_toy(out: Path, n_train: int = 400, n_val: int = 160, seed: int = 0, for
     for name, value, low in (("n_train", n_train, 1), ("n_val", n_val, 1), ("seed", seed, 0)):
         if not low <= value <= MAX:
             raise LlafsError(f"{name} must be a number from {low} to {MAX:,}, not {value!r}.")
-    info = _info(counts, seed)
+    info = {
+        "description": "toy: drawn scenes in COCO format for language-guided few-shot segmentation",
+        "version": str(RENDERER_VERSION),
+        "renderer_version": RENDERER_VERSION,
+        "seed": int(seed),
+        "n_train": int(n_train),
+        "n_val": int(n_val),
+    }
     if not force and _is_finished(out, info, counts):
         return out
     _refuse_to_overwrite(out, info, force)
@@ -201,17 +197,6 @@ def make_toy(out: Path, n_train: int = 400, n_val: int = 160, seed: int = 0, for
             if target.exists():  # an empty folder, or with `force` another toy data set, which can be drawn again
                 shutil.rmtree(target)
     return out
-
-
-def _info(counts: dict[str, int], seed: int) -> dict:
-    return {
-        "description": "toy: drawn scenes in COCO format for language-guided few-shot segmentation",
-        "version": str(RENDERER_VERSION),
-        "renderer_version": RENDERER_VERSION,
-        "seed": int(seed),
-        "n_train": int(counts["train"]),
-        "n_val": int(counts["val"]),
-    }
 
 
 def _annotation_file(root: Path, split: str) -> Path:
@@ -239,14 +224,14 @@ def _refuse_to_overwrite(out: Path, info: dict, force: bool) -> None:
     if not found:
         raise LlafsError(f"{out} is not a toy data set, so it is not replaced. Choose another folder.")
     if not force:
-        raise LlafsError(
-            f"{out} holds another or an incomplete toy data set: it was made with {_summary(found[0])}, not with "
-            f"{_summary(info)}. Choose another folder, or replace it with `data_scripts/make_toy.py --force`."
+        was, wanted = (
+            ", ".join(f"{key} {i.get(key)}" for key in ("n_train", "n_val", "seed", "renderer_version"))
+            for i in (found[0], info)
         )
-
-
-def _summary(info: dict) -> str:
-    return ", ".join(f"{key} {info.get(key)}" for key in ("n_train", "n_val", "seed", "renderer_version"))
+        raise LlafsError(
+            f"{out} holds another or an incomplete toy data set: it was made with {was}, not with {wanted}. Choose "
+            "another folder, or replace it with `data_scripts/make_toy.py --force`."
+        )
 
 
 def _write_split(root: Path, split: str, count: int, seed: int, info: dict) -> None:

@@ -9,30 +9,9 @@ from functools import partial
 import cv2
 import numpy as np
 
-from llafs_lib.data.toy.sketch import (
-    BLUE,
-    CREAM,
-    MARGIN,
-    PIXEL_X,
-    PIXEL_Y,
-    RED,
-    WHITE,
-    YELLOW,
-    Box,
-    Colour,
-    Ink,
-    Point,
-    Sketch,
-    grain,
-    length,
-    light,
-    pick,
-    pixels,
-    rounded,
-    shade,
-    smooth_noise,
-    vary,
-)
+from llafs_lib.data.toy.ink import PIXEL_X, PIXEL_Y, Colour, Ink, Rng, grain, light, pick, shade, smooth_noise, vary
+from llafs_lib.data.toy.palette import BLUE, CREAM, RED, WHITE, YELLOW
+from llafs_lib.data.toy.sketch import MARGIN, Box, Point, Sketch, length, pixels, rounded
 
 Profile = Callable[[float | np.ndarray], np.ndarray]  # height → half the width there
 Placing = Callable[[Sequence[Point] | np.ndarray], np.ndarray]  # points on a ball → pixels of its sketch
@@ -47,7 +26,7 @@ class Vessel:
     heights: tuple[float, ...]
     radii: tuple[float, ...]
     glazes: tuple[Colour, ...]
-    dress: Callable[[Sketch, np.random.Generator, Colour, Profile], None]  # band, label, wine or pattern
+    dress: Callable[[Sketch, Rng, Colour, Profile], None]  # band, label, wine or pattern
     handle: bool = False
 
 
@@ -55,7 +34,7 @@ PORCELAIN, CELADON, INDIGO, CLAY = (226, 222, 212), (132, 170, 160), (66, 92, 14
 CLEAR, BOTTLE_GREEN = (188, 208, 212), (58, 112, 78)
 
 
-def draw_vessel(sketch: Sketch, rng: np.random.Generator, plan: Vessel) -> None:
+def draw_vessel(sketch: Sketch, rng: Rng, plan: Vessel) -> None:
     """The turned body, what it is dressed with, its mouth and a highlight."""
     glaze = pick(rng, plan.glazes)
     heights = np.linspace(plan.heights[0], plan.heights[-1], 60)
@@ -85,7 +64,7 @@ def _mirrored(radii: np.ndarray, heights: np.ndarray) -> np.ndarray:
     return np.concatenate([left, right[::-1]])
 
 
-def _turned(rng: np.random.Generator, glaze: Colour) -> np.ndarray:
+def _turned(rng: Rng, glaze: Colour) -> np.ndarray:
     """A texture lit from the left as a cylinder is."""
     side = 1.08 - 0.5 * np.clip(PIXEL_X - 0.42, 0, 1) - 0.35 * np.clip(0.36 - PIXEL_X, 0, 1)
     return light(grain(rng, glaze, 5, 3), side)
@@ -100,20 +79,20 @@ def _ring(sketch: Sketch, radius: Profile, top: float, bottom: float, ink: Ink) 
     sketch.polygon([*upper, *lower[::-1]], ink)
 
 
-def _dress_cup(sketch: Sketch, rng: np.random.Generator, glaze: Colour, radius: Profile) -> None:
+def _dress_cup(sketch: Sketch, rng: Rng, glaze: Colour, radius: Profile) -> None:
     if rng.random() < 0.6:
         top, ink = rng.uniform(0.45, 0.6), _turned(rng, pick(rng, [WHITE, INDIGO, CLAY, RED]))
         _ring(sketch, radius, top, top + rng.uniform(0.04, 0.12), ink)
 
 
-def _dress_bottle(sketch: Sketch, rng: np.random.Generator, glaze: Colour, radius: Profile) -> None:
+def _dress_bottle(sketch: Sketch, rng: Rng, glaze: Colour, radius: Profile) -> None:
     label = pick(rng, [CREAM, WHITE, (200, 60, 52), YELLOW])
     _ring(sketch, radius, 0.58, 0.80, _turned(rng, label))
     _ring(sketch, radius, 0.66, 0.70, shade(label, 0.6))
     sketch.box((0.43, 0.0, 0.57, 0.09), pick(rng, [(60, 56, 60), RED, (196, 164, 90)]))
 
 
-def _dress_wine_glass(sketch: Sketch, rng: np.random.Generator, glaze: Colour, radius: Profile) -> None:
+def _dress_wine_glass(sketch: Sketch, rng: Rng, glaze: Colour, radius: Profile) -> None:
     wine = pick(rng, [(122, 24, 44), (122, 24, 44), (226, 204, 122), (226, 150, 140)])
     level = rng.uniform(0.2, 0.3)
     y = np.linspace(level, 0.52, 20)
@@ -121,7 +100,7 @@ def _dress_wine_glass(sketch: Sketch, rng: np.random.Generator, glaze: Colour, r
     sketch.ellipse((0.5, level), (0.9 * radius(level), 0.2 * radius(level)), shade(wine, 1.25))
 
 
-def _dress_vase(sketch: Sketch, rng: np.random.Generator, glaze: Colour, radius: Profile) -> None:
+def _dress_vase(sketch: Sketch, rng: Rng, glaze: Colour, radius: Profile) -> None:
     contrast = CREAM if sum(glaze) < 420 else pick(rng, [INDIGO, (96, 62, 48), shade(glaze, 0.55)])
     ink = _turned(rng, contrast)
     _ring(sketch, radius, 0.36, 0.39, ink)
@@ -158,15 +137,7 @@ CASES = ((52, 52, 58), (206, 208, 210), (236, 234, 228), (98, 100, 106))
 DARK_GLASS = (34, 38, 44)
 
 
-def draw_screen(
-    sketch: Sketch,
-    rng: np.random.Generator,
-    case: Colour,
-    body: Box,
-    panel: Box,
-    lit: float,
-    depth: float = 0.0,
-) -> None:
+def draw_screen(sketch: Sketch, rng: Rng, case: Colour, body: Box, panel: Box, lit: float, depth: float = 0.0) -> None:
     """A case `body` with a glass `panel` in it. `lit` is how likely the panel shows an image.
 
     `depth` > 0 shows the side and top of the case, as of a box seen from the upper right.
@@ -189,7 +160,7 @@ def draw_screen(
         sketch.polygon(gleam, (84, 92, 104))
 
 
-def _broadcast(rng: np.random.Generator, panel: Box) -> np.ndarray:
+def _broadcast(rng: Rng, panel: Box) -> np.ndarray:
     """What is on: two bright tones under a wavy horizon and a disc, dimmed towards the corners."""
     left, top, right, bottom = (MARGIN + edge * (1 - 2 * MARGIN) for edge in panel)
     upper = pick(rng, [(84, 146, 200), (40, 62, 110), (212, 140, 92), (92, 168, 178)], 30)
@@ -203,14 +174,14 @@ def _broadcast(rng: np.random.Generator, panel: Box) -> np.ndarray:
     return light(image, 1.05 - 0.6 * corners)
 
 
-def draw_tv(sketch: Sketch, rng: np.random.Generator) -> None:
+def draw_tv(sketch: Sketch, rng: Rng) -> None:
     case, base = vary(CASES[rng.choice([0, 0, 3])], rng), 0.82
     sketch.limb([(0.5, 0.70), (0.5, base)], [0.12, 0.14], shade(case, 0.8))
     sketch.ellipse((0.5, base + 0.01), (rng.uniform(0.18, 0.28), 0.035), shade(case, 1.2))
     draw_screen(sketch, rng, case, (0.0, 0.14, 1.0, 0.74), (0.03, 0.17, 0.97, 0.70), lit=0.75)
 
 
-def draw_laptop(sketch: Sketch, rng: np.random.Generator) -> None:
+def draw_laptop(sketch: Sketch, rng: Rng) -> None:
     case = vary(CASES[rng.choice([1, 1, 0, 3])], rng)
     deck = [(0.13, 0.62), (0.87, 0.62), (1.0, 0.86), (0.0, 0.86)]
     sketch.polygon(deck, grain(rng, shade(case, 0.95), 3, 3))
@@ -223,7 +194,7 @@ def draw_laptop(sketch: Sketch, rng: np.random.Generator) -> None:
     draw_screen(sketch, rng, case, (0.12, 0.12, 0.88, 0.62), (0.15, 0.15, 0.85, 0.585), lit=0.75)
 
 
-def draw_microwave(sketch: Sketch, rng: np.random.Generator) -> None:
+def draw_microwave(sketch: Sketch, rng: Rng) -> None:
     case, depth = vary(CASES[rng.choice([1, 2, 2, 0])], rng), 0.1
     for x in (0.06, 0.80):
         sketch.box((x, 0.78, x + 0.08, 0.83), (44, 44, 48), 0.01)
@@ -237,7 +208,7 @@ def draw_microwave(sketch: Sketch, rng: np.random.Generator) -> None:
             sketch.box((x, y, x + 0.045, y + 0.05), shade(case, 0.62), 0.008)
 
 
-def draw_oven(sketch: Sketch, rng: np.random.Generator) -> None:
+def draw_oven(sketch: Sketch, rng: Rng) -> None:
     case, depth = vary(CASES[rng.choice([1, 2, 3, 0])], rng), 0.12
     for x in (0.10, 0.72):
         sketch.box((x, 0.95, x + 0.08, 1.0), (44, 44, 48), 0.01)
@@ -270,7 +241,7 @@ def draw_ball(sketch: Sketch, skin: np.ndarray, outline: np.ndarray | None = Non
         sketch.polygon(outline, lit)
 
 
-def _leaf(sketch: Sketch, rng: np.random.Generator, root: Point, reach: float = 0.2) -> None:
+def _leaf(sketch: Sketch, rng: Rng, root: Point, reach: float = 0.2) -> None:
     green = vary((84, 140, 60), rng)
     x, y = root
     blade = [(x, y), (x + reach * 0.4, y - 0.09), (x + reach, y - 0.07), (x + reach * 0.6, y + 0.03)]
@@ -278,7 +249,7 @@ def _leaf(sketch: Sketch, rng: np.random.Generator, root: Point, reach: float = 
     sketch.stroke([(x, y), (x + reach * 0.8, y - 0.05)], 0.008, shade(green, 0.7))
 
 
-def draw_orange(sketch: Sketch, rng: np.random.Generator) -> None:
+def draw_orange(sketch: Sketch, rng: Rng) -> None:
     peel = pick(rng, [(240, 146, 36), (232, 124, 28), (246, 164, 58)])
     draw_ball(sketch, grain(rng, peel, 5, 12))
     sketch.ellipse((0.52, 0.17), (0.04, 0.022), (110, 120, 50))
@@ -286,7 +257,7 @@ def draw_orange(sketch: Sketch, rng: np.random.Generator) -> None:
         _leaf(sketch, rng, (0.53, 0.16), rng.choice([-0.22, 0.24]))
 
 
-def draw_apple(sketch: Sketch, rng: np.random.Generator) -> None:
+def draw_apple(sketch: Sketch, rng: Rng) -> None:
     base = pick(rng, [(190, 34, 40), (206, 52, 44), (128, 168, 52), (226, 184, 70)])
     blush = pick(rng, [(226, 150, 60), (196, 60, 50)])
     streaks = np.clip(smooth_noise(rng, 5) * 0.4 + 0.2, 0, 0.7)[..., None]
@@ -303,7 +274,7 @@ def draw_apple(sketch: Sketch, rng: np.random.Generator) -> None:
         _leaf(sketch, rng, (0.53, 0.13), 0.22)
 
 
-def draw_donut(sketch: Sketch, rng: np.random.Generator) -> None:
+def draw_donut(sketch: Sketch, rng: Rng) -> None:
     dough = pick(rng, [(218, 160, 92), (196, 132, 72)])
     icing = pick(rng, [(238, 150, 176), (104, 60, 40), (244, 232, 214), (226, 128, 60), (168, 120, 190)])
     draw_ball(sketch, grain(rng, dough, 5, 6))
@@ -320,7 +291,7 @@ def draw_donut(sketch: Sketch, rng: np.random.Generator) -> None:
     sketch.pierce(_CENTRE, (0.13, 0.12))
 
 
-def draw_sports_ball(sketch: Sketch, rng: np.random.Generator) -> None:
+def draw_sports_ball(sketch: Sketch, rng: Rng) -> None:
     """A football, basketball, tennis ball or volleyball; its seams are part of the skin and lit with it."""
     base, seam, pores, paint = SPORTS[rng.integers(len(SPORTS))]
     skin = grain(rng, vary(base, rng), 3, pores)
@@ -369,14 +340,8 @@ SPORTS = (
 )
 
 
-INDOORS: dict[str, Callable[[Sketch, np.random.Generator], None]] = {
+INDOORS: dict[str, Callable[[Sketch, Rng], None]] = {
     **{name: partial(draw_vessel, plan=plan) for name, plan in VESSELS.items()},
-    "tv": draw_tv,
-    "laptop": draw_laptop,
-    "microwave": draw_microwave,
-    "oven": draw_oven,
-    "orange": draw_orange,
-    "apple": draw_apple,
-    "donut": draw_donut,
-    "sports ball": draw_sports_ball,
-}
+    "tv": draw_tv, "laptop": draw_laptop, "microwave": draw_microwave, "oven": draw_oven,
+    "orange": draw_orange, "apple": draw_apple, "donut": draw_donut, "sports ball": draw_sports_ball,
+}  # fmt: skip

@@ -9,34 +9,9 @@ from functools import partial
 import cv2
 import numpy as np
 
-from llafs_lib.data.toy.sketch import (
-    BLACK,
-    BLUE,
-    CREAM,
-    GLASS,
-    GREEN,
-    ORANGE,
-    PIXEL_X,
-    PIXEL_Y,
-    RED,
-    SIDE,
-    SILVER,
-    TEAL,
-    WHITE,
-    YELLOW,
-    Box,
-    Colour,
-    Ink,
-    Point,
-    Sketch,
-    grain,
-    pick,
-    rounded,
-    shade,
-    smooth_noise,
-    two_tone,
-    vary,
-)
+from llafs_lib.data.toy.ink import PIXEL_X, PIXEL_Y, SIDE, Colour, Rng, grain, pick, shade, smooth_noise, two_tone, vary
+from llafs_lib.data.toy.palette import BLACK, BLUE, CREAM, GLASS, GREEN, ORANGE, RED, SILVER, TEAL, WHITE, YELLOW
+from llafs_lib.data.toy.sketch import Box, Point, Sketch, rounded
 
 # ------------------------------------------------------------------------------------------ animals
 
@@ -53,13 +28,13 @@ class Coat:
     hoof: Colour
 
 
-def _horse_coat(rng: np.random.Generator) -> Coat:
+def _horse_coat(rng: Rng) -> Coat:
     colour = pick(rng, [(134, 84, 48), (158, 98, 56), (92, 60, 42), (70, 62, 60), (172, 160, 150)])
     texture = grain(rng, colour)
     return Coat(lambda along: texture, shade(colour, 0.45), shade(colour, 0.7), (48, 40, 36))
 
 
-def _giraffe_coat(rng: np.random.Generator) -> Coat:
+def _giraffe_coat(rng: Rng) -> Coat:
     tan, patch = vary((232, 200, 142), rng), pick(rng, [(154, 92, 42), (130, 78, 40), (176, 108, 48)])
     # Patches are the cells of a jittered grid: the light net runs where the nearest seed changes.
     cells = 15
@@ -74,7 +49,7 @@ def _giraffe_coat(rng: np.random.Generator) -> Coat:
     return Coat(lambda along: texture, shade(patch, 0.8), shade(tan, 0.86), (80, 60, 46))
 
 
-def _zebra_coat(rng: np.random.Generator) -> Coat:
+def _zebra_coat(rng: Rng) -> Coat:
     light, dark = vary((240, 236, 226), rng), vary((40, 36, 38), rng)
     wobble, bands = smooth_noise(rng, 6) * 0.012, rng.uniform(15, 18)
 
@@ -85,7 +60,7 @@ def _zebra_coat(rng: np.random.Generator) -> Coat:
     return Coat(texture, dark, (62, 54, 54), dark)
 
 
-def _cow_coat(rng: np.random.Generator) -> Coat:
+def _cow_coat(rng: Rng) -> Coat:
     base = vary((238, 232, 222), rng)
     blotch = pick(rng, [(44, 40, 40), (130, 78, 46), (104, 62, 40)])
     texture = two_tone(rng, smooth_noise(rng, 8) > rng.uniform(-0.1, 0.25), blotch, base)
@@ -96,7 +71,7 @@ def _cow_coat(rng: np.random.Generator) -> Coat:
 class Animal:
     """A four-legged body in side view, facing right; lengths in parts of the unit square."""
 
-    coat: Callable[[np.random.Generator], Coat]
+    coat: Callable[[Rng], Coat]
     trunk: float  # length of the body
     girth: float
     legs: float
@@ -115,7 +90,7 @@ ANIMALS = {
 }
 
 
-def draw_animal(sketch: Sketch, rng: np.random.Generator, plan: Animal) -> None:
+def draw_animal(sketch: Sketch, rng: Rng, plan: Animal) -> None:
     coat = plan.coat(rng)
     hide = coat.texture((1, 0))
     legs = coat.texture((0, 1))
@@ -147,7 +122,7 @@ def _trunk(left: float, right: float, back: float, belly: float, plan: Animal) -
     ])  # fmt: skip
 
 
-def _leg(sketch: Sketch, hip: Point, swing: float, plan: Animal, ink: Ink, hoof: Colour) -> None:
+def _leg(sketch: Sketch, hip: Point, swing: float, plan: Animal, ink: np.ndarray, hoof: Colour) -> None:
     upper, lower = plan.legs * 0.52 + 0.03, plan.legs * 0.48
     knee = (hip[0] + upper * np.sin(swing), hip[1] + upper * np.cos(swing))
     bend = swing - 0.5 * abs(swing)  # knees of all four fold backwards
@@ -156,7 +131,7 @@ def _leg(sketch: Sketch, hip: Point, swing: float, plan: Animal, ink: Ink, hoof:
     sketch.limb([foot, (foot[0] + 0.012, GROUND)], [plan.bone * 0.6, plan.bone * 0.72], hoof)
 
 
-def _tail(sketch: Sketch, rng: np.random.Generator, root: Point, plan: Animal, coat: Coat, hide: np.ndarray) -> None:
+def _tail(sketch: Sketch, rng: Rng, root: Point, plan: Animal, coat: Coat, hide: np.ndarray) -> None:
     sway, drop = rng.uniform(0.03, 0.1), plan.legs * 0.55 + 0.05
     tip = (root[0] - sway, root[1] + drop)
     bend = (root[0] - sway * 0.9, root[1] + drop * 0.35)
@@ -167,7 +142,7 @@ def _tail(sketch: Sketch, rng: np.random.Generator, root: Point, plan: Animal, c
         sketch.limb([tip, (tip[0], tip[1] + 0.06)], [0.025, 0.035], coat.mane)
 
 
-def _neck_and_head(sketch: Sketch, rng: np.random.Generator, base: Point, plan: Animal, coat: Coat) -> None:
+def _neck_and_head(sketch: Sketch, rng: Rng, base: Point, plan: Animal, coat: Coat) -> None:
     lean = rng.uniform(*plan.lean)
     if rng.random() < 0.15:  # now and then an animal grazes
         lean += 0.45 if plan.crown == "knobs" else 0.8
@@ -231,13 +206,13 @@ class Vehicle:
     wheels: tuple[float, ...]  # x of each
     wheel: float  # radius
     paints: tuple[Colour, ...]
-    dress: Callable[[Sketch, np.random.Generator, Colour], None]  # what only this class has
+    dress: Callable[[Sketch, Rng, Colour], None]  # what only this class has
 
 
 ROAD = 0.80  # y of the ground under the wheels
 
 
-def draw_vehicle(sketch: Sketch, rng: np.random.Generator, plan: Vehicle) -> None:
+def draw_vehicle(sketch: Sketch, rng: Rng, plan: Vehicle) -> None:
     """Chassis, hull, what only this class has, windows and wheels."""
     paint = pick(rng, plan.paints)
     axle = ROAD - plan.wheel
@@ -263,7 +238,7 @@ def _pane(sketch: Sketch, edges: Box, glass: Colour) -> None:
     sketch.polygon(gleam, shade(glass, 1.3))
 
 
-def _dress_bus(sketch: Sketch, rng: np.random.Generator, paint: Colour) -> None:
+def _dress_bus(sketch: Sketch, rng: Rng, paint: Colour) -> None:
     sketch.box((0.0, 0.55, 1.0, 0.585), pick(rng, [BLACK, WHITE, shade(paint, 0.6)]), 0.002)
     sketch.box((0.78, 0.33, 0.89, 0.73), shade(paint, 0.55))  # the door
     _pane(sketch, (0.79, 0.35, 0.83, 0.70), GLASS)
@@ -271,7 +246,7 @@ def _dress_bus(sketch: Sketch, rng: np.random.Generator, paint: Colour) -> None:
     sketch.box((0.965, 0.62, 1.0, 0.66), (250, 236, 170), 0.01)
 
 
-def _dress_truck(sketch: Sketch, rng: np.random.Generator, paint: Colour) -> None:
+def _dress_truck(sketch: Sketch, rng: Rng, paint: Colour) -> None:
     cargo = pick(rng, [WHITE, CREAM, SILVER, (150, 106, 68), BLUE])
     sketch.box((0.0, 0.18, 0.63, 0.65), grain(rng, cargo, 4, 3))
     for x in np.arange(0.06, 0.6, 0.085):  # ribs of the container
@@ -281,7 +256,7 @@ def _dress_truck(sketch: Sketch, rng: np.random.Generator, paint: Colour) -> Non
     sketch.box((0.66, 0.66, 1.0, 0.73), (86, 88, 94))
 
 
-def _dress_car(sketch: Sketch, rng: np.random.Generator, paint: Colour) -> None:
+def _dress_car(sketch: Sketch, rng: Rng, paint: Colour) -> None:
     cabin = [(0.21, 0.495), (0.315, 0.36), (0.39, 0.345), (0.57, 0.345), (0.65, 0.37), (0.75, 0.495)]
     sketch.polygon(cabin, shade(paint, 0.72))
     for x in (0.455, 0.72):
@@ -292,7 +267,7 @@ def _dress_car(sketch: Sketch, rng: np.random.Generator, paint: Colour) -> None:
     sketch.ellipse((0.02, 0.565), (0.018, 0.028), (186, 30, 30))
 
 
-def _dress_train(sketch: Sketch, rng: np.random.Generator, paint: Colour) -> None:
+def _dress_train(sketch: Sketch, rng: Rng, paint: Colour) -> None:
     band = pick(rng, [RED, BLUE, YELLOW, (70, 74, 84)])
     sketch.polygon([(0.0, 0.60), (0.985, 0.60), (1.0, 0.65), (0.0, 0.65)], band)
     for x in (0.255, 0.735):  # doors
@@ -331,7 +306,7 @@ VEHICLES = {
     ),
 }  # fmt: skip
 
-OUTDOORS: dict[str, Callable[[Sketch, np.random.Generator], None]] = {
+OUTDOORS: dict[str, Callable[[Sketch, Rng], None]] = {
     **{name: partial(draw_animal, plan=plan) for name, plan in ANIMALS.items()},
     **{name: partial(draw_vehicle, plan=plan) for name, plan in VEHICLES.items()},
 }

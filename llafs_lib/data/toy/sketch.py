@@ -1,8 +1,7 @@
-"""Paper and pencil for `toy`: shapes, textures and finishing, in unit coordinates.
+"""Paper and pencil for `toy`: shapes and finishing, in unit coordinates.
 
-A thing is drawn on a `Sketch` (x to the right, y down, both 0 to 1) that is larger than the thing will be in
-its image: shrinking it is what smooths its edges. A texture is an image of the sketch's own size,
-[SIDE, SIDE, 3], of which a shape shows the part it covers.
+A thing is drawn on a `Sketch` (x to the right, y down, both 0 to 1) that is larger than the thing will be in its image:
+shrinking it is what smooths its edges.
 """
 
 from __future__ import annotations
@@ -12,17 +11,13 @@ from collections.abc import Callable, Sequence
 import cv2
 import numpy as np
 
-SIDE = 288  # px, height and width of a sketch
+from llafs_lib.data.toy.ink import PIXEL_Y, SIDE, Colour, Ink, Rng, light
+
 MARGIN = 0.08  # of SIDE: room around the unit square, so that ears and handles are not cut off
 
-Colour = tuple[float, float, float]
 Point = tuple[float, float]
 Box = tuple[float, float, float, float]  # left, top, right, bottom
-Ink = Colour | np.ndarray
 
-WHITE, BLACK, GLASS = (244, 243, 238), (30, 28, 32), (120, 152, 170)
-RED, YELLOW, BLUE, GREEN = (190, 48, 44), (236, 184, 46), (52, 92, 160), (62, 124, 88)
-SILVER, ORANGE, TEAL, CREAM = (182, 188, 192), (222, 116, 44), (48, 128, 134), (232, 220, 190)
 _TURN = np.linspace(0, 2 * np.pi, 20, endpoint=False) + np.pi / 20
 
 
@@ -103,52 +98,10 @@ def rounded(points: Sequence[Point], rounds: int = 3) -> np.ndarray:
     return outline
 
 
-# ----------------------------------------------------------------------------- colours and textures
-
-PIXEL_Y, PIXEL_X = np.mgrid[0:SIDE, 0:SIDE].astype(np.float32) / SIDE
-
-
-def smooth_noise(rng: np.random.Generator, cells: int, height: int = SIDE, width: int = SIDE) -> np.ndarray:
-    """[height, width] float32, about N(0, 1), varying over `cells` cells per side."""
-    coarse = rng.standard_normal((cells, cells), dtype=np.float32)
-    return cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC)
-
-
-def vary(colour: Colour, rng: np.random.Generator, spread: float = 14) -> Colour:
-    """A neighbour of `colour`: some lighter or darker, a little off in hue."""
-    shifted = np.asarray(colour) * rng.uniform(0.88, 1.1) + rng.normal(0, spread / 3, 3)
-    return tuple(np.clip(shifted, 0, 255).tolist())
-
-
-def pick(rng: np.random.Generator, colours: Sequence[Colour], spread: float = 14) -> Colour:
-    return vary(colours[rng.integers(len(colours))], rng, spread)
-
-
-def shade(colour: Colour, factor: float) -> Colour:
-    return tuple(min(255.0, channel * factor) for channel in colour)
-
-
-def grain(rng: np.random.Generator, colour: Colour, broad: float = 7, fine: float = 5) -> np.ndarray:
-    """A nearly plain texture; `broad` and `fine` are its noises' standard deviations, in grey levels."""
-    noise = broad * smooth_noise(rng, 7) + fine * smooth_noise(rng, 90)
-    return cv2.merge([cv2.add(noise, channel, dtype=cv2.CV_8U) for channel in colour])
-
-
-def two_tone(rng: np.random.Generator, where: np.ndarray, inside: Colour, outside: Colour) -> np.ndarray:
-    """A texture of two colours with a little grain: `inside` where `where` [SIDE, SIDE] holds."""
-    texture = np.where(where[..., None], np.uint8(inside), np.uint8(outside))
-    return cv2.add(texture, cv2.merge([5 * smooth_noise(rng, 60)] * 3), dtype=cv2.CV_8U)
-
-
-def light(texture: np.ndarray, factor: np.ndarray) -> np.ndarray:
-    """Brighten or darken [h, w, 3] uint8 by a `factor` [h, w] float32 per pixel, clipped to 0 to 255."""
-    return cv2.multiply(texture, cv2.merge([factor] * 3), dtype=cv2.CV_8U)
-
-
 # ---------------------------------------------------------------------------------------- finishing
 
 
-def finish(sketch: Sketch, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def finish(sketch: Sketch, rng: Rng) -> tuple[np.ndarray, np.ndarray]:
     """Shade the sketch and pose it at random; returns colour [h, w, 3] uint8 and mask [h, w] uint8, 0 to 255.
 
     The pose is a mirror image or not, a turn of up to 18° and a stretch of up to 8 % each way.
@@ -167,7 +120,7 @@ def finish(sketch: Sketch, rng: np.random.Generator) -> tuple[np.ndarray, np.nda
     return colour[inside], mask[inside]
 
 
-def _round_off(sketch: Sketch, rng: np.random.Generator) -> np.ndarray:
+def _round_off(sketch: Sketch, rng: Rng) -> np.ndarray:
     """Light from above and a darker rim make a flat drawing look solid and stand off its background."""
     depth = cv2.distanceTransform(sketch.mask, cv2.DIST_L2, 3)  # px from the rim
     rim = 0.5 + 0.5 * np.clip(depth / 4, 0, 1)
