@@ -212,17 +212,14 @@ def check_folder(folder: Path) -> None:
 def _check_targets(output: Output, inputs: Sequence[str | Path]) -> None:
     """Refuse to write over an input, onto a folder, or beside results with other classes."""
     kept = {found: text for text in inputs if (found := _identity(text))}
-    targets = [output.companion] if output.companion else []
-    targets += [output.collected] if output.format in COLLECTED else []
-    if output.format not in COLLECTED:
-        targets += [target for number in range(len(output.names)) for target in output.files(number)]
-    for target in targets:
+    listed = output.companion
+    targets = {target: None for number in range(len(output.names)) for target in output.files(number)}
+    for target in (*targets, *([listed] if listed else [])):
         found = _identity(target)
         if found in kept:
             raise LlafsError(f"{target} would overwrite the input {kept[found]}: choose another name or folder.")
         if found and target.is_dir():
             raise LlafsError(f"{target} is a folder, where a file is to be written: choose another name.")
-    listed = output.companion
     if output.format in ("labelmap", "yolo") and listed.is_file() and listed.read_bytes() != output.class_list():
         raise LlafsError(
             f"{listed} lists other classes, so the numbers of the results beside it mean something else: choose "

@@ -6,11 +6,10 @@ Every file is written whole or not at all.
 from __future__ import annotations
 
 import json
-import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import cv2
 import numpy as np
@@ -51,19 +50,17 @@ class Writer:
     def __init__(self, output: Output, draw: Callable[[Any], Any] | None = None):
         self.output, self._draw = output, draw
         self._cells: list[tuple[np.ndarray, str]] = []
-        self._images: list[dict[str, Any]] = []
-        self._objects = tempfile.TemporaryFile("w+", encoding="utf-8")  # COCO's, one a line
-        self._n_objects = 0
+        self._images: list[dict[str, Any]] = []  # COCO's, as its objects, whose masks are run lengths
+        self._objects: list[dict[str, Any]] = []
 
     def __enter__(self) -> Writer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with self._objects:
-            if self._images:
-                self._write_coco()
-            if self._cells:
-                self._save_figure(self._cells, self.output.collected)
+        if self._images:
+            self._write_coco()
+        if self._cells:
+            self._save_figure(self._cells, self.output.collected)
 
     def write(self, number: int, result: Prediction | Predictions) -> list[Path]:
         """Write the result of image `number`, counted from 0 in the order that was planned; return its files.
@@ -109,35 +106,29 @@ class Writer:
         return "\n".join([self.output.names[number], ", ".join(sure)]).strip()
 
     def _collect(self, number: int, found: Sequence[Prediction]) -> None:
-        height, width = found[0].mask.shape
-        file = {"file_name": self.output.images[number]}
+        (height, width), file = found[0].mask.shape, {"file_name": self.output.images[number]}
         self._images.append({"id": number + 1, **file, "width": width, "height": height})
         for category, prediction in enumerate(found, 1):
             if prediction.mask.any():  # the readers of COCO files take an object without a pixel for an error
-                self._n_objects += 1
-                place = {"id": self._n_objects, "image_id": number + 1, **file}
+                place = {"id": len(self._objects) + 1, "image_id": number + 1, **file}
                 category_of = {"category_id": category, "category_name": prediction.class_name}
-                self._objects.write(json.dumps({**place, **category_of, **coco_object(prediction)}) + "\n")
+                self._objects.append({**place, **category_of, **coco_object(prediction)})
 
     def _write_coco(self) -> None:
         """Write what `COCO(…)` of pycocotools opens, with scores, and beside it the list that its `loadRes` takes."""
-        categories = [{"id": i, "name": name} for i, name in enumerate(self.output.classes, 1)]
-        with _written(self.output.collected) as partial, partial.open("w", encoding="utf-8") as file:
-            file.write('{"info": {"description": "Segmented by LLaFS"}, "licenses": [],\n"categories": ')
-            _write_list(file, categories)
-            file.write(',\n"images": ')
-            _write_list(file, self._images)
-            file.write(',\n"annotations": ')
-            _write_list(file, self._read_objects())
-            file.write("}\n")
-        with _written(self.output.companion) as partial, partial.open("w", encoding="utf-8") as file:
-            # without boxes, as `loadRes` takes the area of a box for that of the object
-            left_out = ("id", "bbox", "area", "iscrowd")
-            _write_list(file, ({k: v for k, v in o.items() if k not in left_out} for o in self._read_objects()))
-
-    def _read_objects(self) -> Iterator[dict[str, Any]]:
-        self._objects.seek(0)
-        return map(json.loads, self._objects)
+        content = {
+            "info": {"description": "Segmented by LLaFS"},
+            "licenses": [],
+            "categories": [{"id": i, "name": name} for i, name in enumerate(self.output.classes, 1)],
+            "images": self._images,
+            "annotations": self._objects,
+        }
+        # without boxes, as `loadRes` takes the area of a box for that of the object
+        left_out = {"id", "bbox", "area", "iscrowd"}
+        results = [{k: v for k, v in found.items() if k not in left_out} for found in self._objects]
+        for path, listed in ((self.output.collected, content), (self.output.companion, results)):
+            with _written(path) as partial:
+                partial.write_text(json.dumps(listed))  # in ASCII: pycocotools goes by the system's encoding
 
 
 @contextmanager
@@ -148,14 +139,6 @@ def _written(path: Path) -> Iterator[Path]:
             yield partial
     except OSError as error:
         raise LlafsError(f"{path} cannot be written ({error.strerror or error}): choose another place.") from error
-
-
-def _write_list(file: IO[str], items: Iterable[Mapping[str, Any]]) -> None:
-    """A JSON list with a line for each item, without holding all of them."""
-    file.write("[")
-    for i, item in enumerate(items):
-        file.write((",\n" if i else "\n") + json.dumps(item))  # in ASCII: pycocotools goes by the system's encoding
-    file.write("]")
 
 
 def _save_image(pixels: np.ndarray, path: Path) -> None:
@@ -232,18 +215,11 @@ def yolo_lines(mask: np.ndarray, number: int) -> list[str]:
     lines = []
     for i, outline in enumerate(outlines):
         if levels[0, i, 3] < 0:  # no parent: the outline of a part
-            holes = [outlines[j][:, 0] for j in _holes(levels[0], i)]
+            holes = [outlines[j][:, 0] for j in np.flatnonzero(levels[0, :, 3] == i)]
             # some readers cut to whole pixels, others round: a quarter of a pixel more is the same pixel for both
             points = (_with_holes(_with_area(outline[:, 0]), holes) + 0.25) / (width, height)  # [n, 2] x, y
             lines.append(" ".join([str(number), *(f"{value:.6f}" for value in points.ravel())]))
     return lines
-
-
-def _holes(levels: np.ndarray, part: int) -> Iterator[int]:
-    hole = levels[part, 2]  # the first child
-    while hole >= 0:
-        yield hole
-        hole = levels[hole, 0]  # the next one
 
 
 def _with_area(points: np.ndarray) -> np.ndarray:
