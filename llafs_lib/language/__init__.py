@@ -1,6 +1,6 @@
 """Room 3: asked for a novel class, a language model names the classes that look like it.
 
-    asking     the entry point: recorded answer → else a live one → parse → repair → else text similarity
+    asking, dialogue   the entry point: recorded answer → else a live one → parse → repair → else text similarity
       prompts    the questions, and all that decides an answer
       replay     recorded answers: found, kept, shared between processes
       server     the address and the key

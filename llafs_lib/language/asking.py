@@ -7,25 +7,18 @@ recorded answer → else a live one → parse → one repair turn where nothing 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from llafs_lib.classes import COCO_CLASSES, DATASETS, find_class, normalise
 from llafs_lib.errors import LlafsError
 from llafs_lib.language.cost import MAX_TOKENS, Budget, Price, load_prices
-from llafs_lib.language.dialogue import Dialogue, joined
-from llafs_lib.language.prompts import CONSTRAINED, ClassNameError, Prompt, Question, check_class_name
-from llafs_lib.language.relations import by_text, merge_by_mean_rank
-from llafs_lib.language.replay import DEFAULT_CACHE, ReplayMiss, find
-from llafs_lib.progress import track
+from llafs_lib.language.dialogue import Dialogue, is_for_all
+from llafs_lib.language.prompts import CONSTRAINED, ClassNameError, Prompt
+from llafs_lib.language.relations import by_text
+from llafs_lib.language.replay import DEFAULT_CACHE, ReplayMiss
 from llafs_lib.records import RelatedClasses
 from llafs_lib.settings import LLM_MODES
-
-# The lists of classes that are asked about as a part of COCO's.
-WITH_COCO_NAMES = {b.classes for b in DATASETS.values() if set(b.classes) <= set(COCO_CLASSES)}
-ENOUGH = 2  # classes that may be used: with fewer left of an answer, it is asked for over these classes alone
 
 
 class Unanswered(LlafsError):
@@ -112,7 +105,7 @@ class Asker:
 
         Args:
             class_name: any name; of a class of COCO or PASCAL also an alias ("sofa").
-            vocabulary: the classes that the answer may name, however many (see `Dialogue.answer`). For a data set
+            vocabulary: the classes that the answer may name; more than 200 are asked about in parts. For a data set
                 with COCO's names the question is put over all of COCO's, so that one recorded answer serves every
                 such data set and fold.
             base: keep these only (a fold's base classes); None keeps all of `vocabulary`. Where they keep next to
@@ -139,11 +132,10 @@ class Asker:
             Unanswered: some class got no answer; the answers of the others are in it, and kept in the cache.
         """
         names = list(dict.fromkeys(class_names))
-        answers, failures = _Run(self, tuple(vocabulary), base).answers(names)
-        hopeless = [error for error in failures.values() if _is_for_all(error)]
-        if len(names) == 1 or (hopeless and not answers):
-            for error in hopeless or failures.values():
-                raise error
+        answers, failures = Dialogue(self, tuple(vocabulary), base).answers(names)
+        hopeless = [error for error in failures.values() if is_for_all(error)]
+        if failures and (len(names) == 1 or (hopeless and not answers)):
+            raise next(iter(hopeless or failures.values()))
         if failures:
             answered, failed = ({n: some[n] for n in names if n in some} for some in (answers, failures))
             raise Unanswered(answered, failed, len(names))
@@ -162,7 +154,7 @@ def related_or_words(
     """
     names, base = list(dict.fromkeys(class_names)), None if base is None else tuple(base)
     allowed = tuple(c for c in vocabulary if base is None or c in base)
-    answers: Mapping[str, RelatedClasses] = {}
+    answers: dict[str, RelatedClasses] = {}
     try:
         return asker.related_to_each(names, vocabulary, base)
     except (ReplayMiss, ClassNameError):  # the only class, or the first of several
@@ -171,118 +163,10 @@ def related_or_words(
         if any(not isinstance(failure, ReplayMiss | ClassNameError) for failure in error.failures.values()):
             raise
         answers = error.answers
-    return {name: answers.get(name) or _by_words(name, allowed) for name in names}
-
-
-def _by_words(name: str, allowed: Sequence[str]) -> RelatedClasses:
-    words = by_text(name, allowed)
     said = "no answer is recorded and no model was asked, so the related classes are those with like names"
-    nothing = () if words.ranked else ("no base class has a name like it, so any base class stands in",)
-    return replace(words, source="fallback", notes=(said, *words.notes, *nothing))
-
-
-class _Run:
-    """One call of `Asker.related_to_each`: what its threads share."""
-
-    def __init__(self, asker: Asker, vocabulary: tuple[str, ...], base: Iterable[str] | None):
-        self.asker, self.vocabulary = asker, tuple(dict.fromkeys(vocabulary))
-        self.allowed = set(vocabulary) & set(vocabulary if base is None else base)
-        # One recorded answer over all of COCO's classes serves every data set with COCO's names.
-        self.over = COCO_CLASSES if self.vocabulary in WITH_COCO_NAMES else self.vocabulary
-        self.dialogue = Dialogue(asker, self.over)
-
-    def answers(self, names: list[str]) -> tuple[dict[str, RelatedClasses], dict[str, LlafsError]]:
-        """What was answered, and for the other classes why not, several at once."""
-        answers: dict[str, RelatedClasses] = {}
-        failures: dict[str, LlafsError] = {}
-
-        def answer(name: str) -> None:
-            if any(_is_for_all(error) for error in list(failures.values())):
-                return
-            try:
-                answers[name] = self.related(name)
-            except LlafsError as error:
-                failures[name] = error
-
-        asker = self.asker
-        live = asker.model is not None and asker.mode != "replay" and len(names) > 1
-        pool = ThreadPoolExecutor(asker.at_once)
-        try:
-            done = as_completed([pool.submit(answer, name) for name in names])
-            for _ in track(names, f"asking {asker.model}", "class") if live else names:
-                next(done).result()
-        finally:  # also after Ctrl-C: what is on its way is given up
-            self.dialogue.stop.set()
-            pool.shutdown(cancel_futures=True)
-            self.dialogue.close()
-        return answers, failures
-
-    def related(self, name: str) -> RelatedClasses:
-        """The answer about one class: of several samples merged, restricted to what may be used, or replaced."""
-        question = self._question(check_class_name(name))
-        answer = self._sampled(question, name, self.over)
-        usable = answer.restrict_to(self.allowed)
-        if len(usable.ranked) < min(ENOUGH, len(answer.ranked)):
-            usable = self._over_the_usable(question, answer, usable)
-        if usable.ranked:
-            return usable
-        why = "names only classes that may not be used" if answer.ranked else "names no class of the list"
-        return _fallback(usable, tuple(c for c in self.vocabulary if c in self.allowed), why)
-
-    def _question(self, name: str) -> Question:
-        """The question to ask; without a model the one over COCO's classes, where only that has a recorded answer."""
-        asker = self.asker
-        temperature = None if asker.model is None else asker.temperature
-        questions = []
-        for candidates in dict.fromkeys((self.over, COCO_CLASSES)):
-            itself = find_class(name, candidates)
-            known_as = itself or find_class(name, COCO_CLASSES) or normalise(name)
-            questions.append(Question(asker.prompt, known_as, _without(itself, candidates), asker.model, temperature))
-        if asker.model is not None:
-            return questions[0]
-        # The package's recordings first: what a model was once asked here must not change what is replayed without one.
-        for cache in (None, asker.cache):
-            for question in questions:
-                if found := find(question.parts()[0].request, cache):
-                    # All parts of a long question are replayed from one model.
-                    asked = {k: found["request"][k] for k in ("model", "temperature")} if question.is_long else {}
-                    return replace(question, **asked)
-        return questions[0]
-
-    def _sampled(self, question: Question, name: str, among: tuple[str, ...]) -> RelatedClasses:
-        samples = [replace(question, sample=i) for i in range(self.asker.samples)]
-        return merge_by_mean_rank([self.dialogue.answer(sample, name, among) for sample in samples])
-
-    def _over_the_usable(self, question: Question, answer: RelatedClasses, usable: RelatedClasses) -> RelatedClasses:
-        """The answer over the classes that may be used alone, where the one over all leaves next to none of them."""
-        gone = [c for c in answer.names if c not in self.allowed]
-        said = f"of the {len(answer.ranked)} classes in the answer, these may not be used here: {', '.join(gone)}"
-        usable = replace(usable, notes=(*usable.notes, said))
-        itself = find_class(question.class_name, self.vocabulary)
-        candidates = tuple(c for c in _without(itself, self.vocabulary) if c in self.allowed)
-        if not candidates or candidates == question.candidates:
-            return usable
-        try:
-            again = self._sampled(replace(question, candidates=candidates), usable.query_class, candidates)
-        except ReplayMiss:
-            return usable
-        how = f"asked once more, over the {len(candidates)} that may be used"
-        return joined(again if again.ranked else usable, [replace(usable, notes=(*usable.notes, how)), again])
-
-
-def _without(itself: str | None, candidates: tuple[str, ...]) -> tuple[str, ...]:
-    """The `candidates` but the class itself, in whatever spelling."""
-    return tuple(c for c in candidates if itself is None or normalise(c) != normalise(itself))
-
-
-def _is_for_all(error: LlafsError) -> bool:
-    return getattr(error, "for_all", False)
-
-
-def _fallback(answer: RelatedClasses, vocabulary: tuple[str, ...], why: str) -> RelatedClasses:
-    """Text similarity in the place of an answer that cannot be used, with all that is known about that answer."""
-    text = by_text(answer.query_class, vocabulary)
-    provenance = f"{text.provenance}, because this answer {why}: {answer.provenance}"
-    said = f"the related classes come from the {text.provenance}, because the answer {why}"
-    notes = (*answer.notes, said, *text.notes)
-    return replace(answer, ranked=text.ranked, source="fallback", provenance=provenance, notes=notes)
+    for name in names:
+        if name not in answers:
+            words = by_text(name, allowed)
+            nothing = () if words.ranked else ("no base class has a name like it, so any base class stands in",)
+            answers[name] = replace(words, source="fallback", notes=(said, *words.notes, *nothing))
+    return {name: answers[name] for name in names}

@@ -178,16 +178,21 @@ def merge_by_mean_rank(samples: Sequence[RelatedClasses]) -> RelatedClasses:
     scores = {n: float(np.mean([s.scores.get(n, 0.0) for s in voting])) for n in names}
     reasons = {r.name: r.reason for s in reversed(samples) for r in s.ranked if r.reason}
     order = sorted(names, key=lambda n: (ranks[n], -scores[n]))
-    sources = {s.source for s in samples}
+    ranked = tuple(RelatedClass(n, scores[n], reasons.get(n, "")) for n in order)
+    by = samples[0].provenance + (f" ({len(samples)} samples, by mean rank)" if len(samples) > 1 else "")
+    merged = joined(replace(samples[0], ranked=ranked, provenance=by), samples)
+    return replace(merged, notes=(*merged.notes, *without))
+
+
+def joined(answer: RelatedClasses, asked: Sequence[RelatedClasses], *notes: str) -> RelatedClasses:
+    """`answer`, with all that was said, noted and paid for in the answers that led to it."""
     return replace(
-        samples[0],
-        ranked=tuple(RelatedClass(n, scores[n], reasons.get(n, "")) for n in order),
-        source=samples[0].source if len(sources) == 1 else "live" if "live" in sources else "recorded",
-        provenance=samples[0].provenance + (f" ({len(samples)} samples, by mean rank)" if len(samples) > 1 else ""),
-        raw="\n\n".join(s.raw for s in samples) if len(samples) > 1 else samples[0].raw,
-        dropped=tuple(d for s in samples for d in s.dropped),
-        notes=(*dict.fromkeys(n for s in samples for n in s.notes), *without),
-        calls=tuple(c for s in samples for c in s.calls),
+        answer,
+        source="live" if any(a.source == "live" for a in asked) else asked[0].source,
+        raw="\n\n".join(a.raw for a in asked),
+        dropped=tuple(d for a in asked for d in a.dropped),
+        notes=tuple(dict.fromkeys((*notes, *(n for a in asked for n in a.notes)))),
+        calls=tuple(c for a in asked for c in a.calls),
     )
 
 
