@@ -90,9 +90,11 @@ def cost_table(answers: Iterable[RelatedClasses], prices: Mapping[str, Price]) -
         for answer in answers
         for call in answer.calls
     ]
-    summed = {name: _sum(row[name] for row in rows) for name in ("prompt tokens", "completion tokens", "USD")}
-    calls = f"{len(rows)} calls"
-    return [*rows, {"class": "all", "model": calls, **summed, "asked now": sum(row["asked now"] for row in rows)}]
+    total = {"class": "all", "model": f"{len(rows)} calls"}
+    for name in ("prompt tokens", "completion tokens", "USD", "asked now"):
+        column = [row[name] for row in rows]
+        total[name] = None if None in column else sum(column)
+    return [*rows, total]
 
 
 def cost_line(answers: Iterable[RelatedClasses], prices: Mapping[str, Price]) -> str:
@@ -106,70 +108,59 @@ def cost_line(answers: Iterable[RelatedClasses], prices: Mapping[str, Price]) ->
     return f"{len(calls)} calls, {total['asked now']} of them made now; {tokens}; cost {dollars}"
 
 
-def _sum(values: Iterable[float | None]) -> float | None:
-    values = list(values)
-    return None if any(v is None for v in values) else sum(values)
-
-
 def most_tokens(question: Question) -> int:
     """The most tokens that asking `question` can take: a token is at least one byte of the messages and the schema."""
     sent = json.dumps([question.messages, question.schema], ensure_ascii=False)
     return len(sent.encode("utf-8", "replace")) + _TOKENS_PER_MESSAGE * len(question.messages)
 
 
-class Ledger:
-    """What was charged so far, and the longest answer: two numbers in a file, which the processes of a budget share.
+class Budget:
+    """US dollars that may be spent. Each request first sets aside the most that it should cost.
 
-    The process that made it removes it when it is no longer used.
+    A request costs at most `most_tokens` of its question, and as many tokens of answer as it allows. Threads share one
+    budget, and so do processes on one machine that were forked or given a pickled copy: what was spent stands in a
+    file, `ledger`, that the process which made it removes. A request waits if only what other threads have set aside
+    stands in its way. For another process it does not wait.
     """
 
-    def __init__(self) -> None:
-        folder, maker = tempfile.mkdtemp(prefix="llafs-budget-"), os.getpid()
-        self.path = Path(folder) / "ledger.json"
-        write_json(self.path, [0, 0])
-        weakref.finalize(self, lambda: os.getpid() == maker and shutil.rmtree(folder, ignore_errors=True))
+    def __init__(self, limit: float, prices: Mapping[str, Price], ledger: Path | None = None):
+        if not 0 <= limit < float("inf"):
+            raise LLMError(f"A budget is US dollars from 0, not {limit!r}.", for_all=True)
+        self.limit, self.prices = limit, prices
+        self._aside: list[int] = []  # by the requests of this process that are on their way
+        self._changed = threading.Condition()
+        if ledger is None:
+            folder, maker = tempfile.mkdtemp(prefix="llafs-budget-"), os.getpid()
+            weakref.finalize(self, lambda: os.getpid() == maker and shutil.rmtree(folder, ignore_errors=True))
+            ledger = Path(folder) / "ledger.json"
+            write_json(ledger, [0, 0])
+        self.ledger = ledger
+
+    def __reduce__(self):
+        return Budget, (self.limit, self.prices, self.ledger)
 
     @contextmanager
-    def opened(self) -> Iterator[list[int]]:
-        """[billionths of a cent charged, tokens of the longest answer], to be changed while nobody else looks.
+    def _account(self) -> Iterator[list[int]]:
+        """[units charged, tokens of the longest answer], to be changed while no thread and no process else looks.
 
         Raises:
             LLMError: it cannot be read or written, as after the end of the process that made it.
         """
         try:
-            self.path.stat()  # a lock would make its folder anew
-            with FileLock(f"{self.path}.lock").acquire(poll_interval=0.001):
-                before = json.loads(self.path.read_text(encoding="utf-8"))
+            self.ledger.stat()  # a lock would make its folder anew
+            with self._changed, FileLock(f"{self.ledger}.lock").acquire(poll_interval=0.001):
+                before = json.loads(self.ledger.read_text(encoding="utf-8"))
                 numbers = list(before)
                 yield numbers
                 if numbers != before:
-                    write_json(self.path, numbers)
+                    write_json(self.ledger, numbers)
         except (OSError, ValueError) as error:
-            raise LLMError(f"The account of the budget, {self.path}, cannot be kept: {error}.", for_all=True) from error
-
-
-class Budget:
-    """US dollars that may be spent. Each request first sets aside the most that it should cost.
-
-    A request costs at most `most_tokens` of its question, and as many tokens of answer as it allows. Threads share one
-    budget, and so do processes on one machine that were forked or given a pickled copy. A request waits if only what
-    other threads have set aside stands in its way. For another process it does not wait.
-    """
-
-    def __init__(self, limit: float, prices: Mapping[str, Price], ledger: Ledger | None = None):
-        if not 0 <= limit < float("inf"):
-            raise LLMError(f"A budget is US dollars from 0, not {limit!r}.", for_all=True)
-        self.limit, self.prices, self.ledger = limit, prices, ledger or Ledger()
-        self._aside: list[int] = []  # by the requests of this process that are on their way
-        self._changed = threading.Condition()
-
-    def __reduce__(self):
-        return Budget, (self.limit, self.prices, self.ledger)
+            raise LLMError(f"The account of the budget, {self.ledger}, cannot be kept: {error}.", True) from error
 
     @property
     def spent(self) -> float:
         """US dollars that were charged, and what other processes have set aside."""
-        with self._changed, self.ledger.opened() as (charged, _):
+        with self._account() as (charged, _):
             return (charged - sum(self._aside)) / _UNIT
 
     def most(self, question: Question, max_tokens: int, longest: int = 0) -> float:
@@ -207,7 +198,7 @@ class Budget:
         finally:
             costs = [cost_of(call, self.prices) for call in calls]
             cost = sum(most if cost is None else _units(cost) for cost in costs) if calls else most * sent
-            with self._changed, self.ledger.opened() as numbers:
+            with self._account() as numbers:
                 self._aside.remove(most)
                 numbers[:] = numbers[0] + cost - most, max(numbers[1], *(c.completion_tokens or 0 for c in calls), 0)
                 self._changed.notify_all()
@@ -215,7 +206,7 @@ class Budget:
     def _set_aside(self, question: Question, max_tokens: int) -> int:
         while True:
             with self._changed:
-                with self.ledger.opened() as numbers:
+                with self._account() as numbers:
                     charged, most = numbers[0], _units(self.most(question, max_tokens, numbers[1]))
                     if charged + most <= self.limit * (1 + 1e-9) * _UNIT:
                         numbers[0] += most
