@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import os
 import re
@@ -65,30 +66,30 @@ class Server:
         elif not key:
             raise LLMError(f"No key: set {KEY_VARIABLE}, or {ADDRESS_VARIABLE} for a server of your own.", True)
         if key and not (key.isascii() and key.isprintable()):
-            raise LLMError(
-                "The API key holds a line break or a character that is not ASCII: copy it again.", for_all=True
-            )
+            raise LLMError("The API key holds a line break or a character that is not ASCII: copy it again.", True)
         return cls((base_url or OPENAI_URL).strip().rstrip("/"), key or NO_KEY, **patience)
+
+    @property
+    def _parts(self) -> urllib.parse.SplitResult:
+        return urllib.parse.urlsplit(self.base_url)
 
     @property
     def shown(self) -> str:
         """The address as it may be printed: without a password or a query, which may be secret."""
-        parts = urllib.parse.urlsplit(self.base_url)
-        return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="").geturl()
+        return self._parts._replace(netloc=self._parts.netloc.rpartition("@")[2], query="").geturl()
 
     @property
     def is_this_machine(self) -> bool:
         """Whether the address is one of this machine's own, for which no proxy is meant."""
-        host = urllib.parse.urlsplit(self.base_url).hostname or ""
+        host = self._parts.hostname or ""
         return host in ("localhost", "::1", "0.0.0.0", "::") or host.startswith("127.") or host.endswith(".localhost")
 
     @property
     def proxy(self) -> str | None:
         """The variable of the environment that names the proxy through which the server is asked; None without one."""
-        parts = urllib.parse.urlsplit(self.base_url)
-        if self.is_this_machine or urllib.request.proxy_bypass(parts.hostname or ""):
+        if self.is_this_machine or urllib.request.proxy_bypass(self._parts.hostname or ""):
             return None
-        names = [f"{kind}_PROXY" for kind in (parts.scheme.upper(), "ALL")]
+        names = [f"{kind}_PROXY" for kind in (self._parts.scheme.upper(), "ALL")]
         return next((n for name in names for n in (name.lower(), name) if os.environ.get(n)), None)
 
     def without_secrets(self, text: str) -> str:
@@ -96,9 +97,8 @@ class Server:
 
         Escape sequences and control characters are left out too: in a terminal they may do more than show text.
         """
-        parts = urllib.parse.urlsplit(self.base_url)
-        values = [value for _, value in urllib.parse.parse_qsl(parts.query)]
-        secrets = [s for s in (self.key, parts.password, parts.query, *values) if s and s != NO_KEY]
+        values = [value for _, value in urllib.parse.parse_qsl(self._parts.query)]
+        secrets = [s for s in (self.key, self._parts.password, self._parts.query, *values) if s and s != NO_KEY]
         for secret in sorted(secrets, key=len, reverse=True):
             text = text.replace(secret, "…")
         text = _ESCAPES.sub("", text)
@@ -116,9 +116,7 @@ def _host(base_url: str | None) -> str | None:
 
 def _check_address(base_url: str) -> None:
     if not base_url.strip():
-        raise LLMError(
-            f"{ADDRESS_VARIABLE} is empty: unset it to ask OpenAI, or give your server's address.", for_all=True
-        )
+        raise LLMError(f"{ADDRESS_VARIABLE} is empty: unset it to ask OpenAI, or give your server's address.", True)
     try:
         parts = urllib.parse.urlsplit(base_url.strip())
         usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
@@ -133,28 +131,15 @@ def find_key() -> str | None:
 
     None where OPENAI_BASE_URL names a server of one's own and there is no key, and where nobody is there to type.
     """
-    key = os.environ.get(KEY_VARIABLE) or _colab_secret()
-    if key or os.environ.get(ADDRESS_VARIABLE):
-        return key
-    return _typed()
+    key = os.environ.get(KEY_VARIABLE)
+    if not key and "google.colab" in sys.modules:
+        # Colab has an error class for a missing secret, and another for one that this notebook may not read.
+        with contextlib.suppress(Exception):
+            from google.colab import userdata
 
-
-def _colab_secret() -> str | None:
-    if "google.colab" not in sys.modules:
-        return None
-    try:
-        from google.colab import userdata
-
-        return userdata.get(KEY_VARIABLE) or None
-    except Exception:  # there is no such secret, or this notebook may not read it: Colab has an error class for each
-        return None
-
-
-def _typed() -> str | None:
-    in_notebook = "ipykernel" in sys.modules
-    if not in_notebook and not (sys.stdin and sys.stdin.isatty()):
-        return None
-    try:
-        return getpass.getpass(f"{KEY_VARIABLE} (typed unseen, kept nowhere): ").strip() or None
-    except (NotImplementedError, EOFError):  # a notebook that is executed without a reader
-        return None
+            key = userdata.get(KEY_VARIABLE)
+    somebody_is_there = "ipykernel" in sys.modules or (sys.stdin and sys.stdin.isatty())
+    if not key and not os.environ.get(ADDRESS_VARIABLE) and somebody_is_there:
+        with contextlib.suppress(NotImplementedError, EOFError):  # a notebook that is executed without a reader
+            key = getpass.getpass(f"{KEY_VARIABLE} (typed unseen, kept nowhere): ").strip()
+    return key or None
