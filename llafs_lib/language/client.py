@@ -1,6 +1,6 @@
 """One question to an OpenAI-compatible server: OpenAI itself, Ollama, vLLM, llama.cpp, LM Studio, …
 
-`Client.ask` sends requests until one is answered. After each that failed, it asks for less (`lower_rung`: the server
+`Client.ask` sends requests until one is answered. After each that failed, it asks for less (`newly_refused`: the server
 refused a setting), or waits and tries again (the server is busy), or ends with one sentence. Every request goes
 through `Client._send`, where its cost is set aside and its time is limited.
 """
@@ -16,7 +16,6 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import Future, wait
-from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -33,12 +32,13 @@ __all__ = ["Client", "Habits", "LLMError", "Server"]
 
 FIRST_WAIT, MOST_WAIT = 0.5, 8.0  # seconds between tries where the server does not say how long; doubled each time
 FORMS = ("json_schema", "json_object", "text")  # of an answer, from the strictest down
-MOST_GUESSES = 2  # rungs that are taken without knowing what the server refused
+MOST_GUESSES = 2  # settings that are given up without knowing what the server refused
+UNSTREAMED = "unstreamed"  # what a server refuses that only streams
 # How servers call a setting when they refuse it.
 WORDS = {
     "response_format": ("response_format", "json_schema", "json_object", "structured output"),
     "temperature": ("temperature",),
-    "max_completion_tokens": ("max_completion_tokens",),
+    "max_completion_tokens": ("max_completion_tokens",),  # older servers know max_tokens
 }
 PROXIES, CERTIFICATES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY"), ("SSL_CERT_FILE", "SSL_CERT_DIR")
 _NO_MODEL = re.compile(r"(?:invalid|unknown) model|model\W.{0,80}(?:not found|not exist|not available|unknown)", re.I)
@@ -48,61 +48,47 @@ LOGGERS = ("openai._base_client", "httpx", "httpcore.connection", "httpcore.prox
 # --- what a server takes ---------------------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Habits:
-    """What a server takes for a model, as far as it is known."""
-
-    form: str = "json_schema"  # one of FORMS
-    temperature: bool = True
-    limit: str = "max_completion_tokens"  # older servers know max_tokens
-    stream: bool = False  # some servers do nothing else
-
-    def settings(self, question: Question, max_tokens: int | None) -> dict[str, Any]:
-        """What is sent beside the model and the messages."""
-        settings: dict[str, Any] = {}
-        if question.schema and self.form == "json_schema":
-            described = {"name": "related_classes", "strict": True, "schema": question.schema}
-            settings["response_format"] = {"type": "json_schema", "json_schema": described}
-        elif question.schema and self.form == "json_object":
-            settings["response_format"] = {"type": "json_object"}
-        if self.temperature and question.temperature is not None:
-            settings["temperature"] = question.temperature
-        if self.stream:
-            settings |= {"stream": True, "stream_options": {"include_usage": True}}
-        return settings | ({self.limit: max_tokens} if max_tokens else {})
+Habits = tuple[str, ...]  # the settings that a server refused for a model, a form of answer as often as it did
+_HABITS: dict[tuple[str, str], Habits] = {}  # (address, model) → what was found out in this process
 
 
-def lower_rung(habits: Habits, settings: dict[str, Any], problem: NoAnswer, guesses: int) -> Habits | None:
-    """What to try next after `settings` were refused; None if that would not help.
+def settings_of(question: Question, max_tokens: int | None, refused: Habits) -> dict[str, Any]:
+    """What is sent beside the model and the messages."""
+    settings: dict[str, Any] = {}
+    form = FORMS[refused.count("response_format")]
+    if question.schema and form == "json_schema":
+        described = {"name": "related_classes", "strict": True, "schema": question.schema}
+        settings["response_format"] = {"type": "json_schema", "json_schema": described}
+    elif question.schema and form == "json_object":
+        settings["response_format"] = {"type": "json_object"}
+    if question.temperature is not None and "temperature" not in refused:
+        settings["temperature"] = question.temperature
+    if UNSTREAMED in refused:
+        settings |= {"stream": True, "stream_options": {"include_usage": True}}
+    limit = "max_tokens" if "max_completion_tokens" in refused else "max_completion_tokens"
+    return settings | ({limit: max_tokens} if max_tokens else {})
+
+
+def newly_refused(settings: dict[str, Any], problem: NoAnswer, guesses: int) -> Habits:
+    """What to give up after `settings` were refused; nothing if that would not help.
 
     Whatever the server names is given up. If it names nothing that was sent, the first of form, temperature and limit
     may be what it cannot do: that is a guess, of which each question has `MOST_GUESSES`.
     """
     if problem.status not in (400, 422, 500):
-        return None
+        return ()
     said = problem.named.casefold()
-    if "stream" in said and not habits.stream:
-        return replace(habits, stream=True)
-    refused = [name for name, words in WORDS.items() if name in settings and any(word in said for word in words)]
-    if not refused and guesses < MOST_GUESSES:
-        refused = [name for name in WORDS if name in settings][:1]
-    for name in refused:
-        if name == "response_format":
-            habits = replace(habits, form=FORMS[FORMS.index(habits.form) + 1])
-        elif name == "temperature":
-            habits = replace(habits, temperature=False)
-        else:
-            habits = replace(habits, limit="max_tokens")
-    return habits if refused else None
-
-
-_HABITS: dict[tuple[str, str], Habits] = {}  # (address, model) → what was found out in this process
+    if "stream" in said and "stream" not in settings:
+        return (UNSTREAMED,)
+    named = [name for name, words in WORDS.items() if name in settings and any(word in said for word in words)]
+    sent = [name for name in WORDS if name in settings]
+    return tuple(named or (sent[:1] if guesses < MOST_GUESSES else ()))
 
 
 # --- asking ----------------------------------------------------------------------------------------------------------
 
 
-class Client:
+class Client(contextlib.AbstractContextManager):
     """Asks one server. Several threads may share it: `with Client(server) as client: client.ask(question)`.
 
     Args:
@@ -116,9 +102,6 @@ class Client:
         self._first = threading.Lock()
         for name in LOGGERS:
             logging.getLogger(name).addFilter(self._unsecret)
-
-    def __enter__(self) -> Client:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
@@ -160,25 +143,26 @@ class Client:
                     try:
                         return self._answer(question, max_tokens)
                     finally:
-                        _HABITS.setdefault(where, Habits())
+                        _HABITS.setdefault(where, ())
         return self._answer(question, max_tokens)
 
     def _answer(self, question: Question, max_tokens: int | None) -> tuple[dict | LLMError, dict[str, Any]]:
         """The server's answer, or the error that its refusal comes to; and the settings of the last request."""
         where = (self.server.base_url, question.model)
-        habits, retries, guesses = _HABITS.get(where, Habits()), 0, 0
+        refused, retries, guesses = _HABITS.get(where, ()), 0, 0
         while True:
-            settings = habits.settings(question, max_tokens)
+            settings = settings_of(question, max_tokens, refused)
             try:
                 answer = self._send(question, max_tokens, settings)
-                _HABITS[where] = habits
+                _HABITS[where] = refused
                 return answer, settings
             except NoAnswer as no_answer:
                 problem = no_answer
-            if lower := lower_rung(habits, settings, problem, guesses):
-                habits, guesses = lower, guesses + 1
+            if more := newly_refused(settings, problem, guesses):
+                refused, guesses = refused + more, guesses + 1
             elif problem.passing and retries < self.server.retries:
-                self._wait(problem, retries)
+                seconds = min(FIRST_WAIT * 2**retries, MOST_WAIT) * random.uniform(0.75, 1)
+                self.stop.wait(seconds if problem.wait is None else problem.wait)
                 retries += 1
             else:
                 return _sentence(problem, question.model, self.server), settings
@@ -231,12 +215,6 @@ class Client:
             if time.monotonic() > end and not result.done():
                 raise NoAnswer(None, "timeout")
         return result.result()
-
-    def _wait(self, problem: NoAnswer, tries: int) -> None:
-        seconds = problem.wait
-        if seconds is None:
-            seconds = min(FIRST_WAIT * 2**tries, MOST_WAIT) * random.uniform(0.75, 1)
-        self.stop.wait(seconds)
 
     def _unless_stopped(self) -> None:
         if self.stop.is_set():
