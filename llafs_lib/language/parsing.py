@@ -12,6 +12,7 @@ import json
 import math
 import re
 import unicodedata
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from llafs_lib.classes import ALIASES, find_class, normalise
@@ -62,27 +63,25 @@ def parse_related(raw: str, query_class: str, vocabulary: tuple[str, ...]) -> Re
     text, stand_ins = _with_stand_ins(raw, (*vocabulary, query_class))
     names = tuple(stand_ins.get(c, c) for c in vocabulary)
     written = str.maketrans({char: name for name, char in stand_ins.items()})
+
+    def plain(texts: Iterable[str]) -> tuple[str, ...]:
+        return tuple(text.translate(written) for text in texts)
+
     chosen, notes = _answering(lists_in(text), names)
     kept, dropped = _choose(chosen.entries if chosen else (), stand_ins.get(query_class, query_class), names)
     if not kept:
         raise ParseError(
             f"The answer about {query_class!r} names no class of the list. It begins with {raw[:200]!r}.",
-            rejects=tuple(entry.name.translate(written) for entry in chosen.entries) if chosen else (),
-            dropped=tuple(why.translate(written) for why in dropped),
+            rejects=plain(entry.name for entry in chosen.entries) if chosen else (),
+            dropped=plain(dropped),
             says_none=chosen is not None and not chosen.entries,
         )
     ranked, unscored, about_scores = _rank(kept)
     notes = [*notes, *about_scores]
     if len(ranked) > MAX_NAMES_IN_ANSWER:
         notes.append(f"the answer names {len(ranked)} classes; the first {MAX_NAMES_IN_ANSWER} are used")
-    return Reading(
-        tuple(
-            RelatedClass(r.name.translate(written), r.score, r.reason.translate(written))
-            for r in ranked[:MAX_NAMES_IN_ANSWER]
-        ),
-        tuple(why.translate(written) for why in (*dropped, *unscored)),
-        tuple(note.translate(written) for note in notes),
-    )
+    best = [(r.name.translate(written), r.score, r.reason.translate(written)) for r in ranked[:MAX_NAMES_IN_ANSWER]]
+    return Reading(tuple(RelatedClass(*r) for r in best), plain((*dropped, *unscored)), plain(notes))
 
 
 # --- names that are no plain words -----------------------------------------------------------------------------------
@@ -164,7 +163,8 @@ def _choose(
     dropped = []
     for entry in given:
         name, shown = _look_up(entry.name, vocabulary), entry.name[:_SHOWN]
-        if _is_itself(name, itself) or (name is None and _look_up(entry.name, (query_class,))):
+        is_itself = None not in (name, itself) and normalise(name) == normalise(itself)
+        if is_itself or (name is None and _look_up(entry.name, (query_class,))):
             dropped.append(f"{shown}: the class itself")
         elif name is None:
             dropped.append(f"{shown}: not in the list")
@@ -175,10 +175,6 @@ def _choose(
         else:
             kept[name] = entry
     return kept, dropped
-
-
-def _is_itself(name: str | None, itself: str | None) -> bool:
-    return name is not None and itself is not None and normalise(name) == normalise(itself)
 
 
 def _look_up(name: str, vocabulary: tuple[str, ...]) -> str | None:

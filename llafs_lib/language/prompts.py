@@ -152,22 +152,14 @@ def digest_of(request: dict) -> str:
 
 def answer_schema(candidates: Sequence[str]) -> dict:
     """The form of the answer to `CONSTRAINED`, strict as OpenAI's structured output wants it: no key may be missing."""
-    related = {
-        "type": "object",
-        "properties": {
-            "class": {"type": "string", "enum": list(candidates)},
-            "score": {"type": "number"},
-            "reason": {"type": ["string", "null"]},
-        },
-        "required": ["class", "score", "reason"],
-        "additionalProperties": False,
-    }
-    return {
-        "type": "object",
-        "properties": {"related": {"type": "array", "items": related}},
-        "required": ["related"],
-        "additionalProperties": False,
-    }
+    name = {"type": "string", "enum": list(candidates)}
+    related = _object({"class": name, "score": {"type": "number"}, "reason": {"type": ["string", "null"]}})
+    return _object({"related": {"type": "array", "items": related}})
+
+
+def _object(properties: dict) -> dict:
+    required = list(properties)
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
 
 
 def _as_json(value: str | list[str]) -> str:
@@ -176,12 +168,7 @@ def _as_json(value: str | list[str]) -> str:
 
 # The question of the source document, word for word. The class name stands in it bare, so what guards this
 # prompt is the check of the name, and a parser that accepts listed classes only.
-OPEN = Prompt(
-    name="open",
-    version=1,
-    system="",
-    user="What are some visually similar categories to $name?",
-)
+OPEN = Prompt("open", version=1, system="", user="What are some visually similar categories to $name?")
 
 # The question that is asked live: the answer can only be a choice among classes that have annotations.
 CONSTRAINED = Prompt(

@@ -19,6 +19,7 @@ SCORED, NAMED, WRITTEN = 0, 1, 2  # forms of a list, the asked-for one first
 _MARK = re.compile(
     r"[<\[◁]\s*(/?)\s*(?:\w+:)?(?:think(?:ing)?|thoughts?|reason(?:ing)?|reflection|scratchpad|analysis)[>\]▷]", re.I
 )
+_BRACKET = re.compile(r"[\[{]")
 _FINAL = re.compile(r"<\|channel\|>\s*final\s*<\|message\|>")  # after which gpt-oss answers
 _ITEM = re.compile(r"^([ \t]*)(?:\**\d+\s*[.):–-][ \t]*(?!\d)|[-*+•–◦▪‣●·][ \t]+)(.+)$")
 _COUNTED = re.compile(r"^\W*(?!1\b)\d+\s*[.):]")  # an item that goes on with the numbers of those before it
@@ -135,7 +136,8 @@ def _introduction(text: str) -> str:
 def _json_values(text: str) -> Iterator[tuple[dict | list, int, int]]:
     """Every JSON array and object in `text`, with where it begins and ends, not looking inside those that are whole."""
     position = 0
-    while (start := _bracket(text, position)) is not None:
+    while bracket := _BRACKET.search(text, position):
+        start = bracket.start()
         try:
             value, position = json.JSONDecoder().raw_decode(text, start)
             yield value, start, position
@@ -143,11 +145,6 @@ def _json_values(text: str) -> Iterator[tuple[dict | list, int, int]]:
             position = start + 1
         except RecursionError:  # thousands of brackets in a row are no answer
             return
-
-
-def _bracket(text: str, position: int) -> int | None:
-    found = re.compile(r"[\[{]").search(text, position)
-    return found.start() if found else None
 
 
 def _in_value(value: object, label: str) -> Iterator[NameList]:
