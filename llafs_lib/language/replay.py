@@ -86,36 +86,28 @@ def find(request: dict, cache: Path | str | None = DEFAULT_CACHE) -> dict | None
     Raises:
         LLMError: if a file cannot be read.
     """
-    folders = [RECORDED, *([Path(cache)] if cache is not None else [])]
-    return next((found for folder in folders if (found := _find_in(folder, request))), None)
+    for folder in (RECORDED, *([Path(cache)] if cache is not None else [])):
+        own = path_of(request, folder)
+        paths = [own] if own.is_file() else []
+        if request["model"] is None:
+            paths += sorted(set(own.parent.glob(f"{slug(request['class'])}--*.json")) - {own})
+        for path in paths:
+            recording = _read(path)
+            asked = recording["request"]
+            any_model = {} if request["model"] else {k: asked[k] for k in ("model", "temperature")}
+            if asked == request | any_model:
+                return recording
+    return None
 
 
 def is_edited(recording: dict) -> bool:
     """Whether the answer is not the one that was given. Of recordings from before there was a hash, nobody knows."""
-    return recording.get("text_sha256", _hash(recording["response"]["text"])) != _hash(recording["response"]["text"])
+    now = _hash(recording["response"]["text"])
+    return recording.get("text_sha256", now) != now
 
 
 def _hash(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "backslashreplace")).hexdigest()
-
-
-def _find_in(folder: Path, request: dict) -> dict | None:
-    for path in _paths(folder, request):
-        recording = _read(path)
-        asked = recording["request"]
-        any_model = {} if request["model"] else {k: asked[k] for k in ("model", "temperature")}
-        if asked == request | any_model:
-            return recording
-    return None
-
-
-def _paths(folder: Path, request: dict) -> Iterator[Path]:
-    """Where the answer lies if it is there: its own path, and without a model those of all models."""
-    own = path_of(request, folder)
-    if own.is_file():
-        yield own
-    if request["model"] is None:
-        yield from sorted(p for p in own.parent.glob(f"{slug(request['class'])}--*.json") if p != own)
 
 
 def path_of(request: dict, folder: Path | str) -> Path:
@@ -197,18 +189,15 @@ def _writable(path: Path) -> Iterator[None]:
 def _read(path: Path) -> dict:
     try:
         recording = json.loads(path.read_text(encoding="utf-8"))
-        usable = (
-            recording["schema_version"] == SCHEMA_VERSION
-            and isinstance(recording["response"]["text"], str)
-            and isinstance(recording["provenance"], str)
-            and isinstance(recording["request"]["class"], str)
-            and {"model", "temperature", "prompt", "version"} <= recording["request"].keys()
-        )
+        request, texts = recording["request"], (recording["response"]["text"], recording["provenance"])
+        usable = recording["schema_version"] == SCHEMA_VERSION and all(isinstance(text, str) for text in texts)
+        named = path_of(request, path.parents[1])
+        usable = usable and {"model", "temperature"} <= request.keys()
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         usable = False
     if not usable:
         raise LLMError(f"The recorded answer {path} cannot be read; delete this file and ask again.")
-    if path_of(recording["request"], path.parents[1]) != path:
+    if named != path:
         raise LLMError(
             f"The recorded answer {path} is not to the question that its name stands for: its request was edited, or "
             f"the file renamed. Put it back, or delete this file and ask again."
