@@ -20,34 +20,23 @@ _VIDEO = "a video: save a frame of it as PNG."
 _TEXT = "not a readable image: it is text. Replace or download it again."
 _DAMAGED = "not a readable image: it is a damaged or rare kind of {}. Replace it, or save it again as an 8-bit PNG."
 
-_STARTS = (
-    (b"\xff\xd8", _DAMAGED.format("JPEG")),
-    (b"\x89PNG", _DAMAGED.format("PNG")),
-    (b"GIF8", _DAMAGED.format("GIF")),
-    (b"II*\0\x10\0\0\0CR", RAW_FILE),
-    (b"FUJIFILM", RAW_FILE),
-    (b"IIRO", RAW_FILE),
-    (b"IIU\0", RAW_FILE),
-    (b"II*\0", _DAMAGED.format("TIFF")),
-    (b"MM\0*", _DAMAGED.format("TIFF")),
-    (b"II+\0", _DAMAGED.format("TIFF")),
-    (b"MM\0+", _DAMAGED.format("TIFF")),
-    (b"BM", _DAMAGED.format("BMP")),
-    (b"%PDF", "a PDF: export the page as PNG."),
-    (b"%!PS", "PostScript: export it as PNG."),
-    (b"8BPS", "a Photoshop file: export it as PNG."),
-    (b"\xff\x0a", "JPEG XL: convert it to JPEG or PNG."),
-    (b"\0\0\0\x0cJXL ", "JPEG XL: convert it to JPEG or PNG."),
-    (b"\x76\x2f\x31\x01", "OpenEXR: convert it to PNG."),
-    (b"\x1aE\xdf\xa3", _VIDEO),
-    (b"FLV\x01", _VIDEO),
-    (b"\0\0\x01\xba", _VIDEO),
-    (b"\0\0\x01\xb3", _VIDEO),
-    (b"\x93NUMPY", "a NumPy file: hand over what np.load gives."),
-    (b"PK\x03\x04", "an archive: unpack it first."),
-    (b"\x1f\x8b", "an archive: unpack it first."),
-    (b"version https://git-lfs", "a Git LFS pointer: fetch the image with `git lfs pull`."),
-)
+_STARTS = {  # what a file is → the bytes that it begins with; the first that fits counts
+    _DAMAGED.format("JPEG"): (b"\xff\xd8",),
+    _DAMAGED.format("PNG"): (b"\x89PNG",),
+    _DAMAGED.format("GIF"): (b"GIF8",),
+    RAW_FILE: (b"II*\0\x10\0\0\0CR", b"FUJIFILM", b"IIRO", b"IIU\0"),
+    _DAMAGED.format("TIFF"): (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"),
+    _DAMAGED.format("BMP"): (b"BM",),
+    "a PDF: export the page as PNG.": (b"%PDF",),
+    "PostScript: export it as PNG.": (b"%!PS",),
+    "a Photoshop file: export it as PNG.": (b"8BPS",),
+    "JPEG XL: convert it to JPEG or PNG.": (b"\xff\x0a", b"\0\0\0\x0cJXL "),
+    "OpenEXR: convert it to PNG.": (b"\x76\x2f\x31\x01",),
+    _VIDEO: (b"\x1aE\xdf\xa3", b"FLV\x01", b"\0\0\x01\xba", b"\0\0\x01\xb3"),
+    "a NumPy file: hand over what np.load gives.": (b"\x93NUMPY",),
+    "an archive: unpack it first.": (b"PK\x03\x04", b"\x1f\x8b"),
+    "a Git LFS pointer: fetch the image with `git lfs pull`.": (b"version https://git-lfs",),
+}
 _HEIC = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 
 
@@ -57,11 +46,11 @@ def what_it_is(head: bytes, suffix: str = "") -> str:
         return _box(head)
     if head[:4] == b"RIFF":
         return _DAMAGED.format("WebP") if head[8:12] == b"WEBP" else _VIDEO
-    for start, sentence in _STARTS:
-        if head.startswith(start):
-            return RAW_FILE if suffix.lower() in RAW else sentence
+    sentence = next((sentence for sentence, starts in _STARTS.items() if head.startswith(starts)), None)
     if suffix.lower() in RAW:
         return RAW_FILE
+    if sentence:
+        return sentence
     lower = head.lower()
     if b"<svg" in lower:
         return "an SVG drawing: export it as PNG."
