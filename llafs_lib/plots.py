@@ -5,8 +5,8 @@ Each function returns a matplotlib figure. Its colours can be told apart by the 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -95,11 +95,18 @@ def training_curves(histories: Mapping[str, History]) -> Figure:
 def related_bars(related: RelatedClasses) -> Figure:
     """The related classes of one answer and their scores, and what kind of answer it is."""
     figure, ax = plt.subplots(figsize=(5, 0.35 * max(len(related.ranked), 1) + 0.8))
-    ax.barh(related.names, [r.score for r in related.ranked], color=PREDICTION)
-    ax.invert_yaxis()
-    ax.set(xlim=(0, 1), xlabel="relation", title=f"what looks like '{related.query_class}'? [{related.source}]")
-    ax.spines[["top", "right"]].set_visible(False)
+    _bars(ax, related, related.query_class)
+    ax.set_xlabel("relation")
     return finish(figure)
+
+
+def _bars(ax: Axes, related: RelatedClasses | None, class_name: str) -> None:
+    if related is not None and related.ranked:
+        ax.barh(related.names, [r.score for r in related.ranked], color=PREDICTION)
+        ax.invert_yaxis()
+    source = "" if related is None else f" [{related.source}]"
+    ax.set(xlim=(0, 1), title=f"what looks like '{class_name}'?{source}")
+    ax.spines[["top", "right"]].set_visible(False)
 
 
 def relation_heatmap(matrix: np.ndarray, rows: Sequence[str], columns: Sequence[str]) -> Figure:
@@ -164,13 +171,7 @@ def explanation(image: np.ndarray, prediction: Prediction) -> Figure:
     shots = max(len(prediction.supports), 1)
     figure = plt.figure(figsize=(2.1 * max(shots, 4), 6.4), layout="constrained")
     top, middle, bottom = figure.subfigures(3, 1, height_ratios=(1.1, 1, 1.2))
-    related, ax = prediction.related, top.subplots(1, 1)
-    if related is not None and related.ranked:
-        ax.barh(related.names, [r.score for r in related.ranked], color=PREDICTION)
-        ax.invert_yaxis()
-    source = "" if related is None else f" [{related.source}]"
-    ax.set(xlim=(0, 1), title=f"what looks like '{prediction.class_name}'?{source}")
-    ax.spines[["top", "right"]].set_visible(False)
+    _bars(top.subplots(1, 1), prediction.related, prediction.class_name)
     for ax, s in zip(np.atleast_1d(middle.subplots(1, shots)), prediction.supports, strict=False):
         draw_mask(ax, s.image, s.mask, SUPPORT, f"{s.class_name}, score {s.score:.2f}")
     query, heat, mask = bottom.subplots(1, 3)
@@ -193,63 +194,59 @@ def contact_sheet(images: Sequence[np.ndarray], predictions: Sequence[Prediction
 def arm_intervals(results: Mapping[str, Any]) -> Figure:
     """mIoU of every arm with its interval, one panel for each model; the floors that need no model as dashed lines."""
     arms = arms_in(results)
-    rows = {m: [a for a in arms if a.model == m] for m in models_of(arms)}
     floors = [floor for floor in FLOORS if floor in arms]
-    figure, axes = _panels({m: len(own) for m, own in rows.items()})
-    for ax, (model, own) in zip(axes, rows.items(), strict=True):
-        found = [arms[a] for a in own]
-        _forest(
-            ax,
-            [label(a, results) for a in own],
-            [f["miou"] for f in found],
-            [f["ci95"] for f in found],
-            map(_colour, own),
-        )
+    figure, axes = _panels({
+        model: [Row(label(a, results), f["miou"], f["ci95"], _colour(a)) for a, f in arms.items() if a.model == model]
+        for model in models_of(arms)
+    })  # fmt: skip
+    for ax in axes:
         for floor in floors:
             ax.axvline(arms[floor]["miou"], color=NEUTRAL, linestyle="--", linewidth=1)
-        ax.set(title=model, xlim=(0, None))
+        ax.set_xlim(0, None)
     axes[-1].set_xlabel("mIoU, novel classes (%); dashed: " + ", ".join(floor.name for floor in floors))
     return finish(figure)
 
 
 def differences(results: Mapping[str, Any]) -> Figure:
     """Paired differences with their intervals, one panel for each model; grey: two random draws, the null test."""
-    pairs = pairs_in(results)
-    rows = {m: [(a, b) for a, b in pairs if a.model == m] for m in models_of(a for a, _ in pairs)}
-    figure, axes = _panels({m: len(own) for m, own in rows.items()})
-    for ax, (model, own) in zip(axes, rows.items(), strict=True):
-        found = [pairs[pair] for pair in own]
-        labels = [f"{a.supports} − {b.supports}" for a, b in own]
-        colours = [NEUTRAL if a.draw else PREDICTION for a, _ in own]
-        _forest(ax, labels, [f["diff"] for f in found], [f["ci95"] for f in found], colours)
+    rows: dict[str, list[Row]] = {}
+    for (a, b), found in pairs_in(results).items():
+        colour = NEUTRAL if a.draw else PREDICTION
+        row = Row(f"{a.supports} − {b.supports}", found["diff"], found["ci95"], colour)
+        rows.setdefault(a.model, []).append(row)
+    figure, axes = _panels(rows)
+    for ax in axes:
         ax.axvline(0, color="black", linewidth=0.8)
-        ax.set(title=model)
     axes[-1].set_xlabel("paired difference of mIoU (points), 95% interval")
     return finish(figure)
 
 
-def _panels(rows: Mapping[str, int]) -> tuple[Figure, Sequence[Axes]]:
-    """One panel above the other for each model, as high as its number of rows needs."""
-    figure, axes = plt.subplots(
-        len(rows), 1, figsize=(8, sum(0.3 * n + 0.9 for n in rows.values())), sharex=True, squeeze=False,
-        height_ratios=[n + 2 for n in rows.values()],
-    )  # fmt: skip
+class Row(NamedTuple):
+    """A value with its interval, in a panel of such."""
+
+    label: str
+    value: float
+    interval: Sequence[float]
+    colour: str
+
+
+def _panels(rows: Mapping[str, Sequence[Row]]) -> tuple[Figure, Sequence[Axes]]:
+    """One panel above the other for each model, as high as its rows need."""
+    heights = [len(own) for own in rows.values()]
+    size, shares = (8, sum(0.3 * n + 0.9 for n in heights)), [n + 2 for n in heights]
+    figure, axes = plt.subplots(len(rows), 1, figsize=size, sharex=True, squeeze=False, height_ratios=shares)
+    for ax, (model, own) in zip(axes[:, 0], rows.items(), strict=True):
+        for y, row in enumerate(own):
+            ax.plot(row.interval, [y, y], color=row.colour, linewidth=3, alpha=0.6)
+            ax.plot(row.value, y, "o", color=row.colour)
+        ax.set_yticks(range(len(own)), [row.label for row in own], fontsize=8)
+        ax.set(ylim=(len(own) - 0.5, -0.5), title=model)
+        ax.spines[["top", "right"]].set_visible(False)
     return figure, axes[:, 0]
 
 
 def _colour(arm: Arm) -> str:
     return ARM_COLOURS.get(arm.policy, PREDICTION)
-
-
-def _forest(
-    ax: Axes, labels: Sequence[str], values: Sequence[float], spans: Sequence[Sequence[float]], colours: Iterable[str]
-) -> None:
-    for y, (value, (low, high), colour) in enumerate(zip(values, spans, colours, strict=True)):
-        ax.plot([low, high], [y, y], color=colour, linewidth=3, alpha=0.6)
-        ax.plot(value, y, "o", color=colour)
-    ax.set_yticks(range(len(labels)), labels, fontsize=8)
-    ax.set_ylim(len(labels) - 0.5, -0.5)
-    ax.spines[["top", "right"]].set_visible(False)
 
 
 def per_class(results: Mapping[str, Any], arms: Sequence[Arm]) -> Figure:
