@@ -211,9 +211,12 @@ def _check_address(host: str, port: int | None) -> None:
     try:
         socket.create_server((host, port or 0), family=family).close()
     except (OSError, UnicodeError) as error:
-        where = host if port is None else f"{host}, port {port}"
-        reason = getattr(error, "strerror", None) or error
-        raise LlafsError(f"the page cannot be served at {where} ({reason}): choose another --host or --port.") from None
+        raise cannot_serve(host, port, getattr(error, "strerror", None) or error) from None
+
+
+def cannot_serve(host: str, port: int | None, why: object) -> LlafsError:
+    where = host if port is None else f"{host}, port {port}"
+    return LlafsError(f"the page cannot be served at {where} ({why}): choose another --host or --port.")
 
 
 def _keep_gradio_to_itself() -> None:

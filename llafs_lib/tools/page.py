@@ -22,7 +22,7 @@ from llafs_lib.errors import LlafsError
 from llafs_lib.outputs import safe_name
 from llafs_lib.records import Prediction, RelatedClasses, Support
 from llafs_lib.retrieval.thumbnails import within, write_image
-from llafs_lib.tools.app import Desk, Rows, Start, corrected
+from llafs_lib.tools.app import Desk, Rows, Start, cannot_serve, corrected
 from llafs_lib.writing import overlay_of
 
 ABOUT = """\
@@ -41,25 +41,21 @@ def serve(desk: Desk, start: Start, host: str, port: int | None, browse: bool) -
     """
     with tempfile.TemporaryDirectory(prefix="llafs-app-", ignore_cleanup_errors=True) as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder  # where uploaded images go: none is left behind
-        _serve(*build(desk, start, Path(folder)), host, port, browse)
-
-
-def _serve(page: Any, look: dict[str, Any], host: str, port: int | None, browse: bool) -> None:
-    try:
-        _, url, _ = page.launch(
-            server_name=host, server_port=port, inbrowser=browse, share=False, ssr_mode=False, quiet=True,
-            prevent_thread_lock=True, enable_monitoring=False, footer_links=[], **look,
-        )  # fmt: skip
-    except (OSError, ValueError) as error:
-        where = host if port is None else f"{host}, port {port}"
-        raise LlafsError(f"the page cannot be served at {where} ({error}): choose another --host or --port.") from error
-    print(f"the app is at {url} (Ctrl-C ends it)", flush=True)
-    try:
-        threading.Event().wait()
-    except KeyboardInterrupt:
-        print()
-    finally:
-        page.close(verbose=False)
+        page, look = build(desk, start, Path(folder))
+        try:
+            _, url, _ = page.launch(
+                server_name=host, server_port=port, inbrowser=browse, share=False, ssr_mode=False, quiet=True,
+                prevent_thread_lock=True, enable_monitoring=False, footer_links=[], **look,
+            )  # fmt: skip
+        except (OSError, ValueError) as error:
+            raise cannot_serve(host, port, error) from error
+        print(f"the app is at {url} (Ctrl-C ends it)", flush=True)
+        try:
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            print()
+        finally:
+            page.close(verbose=False)
 
 
 def build(desk: Desk, start: Start, folder: Path) -> tuple[Any, dict[str, Any]]:
@@ -136,14 +132,12 @@ def build(desk: Desk, start: Start, folder: Path) -> tuple[Any, dict[str, Any]]:
             }
 
         def repainted(drawn: dict | None, prediction: Prediction | None) -> dict:
-            if prediction is None:
-                raise LlafsError("there is no mask yet: segment an image first.")
-            return {download: to_download(prediction, _mask_of(drawn, prediction))}
+            mask = _mask_of(drawn, prediction)
+            return {download: to_download(prediction, mask)}
 
         def accepted(drawn: dict | None, prediction: Prediction | None) -> dict:
-            if prediction is None:
-                raise LlafsError("there is no mask yet: segment an image first.")
-            number = desk.accept(prediction, _mask_of(drawn, prediction))
+            mask = _mask_of(drawn, prediction)
+            number = desk.accept(prediction, mask)
             kept = f"Kept as support {number} of {prediction.class_name}: the next images are compared with it, too."
             return {added: gr.Dropdown(desk.added(), value=number), said: kept}
 
@@ -192,7 +186,9 @@ def _summary(desk: Desk, prediction: Prediction) -> str:
     return "\n".join(lines)
 
 
-def _mask_of(drawn: dict | None, prediction: Prediction) -> np.ndarray:
+def _mask_of(drawn: dict | None, prediction: Prediction | None) -> np.ndarray:
+    if prediction is None:
+        raise LlafsError("there is no mask yet: segment an image first.")
     return corrected(prediction.mask, (drawn or {}).get("layers"))
 
 
