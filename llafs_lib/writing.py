@@ -112,7 +112,10 @@ class Writer:
             if prediction.mask.any():  # the readers of COCO files take an object without a pixel for an error
                 place = {"id": len(self._objects) + 1, "image_id": number + 1, **file}
                 category_of = {"category_id": category, "category_name": prediction.class_name}
-                self._objects.append({**place, **category_of, **coco_object(prediction)})
+                # the confidence that the class is there at all, or else the mean probability within the mask
+                sure = prediction.confidence
+                score = float(prediction.probability[prediction.mask].mean() if sure is None else sure)
+                self._objects.append({**place, **category_of, **coco_object(prediction.mask), "score": score})
 
     def _write_coco(self) -> None:
         """Write what `COCO(…)` of pycocotools opens, with scores, and beside it the list that its `loadRes` takes."""
@@ -187,19 +190,17 @@ def _thumbnail(image: np.ndarray) -> np.ndarray:
     return np.array(small)
 
 
-def coco_object(prediction: Prediction) -> dict[str, Any]:
-    """A mask that is not empty as COCO has it: all its pixels are one object, whatever number of parts they make.
+def coco_object(mask: np.ndarray) -> dict[str, Any]:
+    """A mask [H, W] bool that is not empty as COCO has it: box [x, y, width, height] and area in px, and run lengths.
 
-    `score` is the confidence that the class is there at all, or else the mean probability within the mask.
+    All its pixels are one object, whatever number of parts they make.
     """
-    packed = coco_mask.encode(np.asfortranarray(prediction.mask.astype(np.uint8)))
-    sure = prediction.confidence
+    packed = coco_mask.encode(np.asfortranarray(mask, np.uint8))
     return {
-        "segmentation": {"size": list(prediction.mask.shape), "counts": packed["counts"].decode("ascii")},
         "bbox": coco_mask.toBbox(packed).tolist(),
         "area": int(coco_mask.area(packed)),
         "iscrowd": 0,
-        "score": float(prediction.probability[prediction.mask].mean() if sure is None else sure),
+        "segmentation": {"size": list(mask.shape), "counts": packed["counts"].decode("ascii")},
     }
 
 

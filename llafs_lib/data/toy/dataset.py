@@ -17,7 +17,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 from filelock import FileLock
-from pycocotools import mask as rle
 
 from llafs_lib.artifacts import replacing
 from llafs_lib.classes import COCO_IDS, COCO_SUPERCATEGORIES, TOY_CLASSES
@@ -28,6 +27,7 @@ from llafs_lib.data.toy.outdoors import OUTDOORS
 from llafs_lib.data.toy.sketch import Sketch, finish, shrink
 from llafs_lib.errors import LlafsError
 from llafs_lib.progress import track
+from llafs_lib.writing import coco_object
 
 RENDERER_VERSION = 1  # raise it when images change: old data sets are told from new by it
 
@@ -247,23 +247,11 @@ def _write_split(root: Path, split: str, count: int, seed: int, info: dict) -> N
         jpeg = cv2.imencode(".jpg", image[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])[1]
         (folder / name).write_bytes(jpeg.tobytes())
         images.append({"id": image_id, "file_name": name, "width": width, "height": height})
-        annotations += [_annotation(image_id * 10 + i, image_id, *item) for i, item in enumerate(objects)]
+        for i, (class_name, mask) in enumerate(objects):
+            ids = {"id": image_id * 10 + i, "image_id": image_id, "category_id": COCO_IDS[class_name]}
+            annotations.append(ids | coco_object(mask))
     content = {"info": info, "licenses": [], "images": images, "annotations": annotations}
     file.write_text(json.dumps(content | {"categories": _categories()}))
-
-
-def _annotation(annotation_id: int, image_id: int, class_name: str, mask: np.ndarray) -> dict:
-    """COCO's record of one object: box [x, y, width, height] and area in px, the mask as compressed RLE."""
-    code = rle.encode(np.asfortranarray(mask, np.uint8))
-    return {
-        "id": annotation_id,
-        "image_id": image_id,
-        "category_id": COCO_IDS[class_name],
-        "bbox": rle.toBbox(code).tolist(),
-        "area": int(rle.area(code)),
-        "iscrowd": 0,
-        "segmentation": {"size": list(mask.shape), "counts": code["counts"].decode("ascii")},
-    }
 
 
 def _categories() -> list[dict]:
