@@ -11,6 +11,7 @@ import os
 import re
 import tempfile
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -252,9 +253,7 @@ def safe_name(text: str) -> str:
 def _names(files: Sequence[Sequence[str]], reserved: Sequence[str] = ()) -> tuple[str, ...]:
     """A name without an ending for each image, from the parts of its path; no two are equal."""
     stems = ["/".join(safe_name(part) for part in (*file[:-1], Path(file[-1]).stem)) for file in files]
-    times: dict[str, int] = {name.casefold(): 1 for name in reserved}
-    for stem in stems:
-        times[stem.casefold()] = times.get(stem.casefold(), 0) + 1
+    times = Counter(name.casefold() for name in (*reserved, *stems))
     with_ending = ["/".join(safe_name(part) for part in file) for file in files]
     chosen = [s if times[s.casefold()] == 1 else full for s, full in zip(stems, with_ending, strict=True)]
     return tuple(_unlike(chosen, reserved))

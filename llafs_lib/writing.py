@@ -19,7 +19,7 @@ from scipy.spatial import cKDTree
 
 from llafs_lib.artifacts import replacing
 from llafs_lib.errors import LlafsError
-from llafs_lib.outputs import BY_CLASS, Output, class_colours, plan_output
+from llafs_lib.outputs import LISTS, Output, class_colours, plan_output
 from llafs_lib.records import Prediction, Predictions
 
 THUMBNAIL = 240  # px of the longer side, on a sheet
@@ -68,34 +68,29 @@ class Writer:
         Raises:
             LlafsError: a file cannot be written, or the result does not hold its image where the format shows it.
         """
-        found, files, format = parts_of(result), self.output.files(number), self.output.format
-        if format == "coco":
-            self._collect(number, found)
-        elif format == "sheet":
-            self._cells.append((_thumbnail(overlay_of(result)), self._title(number, found)))
-        elif format in BY_CLASS:
-            for prediction, file in zip(found, files, strict=True):
-                if format == "figure":
+        found, files = parts_of(result), self.output.files(number)
+        match self.output.format:
+            case "coco":
+                self._collect(number, found)
+            case "sheet":
+                self._cells.append((_thumbnail(overlay_of(result)), self._title(number, found)))
+            case "figure":
+                for prediction, file in zip(found, files, strict=True):
                     self._save_figure(prediction, file)
-                else:
+            case "mask":
+                for prediction, file in zip(found, files, strict=True):
                     _save_image(prediction.mask.astype(np.uint8) * 255, file)
-        else:
-            self._write_one(result, files[0])
-            if self.output.companion:
-                with _written(self.output.companion) as partial:
-                    partial.write_bytes(self.output.class_list())
+            case "overlay":
+                _save_image(overlay_of(result), files[0])
+            case "labelmap":  # plain grey values: a palette reads as colours in OpenCV
+                kind = np.uint8 if len(self.output.classes) < 256 else np.uint16
+                _save_image(label_map_of(result).astype(kind), files[0])
+            case "yolo":
+                lines = [f"{line}\n" for i, p in enumerate(found) for line in yolo_lines(p.mask, i)]
+                _save_bytes("".join(lines).encode(), files[0])
+        if self.output.format in LISTS and self.output.companion:
+            _save_bytes(self.output.class_list(), self.output.companion)
         return files
-
-    def _write_one(self, result: Prediction | Predictions, file: Path) -> None:
-        if self.output.format == "overlay":
-            _save_image(overlay_of(result), file)
-        elif self.output.format == "labelmap":
-            # plain grey values: a palette reads as colours in OpenCV
-            _save_image(label_map_of(result).astype(np.uint8 if len(self.output.classes) < 256 else np.uint16), file)
-        else:
-            lines = [f"{line}\n" for i, p in enumerate(parts_of(result)) for line in yolo_lines(p.mask, i)]
-            with _written(file) as partial:
-                partial.write_text("".join(lines), encoding="utf-8")
 
     def _save_figure(self, shown: Any, file: Path) -> None:
         with _written(file) as partial:
@@ -130,8 +125,7 @@ class Writer:
         left_out = {"id", "bbox", "area", "iscrowd"}
         results = [{k: v for k, v in found.items() if k not in left_out} for found in self._objects]
         for path, listed in ((self.output.collected, content), (self.output.companion, results)):
-            with _written(path) as partial:
-                partial.write_text(json.dumps(listed))  # in ASCII: pycocotools goes by the system's encoding
+            _save_bytes(json.dumps(listed).encode(), path)  # in ASCII: pycocotools goes by the system's encoding
 
 
 @contextmanager
@@ -142,6 +136,11 @@ def _written(path: Path) -> Iterator[Path]:
             yield partial
     except OSError as error:
         raise LlafsError(f"{path} cannot be written ({error.strerror or error}): choose another place.") from error
+
+
+def _save_bytes(content: bytes, path: Path) -> None:
+    with _written(path) as partial:
+        partial.write_bytes(content)
 
 
 def _save_image(pixels: np.ndarray, path: Path) -> None:

@@ -43,11 +43,10 @@ def by_supercategory(class_name: str, vocabulary: Sequence[str]) -> RelatedClass
 def word_similarity() -> dict[str, dict[str, float]]:
     """Name → name → cosine in [−1, 1] of their MiniLM embeddings, for the names of COCO's and PASCAL's classes."""
     stored = json.loads(SIMILARITY_FILE.read_text(encoding="utf-8"))
-    table: dict[str, dict[str, float]] = {name: {} for name in stored["names"]}
-    for name, row in zip(
-        stored["names"], stored["similarity"], strict=True
-    ):  # row i: the cosines with names 0 to i − 1
-        for other, cosine in zip(stored["names"], row, strict=False):
+    names = stored["names"]
+    table: dict[str, dict[str, float]] = {name: {} for name in names}
+    for name, row in zip(names, stored["similarity"], strict=True):  # row i: the cosines with names 0 to i − 1
+        for other, cosine in zip(names, row, strict=False):
             table[name][other] = table[other][name] = cosine
     return table
 
