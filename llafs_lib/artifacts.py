@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from llafs_lib import __version__
-from llafs_lib.errors import LlafsError
+from llafs_lib.errors import LlafsError, writing_to
 from llafs_lib.threads import threads_in_use
 
 # notebook → (artifacts it reads, artifacts it writes). This table is the whole wiring between the notebooks.
@@ -165,12 +165,16 @@ def replacing(path: Path) -> Iterator[Path]:
 
     So a reader never meets half a file, nor does a kill leave one. A folder can be written this way, too, where none
     stands at `path` yet. This is the one atomic writer of the library.
+
+    Raises:
+        Unwritable: the disk is full, or the place may not be written; the message says what to do.
     """
     partial = path.with_name(f".{os.getpid()}.{threading.get_ident()}.partial.{path.name}")
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        yield partial
-        os.replace(partial, path)
+        with writing_to(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            yield partial
+            os.replace(partial, path)
     finally:
         if partial.is_dir():
             shutil.rmtree(partial, ignore_errors=True)

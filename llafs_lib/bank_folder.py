@@ -18,14 +18,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from filelock import FileLock
 
 from llafs_lib.artifacts import replacing, write_json
-from llafs_lib.data.files import why
 from llafs_lib.data.folds import data_root
 from llafs_lib.data.own import OwnSplit
 from llafs_lib.data.splits import SupportReader
-from llafs_lib.errors import LlafsError, told
+from llafs_lib.errors import LlafsError, told, why
 from llafs_lib.evaluation.calibration import Calibration, calibrate
 from llafs_lib.language.asking import Asker
 from llafs_lib.language.replay import ReplayMiss
@@ -34,6 +32,7 @@ from llafs_lib.retrieval.bank import SupportBank, build_bank, described_by
 from llafs_lib.retrieval.scoring import by_looks
 from llafs_lib.retrieval.thumbnails import Thumbnails
 from llafs_lib.settings import PHOTOGRAPHS_BACKBONE
+from llafs_lib.sharing import held
 from llafs_lib.vision.backbone import Backbone, load_backbone, toy_backbone, usual_device
 from llafs_lib.vision.prototype import PrototypeSegmenter
 from llafs_lib.vision.recipes import size_compared
@@ -140,8 +139,7 @@ def make_bank_folder(
     check_place(folder)
     made_by = describer(split, wanted)  # before anything is written
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder / ".lock"):
+        with held(folder, wait=True):
             _make(folder, split, shown, source, wanted, asker, *made_by)
     except OSError as error:
         raise LlafsError(
@@ -305,9 +303,5 @@ def copy_bank_folder(folder: Path, to: Path) -> None:
     """
     if to.exists():
         raise LlafsError(f"{to} exists: choose a new folder.")
-    try:
-        to.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(to) as new:
-            shutil.copytree(folder, new, ignore=shutil.ignore_patterns(".*"))
-    except OSError as error:
-        raise LlafsError(f"{to} cannot be written ({why(error)}): choose another place.") from error
+    with replacing(to) as new:
+        shutil.copytree(folder, new, ignore=shutil.ignore_patterns(".*"))

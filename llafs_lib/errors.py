@@ -1,11 +1,78 @@
-"""The one base class of every error this library raises on purpose.
+"""The one base class of every error this library raises on purpose, and the sentences for what the system refuses.
 
 The command line prints such an error alone; anything else is a bug and keeps its traceback.
 """
 
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+_FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)}  # the disk, or the user's quota
+_TOO_MANY = {errno.EMFILE, errno.ENFILE}
+_PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.EEXIST}
+_PLACE |= {errno.EIO, errno.EFBIG, errno.ELOOP, errno.ENOENT}
+_NO_MEMORY = ("allocate memory", "out of memory", "start new thread", "failed to map segment", "bad_alloc")
+
 
 class LlafsError(Exception):
     """Something a user can mend. The message says what is wrong, where, and what to do next."""
+
+
+class Unwritable(LlafsError, OSError):
+    """A place that cannot be written. It is an `OSError` as well, for who looks at its `errno`."""
+
+    def __str__(self) -> str:
+        return self.args[0]
+
+
+def why(error: OSError) -> str:
+    """What the system says about a file, without its number and the file's name: "No space left on device"."""
+    return error.strerror or type(error).__name__
+
+
+@contextmanager
+def writing_to(path: Path) -> Iterator[None]:
+    """Turn what the system refuses while something is written at `path` into an `Unwritable`."""
+    try:
+        yield
+    except Unwritable:
+        raise
+    except OSError as error:
+        elsewhere = isinstance(error.filename, str) and not Path(error.filename).is_relative_to(path.parent)
+        if error.errno not in _FULL | _TOO_MANY | _PLACE or (elsewhere and not path.is_relative_to(error.filename)):
+            raise
+        wrong = Unwritable(f"{path} cannot be written ({why(error)}): {_remedy(error)}.")
+        wrong.errno, wrong.strerror = error.errno, why(error)
+        raise wrong from error
+
+
+def refused(error: BaseException) -> str | None:
+    """One sentence for an error that the system, not the program, is the cause of; None for any other."""
+    if isinstance(error, MemoryError) or any(word in str(error) for word in _NO_MEMORY):
+        return (
+            f"the memory does not suffice ({str(error).splitlines()[0][:120] if str(error) else 'MemoryError'}): close "
+            "other programs, or raise the limit (`ulimit -v`), then run again. What was finished is kept."
+        )
+    number = getattr(error, "errno", None)  # ZeroMQ's errors have one, too
+    if not isinstance(number, int):
+        return None
+    where = getattr(error, "filename", None)
+    said = f"{where}: {os.strerror(number)}" if isinstance(where, str) else os.strerror(number)
+    return f"{said}: {_remedy(error)}. What was finished is kept."
+
+
+def _remedy(error: BaseException) -> str:
+    if error.errno in _FULL:
+        return "free some space, then run again"
+    if error.errno in _TOO_MANY:
+        return "allow more open files (`ulimit -n 1024`), then run again"
+    if error.errno == errno.ENOENT:
+        return "put it back, or name another place"
+    return "choose another place, or correct its permissions" if error.errno in _PLACE else "run again"
 
 
 def told(value: object) -> str:

@@ -6,8 +6,7 @@ Every file is written whole or not at all.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +92,7 @@ class Writer:
         return files
 
     def _save_figure(self, shown: Any, file: Path) -> None:
-        with _written(file) as partial:
+        with replacing(file) as partial:
             self._draw(shown).savefig(partial, dpi=110, bbox_inches="tight")
 
     def _title(self, number: int, found: Sequence[Prediction]) -> str:
@@ -128,24 +127,14 @@ class Writer:
             _save_bytes(json.dumps(listed).encode(), path)  # in ASCII: pycocotools goes by the system's encoding
 
 
-@contextmanager
-def _written(path: Path) -> Iterator[Path]:
-    """`replacing`, with an error that says what could not be written."""
-    try:
-        with replacing(path) as partial:
-            yield partial
-    except OSError as error:
-        raise LlafsError(f"{path} cannot be written ({error.strerror or error}): choose another place.") from error
-
-
 def _save_bytes(content: bytes, path: Path) -> None:
-    with _written(path) as partial:
+    with replacing(path) as partial:
         partial.write_bytes(content)
 
 
 def _save_image(pixels: np.ndarray, path: Path) -> None:
     """[H, W] uint8 or uint16, or [H, W, 3] uint8."""
-    with _written(path) as partial:
+    with replacing(path) as partial:
         Image.fromarray(pixels).save(partial, quality=92)
 
 

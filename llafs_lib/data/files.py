@@ -102,11 +102,6 @@ def path_of(value: str | Path, name: str) -> Path:
         return Path(value)
 
 
-def why(error: OSError) -> str:
-    """What the system says about a file, without its number and the file's name: "No space left on device"."""
-    return error.strerror or type(error).__name__
-
-
 def plain_file(path: str | Path) -> Path:
     """The path of a file that can be read to its end.
 

@@ -22,11 +22,11 @@ import numpy as np
 from torch import Tensor
 
 from llafs_lib.artifacts import replacing, write_json
-from llafs_lib.data.files import why
 from llafs_lib.data.splits import read_rgb
-from llafs_lib.errors import LlafsError, told
+from llafs_lib.errors import LlafsError, told, why
 from llafs_lib.records import Support
 from llafs_lib.retrieval.thumbnails import read_mask, shrunk, within, write_image
+from llafs_lib.sharing import held
 from llafs_lib.vision.features import masked_means
 
 SIDE = 1024  # px
@@ -80,16 +80,16 @@ class Corrections:
         """
         if not mask.any():
             raise LlafsError(f"the mask of {class_name!r} is empty, so it would show nothing: mark the object in it.")
-        number = max(self._numbers(), default=0) + 1
         image = within(image, SIDE)
         mask = shrunk(mask, image.shape[:2])
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with replacing(self.folder / str(number)) as new:
-                new.mkdir()
-                write_image(new / "image.jpg", image)
-                write_image(new / "mask.png", mask)
-                write_json(new / "about.json", {"class_name": class_name, "source": source})
+            with held(self.folder, wait=True):  # else two processes would take the same number
+                number = max(self._numbers(), default=0) + 1
+                with replacing(self.folder / str(number)) as new:
+                    new.mkdir()
+                    write_image(new / "image.jpg", image)
+                    write_image(new / "mask.png", mask)
+                    write_json(new / "about.json", {"class_name": class_name, "source": source})
             self.listed.append(self._read(number))
         except OSError as error:
             raise LlafsError(f"{self.folder} cannot be written ({why(error)}): the correction is not kept.") from error
@@ -101,9 +101,9 @@ class Corrections:
         Raises:
             LlafsError: there is none of that number, or the folder cannot be written.
         """
-        known = [c.number for c in self.listed]
+        known = {c.number for c in self.listed} | set(self._numbers())  # another process may have added one
         if number not in known:
-            there = ", ".join(map(str, known)) or "none"
+            there = ", ".join(map(str, sorted(known))) or "none"
             raise LlafsError(f"no added support has the number {told(number)}; there are: {there}.")
         there, removed = self.folder / str(number), self.folder / f".{number}.removed"
         shutil.rmtree(removed, ignore_errors=True)  # of an earlier call that was killed

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llafs_lib.artifacts import replacing
-from llafs_lib.errors import LlafsError
+from llafs_lib.errors import LlafsError, why
 from llafs_lib.threads import share_cores
 from llafs_lib.tools.options import examples
 
@@ -56,7 +56,7 @@ def _demo(arguments: argparse.Namespace) -> None:
             with replacing(output) as partial:
                 explanation(found.image, found).savefig(partial, dpi=110, format=output.suffix[1:].lower())
         except OSError as error:
-            raise LlafsError(f"{output} cannot be written ({error}): name another place with -o.") from error
+            raise LlafsError(f"{output} cannot be written ({why(error)}): name another place with -o.") from error
     print(
         f"{found.related}\n{found}\nexpected of a word that nobody annotated, in this bank: {model.expected.novel}\n"
         f"written: {output}\n\n{NEXT}"

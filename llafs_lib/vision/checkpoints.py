@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from llafs_lib.artifacts import replacing
@@ -19,7 +19,7 @@ from llafs_lib.errors import LlafsError
 def save_model(path: str | Path, model: nn.Module, kind: str, header: Mapping[str, Any]) -> None:
     """Write a model's weights to one file; `kind` and `header`, JSON values, travel with them."""
     state = {name: value.contiguous() for name, value in model.state_dict().items()}
-    save_file(state, path, {kind: json.dumps(dict(header))})
+    Path(path).write_bytes(save(state, {kind: json.dumps(dict(header))}))  # `save_file` lets nobody else read the file
 
 
 def read_model(path: str | Path, kind: str) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -95,7 +95,7 @@ def save_training(
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value.contiguous() for name, value in state.items()}
     with replacing(path) as partial:
-        save_file(tensors, partial, {"key": key, "history": json.dumps(dict(history))})
+        partial.write_bytes(save(tensors, {"key": key, "history": json.dumps(dict(history))}))
 
 
 def read_training(
