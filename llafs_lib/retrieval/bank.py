@@ -17,16 +17,17 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, BinaryIO, TypeVar
 
 import numpy as np
-from numpy.lib.format import open_memmap
+from numpy.lib.format import dtype_to_descr, open_memmap, write_array_header_1_0
 from torch import Tensor
 
 from llafs_lib.artifacts import replacing, write_json
-from llafs_lib.errors import LlafsError
+from llafs_lib.errors import LlafsError, writing_to
 from llafs_lib.progress import track
 from llafs_lib.vision.backbone import Backbone
 from llafs_lib.vision.features import masked_means
@@ -34,9 +35,10 @@ from llafs_lib.vision.prototype import combine
 
 T = TypeVar("T")
 INDEX = "index.json"
+DESCRIBED = ("foreground", "background", "area")  # in the order in which a row is written
 COLUMNS = {  # name of a file → kind of its numbers
     **dict.fromkeys(("image_ids", "class_index"), np.int64),
-    **dict.fromkeys(("foreground", "background", "area"), np.float32),
+    **dict.fromkeys(DESCRIBED, np.float32),
 }
 
 
@@ -165,17 +167,18 @@ def build_bank(
         made_from: all that decides the rows: the data, the fold, and `described_by`.
 
     Raises:
-        LlafsError: there is something else at `path`.
+        LlafsError: there is something else at `path`, or it cannot be written.
     """
     path = Path(path)
     if path.exists() and not (path / INDEX).is_file():
         raise LlafsError(f"{path} exists and is no support bank, so it is not replaced: choose another place.")
     pairs = [(i, c) for c in classes for i in sorted(images) if c in images[i]]
-    begun = _begin(path, {"classes": list(classes), "made_from": dict(made_from)}, pairs, describe)
-    _fill(begun, pairs, read, describe)
-    if path.exists():
-        shutil.rmtree(path)
-    os.replace(begun, path)
+    with writing_to(path):
+        begun = _begin(path, {"classes": list(classes), "made_from": dict(made_from)}, pairs, describe)
+        _fill(begun, pairs, read, describe)
+        if path.exists():
+            shutil.rmtree(path)
+        os.replace(begun, path)
     return SupportBank.load(path)
 
 
@@ -186,12 +189,14 @@ def _begin(path: Path, index: Mapping, pairs: Sequence[tuple[int, str]], describ
     """
     described = json.dumps([index, pairs], sort_keys=True).encode()
     folder = path.with_name(f".{path.name}.{hashlib.sha256(described).hexdigest()[:16]}.partial")
-    if not folder.is_dir():
-        for other in path.parent.glob(f".{path.name}.*.partial"):
-            shutil.rmtree(other)  # begun for another bank at this place
-        width = len(describe(np.zeros((64, 64, 3), np.uint8)))
-        with replacing(folder) as new:
-            _create(new, index, pairs, width)
+    with suppress(LlafsError):
+        SupportBank.load(folder)
+        return folder
+    for other in path.parent.glob(f".{path.name}.*.partial"):
+        shutil.rmtree(other)  # begun for another bank at this place, or damaged
+    width = len(describe(np.zeros((64, 64, 3), np.uint8)))
+    with replacing(folder) as new:
+        _create(new, index, pairs, width)
     return folder
 
 
@@ -204,34 +209,57 @@ def _create(folder: Path, index: Mapping, pairs: Sequence[tuple[int, str]], widt
         "area": np.full(len(pairs), np.nan, np.float32),  # until the row is described
     }
     for name, values in known.items():
-        np.save(folder / f"{name}.npy", values)
-    for name in ("foreground", "background"):  # zeros take no room until they are overwritten
-        open_memmap(folder / f"{name}.npy", "w+", np.float32, (len(pairs), width))
+        with new_column(folder, name, values.shape) as file:
+            file.write(values.tobytes())
+    for name in ("foreground", "background"):
+        with new_column(folder, name, (len(pairs), width)) as file:
+            file.truncate(file.tell() + 4 * len(pairs) * width)  # zeros take no room until they are overwritten
+
+
+@contextmanager
+def new_column(folder: Path, name: str, shape: tuple[int, ...]) -> Iterator[BinaryIO]:
+    """A new array file of a bank, to which its numbers are written in order.
+
+    It is not mapped into memory: where the disk is full, writing to a map ends the process without a word.
+    """
+    with (folder / f"{name}.npy").open("wb") as file:
+        descr = dtype_to_descr(np.dtype(COLUMNS[name]))
+        write_array_header_1_0(file, {"descr": descr, "fortran_order": False, "shape": shape})
+        yield file
 
 
 def _fill(folder: Path, pairs: Sequence[tuple[int, str]], read: Callable, describe: Callable) -> None:
     """Describe the pairs whose rows have no area yet."""
-    columns = _open(folder, "r+")
+    columns = _open(folder)
     rows_of: dict[int, list[int]] = {}
     for row in np.flatnonzero(np.isnan(columns["area"])):
         rows_of.setdefault(pairs[row][0], []).append(row)
     ids, last = sorted(rows_of), None
-    with ThreadPoolExecutor(1) as writer:  # means are taken and written while the next image goes through the backbone
+    with ExitStack() as stack:
+        files = {n: stack.enter_context((folder / f"{n}.npy").open("r+b")) for n in DESCRIBED}
+        writer = stack.enter_context(ThreadPoolExecutor(1))  # writes while the next image goes through the backbone
         for image_id, (image, masks) in zip(track(ids, "support bank", "image"), _read_ahead(ids, read), strict=True):
             features = describe(image).cpu()  # [C, h, w]; on a GPU, means would only hold up the next image
             if last is not None:
                 last.result()
             named = {row: masks[pairs[row][1]] for row in rows_of[image_id]}
-            last = writer.submit(_write_rows, columns, named, features)
-    if last is not None:
-        last.result()
+            last = writer.submit(_write_rows, columns, files, named, features)
+        if last is not None:
+            last.result()
 
 
-def _write_rows(columns: Mapping[str, np.ndarray], masks: Mapping[int, np.ndarray], features: Tensor) -> None:
+def _write_rows(
+    columns: Mapping[str, np.memmap],
+    files: Mapping[str, BinaryIO],
+    masks: Mapping[int, np.ndarray],
+    features: Tensor,
+) -> None:
     for row, mask in masks.items():
-        inside, outside, area = masked_means(features, mask)
-        columns["foreground"][row], columns["background"][row] = inside, outside
-        columns["area"][row] = area  # last: if a kill comes before it, the row is described again
+        for (name, file), value in zip(files.items(), masked_means(features, mask), strict=True):
+            column = columns[name]
+            file.seek(column.offset + row * column.strides[0])
+            file.write(np.asarray(value, column.dtype).tobytes())
+            file.flush()  # the area last: if a kill comes before it, the row is described again
 
 
 def _read_ahead(ids: Sequence[int], read: Callable[[int], T], ahead: int = 4) -> Iterator[T]:
@@ -246,8 +274,8 @@ def _read_ahead(ids: Sequence[int], read: Callable[[int], T], ahead: int = 4) ->
             yield coming.popleft().result()
 
 
-def _open(folder: Path, mode: Literal["r", "r+"] = "r") -> dict[str, np.ndarray]:
-    """The arrays of a bank by name, mapped into memory; with "r+", what is assigned to them goes to their files.
+def _open(folder: Path) -> dict[str, np.memmap]:
+    """The arrays of a bank by name, mapped into memory.
 
     Raises:
         LlafsError: a file is missing, cut off or foreign.
@@ -256,7 +284,7 @@ def _open(folder: Path, mode: Literal["r", "r+"] = "r") -> dict[str, np.ndarray]
     for name in COLUMNS:
         file = folder / f"{name}.npy"
         try:
-            arrays[name] = open_memmap(file, mode)
+            arrays[name] = open_memmap(file, "r")
         except Exception as error:  # numpy raises half a dozen types for a file that is cut off or foreign
             raise _unreadable(file, error) from error
         if arrays[name].dtype != COLUMNS[name] or len(arrays[name]) != len(arrays["image_ids"]):

@@ -7,11 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.lib.format import open_memmap
 
 from llafs_lib.artifacts import replacing, write_json
 from llafs_lib.errors import LlafsError
-from llafs_lib.retrieval.bank import COLUMNS, INDEX, SupportBank
+from llafs_lib.retrieval.bank import COLUMNS, INDEX, SupportBank, new_column
 
 
 def join_banks(path: Path, parts: Sequence[SupportBank], made_from: Mapping[str, Any]) -> SupportBank:
@@ -29,12 +28,10 @@ def join_banks(path: Path, parts: Sequence[SupportBank], made_from: Mapping[str,
     with replacing(path) as new:
         new.mkdir()
         write_json(new / INDEX, {"classes": list(parts[0].classes), "made_from": dict(made_from)})
-        for column, kind in COLUMNS.items():
-            shape = (rows, *getattr(parts[0], column).shape[1:])
-            target, start = open_memmap(new / f"{column}.npy", "w+", kind, shape), 0
-            for block in _by_class(parts, column):
-                target[start : start + len(block)] = block
-                start += len(block)
+        for column in COLUMNS:
+            with new_column(new, column, (rows, *getattr(parts[0], column).shape[1:])) as file:
+                for block in _by_class(parts, column):
+                    file.write(block.tobytes())
     return SupportBank.load(path)
 
 
