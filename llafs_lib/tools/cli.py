@@ -7,16 +7,21 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llafs_lib import __version__
-from llafs_lib.errors import LlafsError
+from llafs_lib.errors import LlafsError, refused
+from llafs_lib.outputs import check_folder
 from llafs_lib.settings import Settings
 from llafs_lib.tools.app import add_app
 from llafs_lib.tools.banking import add_bank
 from llafs_lib.tools.demo import add_demo
 from llafs_lib.tools.options import LLM, PARAMETERS, Parser, add_options, asker_of, examples, made
 from llafs_lib.tools.segmenting import add_segment
+
+if TYPE_CHECKING:
+    from llafs_lib.tools.cluster import Resources
+    from llafs_lib.tools.sweep import Sweep
 
 _NUMBERS: dict[str, Any] = {"action": "extend", "type": lambda text: text.split(","), "default": [], "metavar": "NN"}
 
@@ -43,6 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("llafs: interrupted. What was finished is kept: give the same command again to go on.", file=sys.stderr)
         return 130
+    except Exception as error:
+        if not (said := refused(error)):
+            raise  # a bug
+        print(f"llafs: {said}", file=sys.stderr)
+        return 2
     return status
 
 
@@ -120,24 +130,31 @@ def _add_sweep(parser: argparse.ArgumentParser) -> None:
 
 
 def _sweep(arguments: argparse.Namespace) -> None:
-    from llafs_lib.evaluation.report import text_report
     from llafs_lib.tools.cluster import Resources
-    from llafs_lib.tools.sweep import Sweep, dry_run, merge, numbers, run_sweep
-    from llafs_lib.tools.tutorial import folds_of
+    from llafs_lib.tools.sweep import Sweep, numbers
+    from llafs_lib.tools.tutorial import folds_of, in_root
 
-    settings, seeds = made(Settings, arguments), numbers(arguments.seeds)
+    settings, seeds, resources = made(Settings, arguments), numbers(arguments.seeds), made(Resources, arguments)
     folds = numbers(arguments.folds) if arguments.folds else folds_of(settings)
-    sweep = Sweep(settings, tuple(folds), tuple(seeds), tuple(arguments.only))
-    resources = made(Resources, arguments)
-    if arguments.dry_run:
+    with in_root(settings) as settings:
+        _run_sweep(Sweep(settings, tuple(folds), tuple(seeds), tuple(arguments.only)), resources, arguments.dry_run)
+
+
+def _run_sweep(sweep: Sweep, resources: Resources, only_listed: bool) -> None:
+    from llafs_lib.evaluation.report import text_report
+    from llafs_lib.tools.sweep import dry_run, merge, run_sweep
+
+    if only_listed:
         print(dry_run(sweep))
         return
+    check_folder(sweep.folder)
     outcome = run_sweep(sweep, resources)
     print(f"{len(outcome.done)} runs done, {len(outcome.skipped)} were finished, {len(outcome.failed)} failed")
     for name, error in outcome.failed.items():
         print(f"  {name}: {error}", file=sys.stderr)
-    results = merge(sweep, outcome.failed)
-    print(f"\n{text_report(results)}\n\nreport: {sweep.folder / 'report.html'}")
+    if sweep.evaluates:
+        results = merge(sweep, outcome.failed)
+        print(f"\n{text_report(results)}\n\nreport: {sweep.folder / 'report.html'}")
     if outcome.failed:
         raise LlafsError(f"{len(outcome.failed)} runs failed: {', '.join(outcome.failed)}.")
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +56,8 @@ def cluster(resources: Resources) -> Iterator[Any]:
     ray = import_extra("ray", "notebooks,cluster")
     ours = not ray.is_initialized()
     if ours:
-        _connect(ray, resources.address)
+        with _starting():
+            _connect(ray, resources.address)
     try:
         have = ray.cluster_resources()
         if have.get("GPU", 0) < resources.gpus or have.get("CPU", 0) < resources.cpus:
@@ -81,6 +84,23 @@ def _connect(ray: Any, address: str) -> None:
             raise LlafsError(f"no Ray cluster answers at {address!r}: {error}") from None
         print("no Ray cluster is running here: the tasks share this machine", flush=True)
     ray.init(address="local", include_dashboard=False, **quiet)
+
+
+@contextlib.contextmanager
+def _starting() -> Iterator[None]:
+    """Turn whatever Ray raises when it does not start into one sentence, and leave SIGTERM to who had it before."""
+    in_main = threading.current_thread() is threading.main_thread()
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except LlafsError:
+        raise
+    except Exception as error:  # of half a dozen types, such as a time limit of its own on a loaded machine
+        reason = str(error).partition("\n")[0][:200] or type(error).__name__
+        raise LlafsError(f"Ray did not start ({reason}): run again when less runs beside it.") from error
+    finally:
+        if in_main:
+            signal.signal(signal.SIGTERM, before)
 
 
 def _check_answers(address: str) -> None:

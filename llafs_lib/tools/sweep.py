@@ -8,8 +8,8 @@ A run is notebooks 01 to 05 for one fold and one training seed, in a folder of i
     runs/sweep/coco-mini/                 the merged results and report.html
 
 Finished runs are skipped; failed ones are tried again and then listed. A task whose machine dies is started on another
-one and goes on after the last notebook that was finished. Each run's folder has a lock, so that two tasks never write
-to it. All machines of a cluster must see the project's folder under one path.
+one and goes on after the last notebook that was finished. A run's folder is locked while it is written (`sharing`):
+another task waits. All machines of a cluster must see the project's folder under one path.
 """
 
 from __future__ import annotations
@@ -23,9 +23,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock
-
-from llafs_lib.artifacts import NOTEBOOKS, write_json
+from llafs_lib.artifacts import MADE_BY, NOTEBOOKS, replacing, write_json
 from llafs_lib.errors import LlafsError
 from llafs_lib.progress import bar
 from llafs_lib.settings import Settings, data_name
@@ -68,6 +66,11 @@ class Sweep:
     def folder(self) -> Path:
         """Where the merged results lie: those of the last sweep of this data set, whichever folds and seeds it had."""
         return Path(self.settings.runs) / "sweep" / data_name(self.settings.dataset)
+
+    @property
+    def evaluates(self) -> bool:
+        """Whether the notebook is among them whose results are merged."""
+        return not self.only or MADE_BY["results.json"][:2] in self.only
 
     def runs(self) -> list[Settings]:
         """The settings of each run, seed by seed."""
@@ -142,10 +145,10 @@ def _run(
     chosen = Settings(**settings)
     log_path = chosen.run.path / "sweep.log"
     log_path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(log_path.parent / ".sweep.lock"), log_path.open("a", encoding="utf-8") as log:
+    with log_path.open("a", encoding="utf-8") as log:
         with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-            try:
-                run_tutorial(chosen, only, again=False)  # what a task before this one finished is not done again
+            try:  # what a task before this one finished is not done again
+                run_tutorial(chosen, only or [name[:2] for name in MERGED], again=False, wait=True)
             except Exception as error:
                 print(f"{type(error).__name__}: {error}", flush=True)
                 raise LlafsError(f"{error} (see {log_path.as_posix()})") from None  # every worker can send this one
@@ -204,8 +207,8 @@ def merge(sweep: Sweep, failed: Mapping[str, str] | None = None) -> dict[str, An
         f"Fold {s.fold}: best, middling and worst query of the LLM arm": (s.run.path / "examples.png").read_bytes()
         for s in sweep.runs() if s.seed == min(whole)
     }  # fmt: skip
-    sweep.folder.mkdir(parents=True, exist_ok=True)
     write_json(sweep.folder / "results.json", results)
-    (sweep.folder / "results.md").write_text(markdown_report(results), encoding="utf-8")
-    (sweep.folder / "report.html").write_text(html_report(results, figures), encoding="utf-8")
+    for name, text in {"results.md": markdown_report(results), "report.html": html_report(results, figures)}.items():
+        with replacing(sweep.folder / name) as partial:
+            partial.write_text(text, encoding="utf-8")
     return results

@@ -13,18 +13,19 @@ import importlib
 import json
 import os
 import time
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import chdir, contextmanager, nullcontext
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from llafs_lib.artifacts import NOTEBOOKS, ROOMS, file_hash, library_digest, write_json
 from llafs_lib.classes import DATASETS
-from llafs_lib.errors import LlafsError
+from llafs_lib.errors import LlafsError, refused
 from llafs_lib.progress import bar
 from llafs_lib.settings import Settings, unknown
+from llafs_lib.sharing import held
 from llafs_lib.threads import share_cores
 
 CELL_TIMEOUT = 4 * 3600  # seconds; a cell that takes longer has hung
@@ -128,6 +129,27 @@ def project_root() -> Path:
     )
 
 
+@contextmanager
+def in_root(settings: Settings) -> Iterator[Settings]:
+    """The same settings, with this process in the project's root, where the kernels work and the data lie.
+
+    Relative `runs` and `LLAFS_DATA` are still meant from where it was.
+    """
+    root, data = project_root(), os.environ.get("LLAFS_DATA")
+    if Path.cwd() == root:
+        yield settings
+        return
+    settings = replace(settings, runs=os.path.abspath(settings.runs))
+    if data:
+        os.environ["LLAFS_DATA"] = os.path.abspath(data)
+    try:
+        with chdir(root):
+            yield settings
+    finally:
+        if data:
+            os.environ["LLAFS_DATA"] = data
+
+
 def notebook_parameters(notebook: Path) -> dict[str, Any]:
     """The parameters that a notebook has, with their defaults: what its cell tagged `parameters` assigns."""
     cells = json.loads(notebook.read_text(encoding="utf-8"))["cells"]
@@ -184,7 +206,9 @@ class Step:
         cause = self._cause()  # before the run: an edit that is made meanwhile is not in its result
         partial = self.folder / f"{self.notebook.stem}.partial.ipynb"  # kept if a cell fails: it shows what ran
         started = time.monotonic()
-        execute(self.notebook, partial, self.parameters, log=self.folder / f"{self.notebook.stem}.log")
+        # What belongs to no fold, the user's own images, lies beside the folders of all runs.
+        with nullcontext() if NOTEBOOKS[self.notebook.stem][1] else held(Path(self.settings.runs), wait=True):
+            execute(self.notebook, partial, self.parameters, log=self.folder / f"{self.notebook.stem}.log")
         os.replace(partial, self.folder / self.notebook.name)
         made = {name: _hash_or_none(self.settings.run.path / name) for name in NOTEBOOKS[self.notebook.stem][1]}
         cause["the data set"] = self._data_digest()  # notebook 01 draws `toy` if it was not there
@@ -235,26 +259,33 @@ def notebooks(only: Sequence[str] = (), names: Iterable[str] = NOTEBOOKS) -> lis
 # --- running them ----------------------------------------------------------------------------------------------------
 
 
-def run_tutorial(settings: Settings, only: Sequence[str] = (), again: bool = True) -> dict[str, Any] | None:
+def run_tutorial(
+    settings: Settings, only: Sequence[str] = (), again: bool = True, wait: bool = False
+) -> dict[str, Any] | None:
     """Run the notebooks in order, reusing what is unchanged; return `results.json` if notebook 05 was among them.
 
     Args:
         only: numbers such as "04": run just these.
         again: run these whatever their state; False reuses what is unchanged among them, too.
+        wait: for another process that writes to this run's folder; else it is an error.
 
     Raises:
-        LlafsError: a notebook failed; the message quotes its error and says where its output and its log lie.
+        LlafsError: a notebook failed; the message quotes its error and says where its output and its log lie. Or the
+            folder is in use, or cannot be written.
     """
-    steps = [Step(notebook, checked(settings)) for notebook in notebooks(only)]
-    check_own_data(settings)
-    print(", ".join(f"{k} {v}" for k, v in asdict(settings).items() if v != ""), flush=True)
-    for step in steps:
-        reason = "asked for" if only and again else step.why_run()
-        done = f"run ({reason}), {step.run():.0f} s" if reason else "reused, nothing that it depends on has changed"
-        print(f"{step.notebook.stem}: {done}", flush=True)
-    if not any("results.json" in NOTEBOOKS[step.notebook.stem][1] for step in steps):
-        return None
-    return json.loads((settings.run.path / "results.json").read_text(encoding="utf-8"))
+    with in_root(settings) as settings:
+        steps = [Step(notebook, checked(settings)) for notebook in notebooks(only)]
+        check_own_data(settings)
+        print(", ".join(f"{k} {v}" for k, v in asdict(settings).items() if v != ""), flush=True)
+        asked = only and again
+        with held(settings.run.path, wait) if asked or any(step.why_run() for step in steps) else nullcontext():
+            for step in steps:
+                reason = "asked for" if asked else step.why_run()
+                done = f"run ({reason}), {step.run():.0f} s" if reason else "reused, nothing it depends on has changed"
+                print(f"{step.notebook.stem}: {done}", flush=True)
+        if not any("results.json" in NOTEBOOKS[step.notebook.stem][1] for step in steps):
+            return None
+        return json.loads((settings.run.path / "results.json").read_text(encoding="utf-8"))
 
 
 def execute(source: Path, output: Path, parameters: Mapping[str, Any], log: Path | None = None) -> None:
@@ -290,7 +321,9 @@ def execute(source: Path, output: Path, parameters: Mapping[str, Any], log: Path
         where = f"\nWhat ran so far is in {output.as_posix()}, what it printed in {log.as_posix()}." if log else ""
         raise LlafsError(f"{source.name}, cell {error.exec_count}: {error.ename}: {error.evalue}{where}") from None
     except Exception as error:  # a dead kernel or a timeout: nbclient has types of its own for these
-        raise LlafsError(f"{source.name} did not finish: {type(error).__name__}: {error}") from error
+        said = refused(error) or f"{type(error).__name__}: {error}"
+        died = " Its process ended, as it does where the memory is short." if "ied" in said else ""
+        raise LlafsError(f"{source.name} did not finish: {said}{died}") from error
 
 
 def import_extra(module: str, extra: str) -> ModuleType:
