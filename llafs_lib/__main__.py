@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 
 _signals: list[tuple[int, float]] = []  # what came, and when
@@ -25,9 +26,13 @@ def run() -> int:
         status = None
     if not _signals:
         return status
+    status_of_signal = 128 + _signals[0][0]
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # or the next one would end the process before it has said its status
+    threading.Thread(target=_end, args=[status_of_signal], daemon=True).start()
     if status != 130:  # else it is said already
         _say()
-    return 128 + _signals[0][0]
+    return status_of_signal
 
 
 def _interrupt(number: int, frame: object) -> None:
@@ -38,6 +43,12 @@ def _interrupt(number: int, frame: object) -> None:
     if _signals[-1][1] - _signals[0][1] > 1:
         _say()
         os._exit(128 + number)
+
+
+def _end(status: int) -> None:
+    """Ends the process where a thread, such as a question to a server, would hold it up."""
+    time.sleep(5)
+    os._exit(status)
 
 
 def _say() -> None:
