@@ -17,6 +17,7 @@ from own_file import draw_own
 from llafs_lib.artifacts import NOTEBOOKS
 from llafs_lib.errors import LlafsError
 from llafs_lib.settings import Settings
+from llafs_lib.tools import sweep as sweeps
 from llafs_lib.tools.cli import main
 from llafs_lib.tools.cluster import Resources
 from llafs_lib.tools.sweep import Sweep, dry_run, merge, numbers, run_sweep
@@ -229,6 +230,43 @@ def test_no_cluster_at_the_address(project, ray):
     ray.is_initialized = lambda: False
     with pytest.raises(LlafsError, match="no Ray cluster answers"):
         run_sweep(sweep_of((0,)), Resources(address="127.0.0.1:1"))
+
+
+def test_a_ray_that_does_not_start_is_one_sentence(project, ray):
+    def init(**_):
+        raise RuntimeError("The current node timed out during startup.\nmore")
+
+    ray.is_initialized, ray.init = lambda: False, init
+    before = signal.getsignal(signal.SIGTERM)
+    with pytest.raises(
+        LlafsError, match=r"Ray did not start \(The current node timed out during startup.\): run again"
+    ):
+        run_sweep(sweep_of((0,)), Resources(address="local"))
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_sweep_without_the_evaluation_merges_nothing(project, monkeypatch, capsys):
+    monkeypatch.setattr(sweeps, "run_sweep", lambda *_: sweeps.Outcome(done=["seed 0, fold 0"]))
+    monkeypatch.setattr(sweeps, "merge", lambda *_: pytest.fail("nothing was evaluated"))
+    assert main("sweep --folds 0 --seeds 0 --only 01,03".split()) == 0
+    assert capsys.readouterr().out.endswith("1 runs done, 0 were finished, 0 failed\n")
+
+
+@pytest.mark.parametrize("runs", ["a-file", "/dev/null", "x" * 300])
+def test_runs_that_cannot_be_written_are_refused_before_ray_starts(project, monkeypatch, capsys, runs):
+    (project / "a-file").touch()
+    monkeypatch.setattr(sweeps, "run_sweep", lambda *_: pytest.fail("it was run"))
+    assert main(["sweep", "--folds", "0", "--runs", runs]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+
+
+def test_a_run_of_a_sweep_is_the_notebooks_that_leave_something(project, monkeypatch):
+    asked = []
+    monkeypatch.setattr(sweeps, "run_tutorial", lambda settings, only, **_: asked.append(list(only)))
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    for only in ((), ("05",)):
+        sweeps._run(str(project), {}, only, 1, {})
+    assert asked == [["01", "02", "03", "04", "05"], ["05"]]
 
 
 def test_a_sweep_of_ones_own_data_has_the_folds_that_there_are(in_tmp, capsys):

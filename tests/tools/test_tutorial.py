@@ -4,6 +4,8 @@ import ast
 import json
 import os
 import re
+import threading
+from pathlib import Path
 
 import pytest
 from own_file import draw_own
@@ -12,6 +14,7 @@ from llafs_lib import progress
 from llafs_lib.artifacts import NOTEBOOKS, SERIES
 from llafs_lib.errors import LlafsError
 from llafs_lib.settings import Settings
+from llafs_lib.sharing import held
 from llafs_lib.threads import threads
 from llafs_lib.tools import tutorial
 from llafs_lib.tools.cli import main
@@ -158,6 +161,50 @@ def test_a_run_that_was_moved_is_reused(project, in_tmp):
     book = tutorial.project_root() / "notebooks" / "03_llm_prompting.ipynb"
     for runs in ("moved", str(in_tmp / "moved")):
         assert tutorial.Step(book, Settings(runs=runs)).why_run() is None
+
+
+def test_relative_runs_are_meant_from_where_the_command_is_given(project, in_tmp, monkeypatch):
+    settings, run = project
+    monkeypatch.setenv("LLAFS_DATA", "data")
+    run()
+    (in_tmp / "elsewhere").mkdir()
+    monkeypatch.setattr(tutorial, "project_root", lambda: in_tmp)
+    monkeypatch.chdir("elsewhere")
+    with tutorial.in_root(Settings(runs="../runs")) as seen:
+        assert Path.cwd() == in_tmp and seen.run.path == in_tmp / settings.run.path
+        assert os.environ["LLAFS_DATA"] == str(in_tmp / "elsewhere" / "data")
+    assert Path.cwd() == in_tmp / "elsewhere" and os.environ["LLAFS_DATA"] == "data"
+    given = []
+    monkeypatch.setattr(tutorial, "execute", lambda source, output, parameters, log: given.append(parameters["runs"]))
+    with pytest.raises(FileNotFoundError):  # nothing was executed
+        tutorial.run_tutorial(Settings(runs="mine"), ["01"])
+    assert given == [str(in_tmp / "elsewhere" / "mine")]
+    assert (in_tmp / "elsewhere" / "mine" / "toy" / "fold0" / "notebooks").is_dir() and not (in_tmp / "mine").exists()
+
+
+def test_a_run_that_another_process_writes_to_is_let_be(project, capsys):
+    settings, run = project
+    with held(settings.run.path):
+        assert thread_of(run) == f"{settings.run.path} is in use by"
+    run()
+    with held(settings.run.path):
+        assert thread_of(run) == "", "nothing has to be written"
+
+
+def thread_of(run):
+    """How the message begins with which it fails, in a thread of its own."""
+    said = []
+
+    def tried():
+        try:
+            run()
+        except LlafsError as error:
+            said.append(str(error).partition(" `")[0])
+
+    thread = threading.Thread(target=tried)
+    thread.start()
+    thread.join()
+    return "".join(said)
 
 
 def test_a_missing_artifact_is_made_again_and_the_reason_is_given(project, capsys):
