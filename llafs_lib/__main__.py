@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -39,6 +40,7 @@ def _interrupt(number: int, frame: object) -> None:
     """Ends the work in good order the first time; at once, a second or more later. `timeout` sends a signal twice."""
     _signals.append((number, time.monotonic()))
     if len(_signals) == 1:
+        logging.disable()  # libraries tell at length that their work was cut short
         raise KeyboardInterrupt
     if _signals[-1][1] - _signals[0][1] > 1:
         _say()

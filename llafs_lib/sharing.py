@@ -53,7 +53,8 @@ def held(folder: Path, wait: bool = False) -> Iterator[None]:
 
 
 def _facts() -> str:
-    command = shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])[:120].encode("utf-8", "backslashreplace").decode()
+    name = Path(sys.argv[0]).name.replace("__main__.py", "llafs")
+    command = shlex.join([name, *sys.argv[1:]])[:120].encode("utf-8", "backslashreplace").decode()
     since = time.strftime("%Y-%m-%d %H:%M:%S")
     return f"`{command}` (process {os.getpid()} on {platform.node()}, since {since})"
 

@@ -312,7 +312,10 @@ def execute(source: Path, output: Path, parameters: Mapping[str, Any], log: Path
                 cwd=str(project_root()),
                 execution_timeout=CELL_TIMEOUT,
                 progress_bar=False,
-                config=Config(KernelManager={"transport_encryption": "auto"}),  # or the kernel warns of its port
+                config=Config(
+                    KernelManager={"transport_encryption": "auto"},  # or the kernel warns of its port
+                    NotebookClient={"extra_arguments": ["--log-level=CRITICAL"]},  # or of Ctrl-C, with a traceback
+                ),
                 stdout_file=watch,
                 stderr_file=watch,
                 on_cell_start=watch.cell_starts if watch else None,
