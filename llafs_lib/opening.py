@@ -25,6 +25,8 @@ from llafs_lib.vision.hsnet import HSNet
 from llafs_lib.vision.prototype import PrototypeSegmenter
 from llafs_lib.vision.segmenter import HSNetSegmenter
 
+MODEL = "hsnet.safetensors"
+
 
 def open_run(run: str | Path, method: str, annotations: str = "") -> dict[str, Any]:
     """The arguments of `LLaFS` for what notebooks 01, 02 and 04 left.
@@ -36,11 +38,14 @@ def open_run(run: str | Path, method: str, annotations: str = "") -> dict[str, A
         LlafsError: it is no run folder, or an artifact is missing or does not fit the others.
     """
     folder = RunFolder.at(run)
-    dataset, _ = open_fold(folder, annotations)  # checks that the run belongs to the data
-    bank = SupportBank.load(folder.require("support_bank"))
-    calibration = json.loads(folder.require("calibration.json").read_text(encoding="utf-8"))
+    dataset, fold = open_fold(folder, annotations)  # checks that the run belongs to the data
+    first = MODEL if method == "hsnet" else "support_bank"
+    folder.require(first, fold=fold.index, data=fold.digest)
+    made_with = folder.parameters(first)  # all that is read was made with the same model
+    bank = SupportBank.load(folder.require("support_bank", **made_with))
+    calibration = json.loads(folder.require("calibration.json", **made_with).read_text(encoding="utf-8"))
     if method == "hsnet":
-        segmenter = HSNetSegmenter.from_file(folder.require("hsnet.safetensors"))
+        segmenter = HSNetSegmenter.from_file(folder.path / MODEL)
         described = described_by(segmenter.model.backbone, segmenter.size)
     else:
         backbone, size = _backbone_of(bank, folder), bank.made_from.get("size")
@@ -105,9 +110,9 @@ def _backbone_of(bank: SupportBank, folder: RunFolder) -> Backbone:
     Raises:
         LlafsError: there is no `hsnet.safetensors`, and the backbone cannot be had from elsewhere.
     """
-    model = folder.path / "hsnet.safetensors"
+    model = folder.path / MODEL
     if model.exists():
-        backbone = HSNet.load(folder.require(model.name))[0].backbone
+        backbone = HSNet.load(folder.require(MODEL))[0].backbone
     else:
         try:
             backbone = load_backbone(bank.made_from.get("backbone"), data_root() / "weights")

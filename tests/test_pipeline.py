@@ -40,11 +40,16 @@ def add_bank(run, dataset, fold, segmenter, backbone, limit=None):
     made_from = described_by(backbone, segmenter.size)
     path = run.path / "support_bank"
     build_bank(path, wanted, fold.base, lambda i: read.with_masks(i, wanted[i]), segmenter.describe, made_from)
-    run.record("support_bank", {})
+    run.record("support_bank", made_with(fold))
 
 
-def add_calibration(run):
-    with run.writing("calibration.json", {}) as path:
+def made_with(fold):
+    """What the manifests of a run's models say."""
+    return {"fold": fold.index, "data": fold.digest}
+
+
+def add_calibration(run, fold):
+    with run.writing("calibration.json", made_with(fold)) as path:
         path.write_text(json.dumps({"prototypes": HOW}))
 
 
@@ -71,10 +76,10 @@ def project(tmp_path_factory):
         folds.save_fold(run, fold)
         torch.manual_seed(0)
         segmenter = HSNetSegmenter(HSNet(Backbone("small").freeze()), 97)
-        with run.writing("hsnet.safetensors", {}) as path:
+        with run.writing("hsnet.safetensors", made_with(fold)) as path:
             segmenter.model.save(path, size=97)
         add_bank(run, dataset, fold, segmenter, segmenter.model.backbone)
-        add_calibration(run)
+        add_calibration(run, fold)
         yield root, patch, run, fold
 
 
@@ -167,17 +172,17 @@ def test_a_missing_artifact_names_the_notebook(project, name, book, method):
 
 @pytest.mark.parametrize("method", ["hsnet", "prototypes"])
 def test_a_bank_of_another_model_is_refused(project, method):
-    run = project[2]
+    run, fold = project[2:]
     index = run.path / "support_bank" / "index.json"
     kept = index.read_text()
     index.write_text(kept.replace('"weights": "', '"weights": "0'))
-    run.record("support_bank", {})
+    run.record("support_bank", made_with(fold))
     try:
         with pytest.raises(LlafsError, match="stale"):
             LLaFS.from_run(run.path, method=method)
     finally:
         index.write_text(kept)
-        run.record("support_bank", {})
+        run.record("support_bank", made_with(fold))
 
 
 @pytest.mark.parametrize("method", ["hsnet", "prototypes"])
@@ -253,7 +258,7 @@ def test_prototypes_on_photographs_need_no_trained_model(project, tmp_path, monk
     torch.save(backbone.net.state_dict(), tmp_path / "weights" / "mobilenet_v2-imagenet.pth")
     folds.save_fold(run, fold)
     add_bank(run, dataset, fold, PrototypeSegmenter(backbone, 97, 0.5), backbone, limit=12)
-    add_calibration(run)
+    add_calibration(run, fold)
     model = LLaFS.from_run(run.path, method="prototypes")
     assert model.segment(np.zeros((40, 50, 3), np.uint8), "giraffe", shots=1).mask.shape == (40, 50)
     with pytest.raises(LlafsError, match="run notebook 02_backbone_training"):
