@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from llafs_lib.data.own import open_own
 from llafs_lib.data.splits import SupportReader
 from llafs_lib.errors import LlafsError
 from llafs_lib.language.asking import Asker
-from llafs_lib.retrieval.bank import SupportBank, described_by
+from llafs_lib.retrieval.bank import DamagedBank, SupportBank, described_by
 from llafs_lib.retrieval.corrections import Corrections
 from llafs_lib.retrieval.thumbnails import Thumbnails
 from llafs_lib.vision.backbone import Backbone, load_backbone
@@ -70,7 +71,7 @@ def open_bank(folder: str | Path) -> dict[str, Any]:
     folder = Path(folder)
     about = bank_folder.read_about(folder)
     segmenter, described = bank_folder.load_segmenter(about["settings"], about["calibration"].novel.threshold)
-    bank = SupportBank.load(folder / bank_folder.ROWS)
+    bank = bank_folder.read_bank(folder, about)
     bank.check(**described)
     return {
         "method": segmenter,
@@ -97,10 +98,13 @@ def open_own_images(
     folder = bank_folder.bank_folder_for(annotations) if bank is None else path_of(bank, "bank")
     source = bank_folder.state_of(annotations, images)
     if bank_folder.is_bank_folder(folder):
-        bank_folder.check_current(folder, source, lambda: open_own(annotations, images).fingerprint, wanted)
-    else:
-        asked = asker if asker.model else None
-        bank_folder.make_bank_folder(folder, open_own(annotations, images), source, wanted, asked)
+        try:
+            bank_folder.check_current(folder, source, lambda: open_own(annotations, images), wanted)
+            return open_bank(folder)
+        except DamagedBank as damage:
+            print(f"note: {str(damage).partition(': make')[0]}; it is made anew.", file=sys.stderr)
+    asked = asker if asker.model else None
+    bank_folder.make_bank_folder(folder, open_own(annotations, images), source, wanted, asked)
     return open_bank(folder)
 
 

@@ -4,12 +4,13 @@ The log makes long work survive a kill: what it holds is not computed again. It 
 be made again from it, without a model.
 
     {"key": …, "arms": {"HSNet: llm 5": {"model": "HSNet", "policy": "llm", "k": 5, …}, …}}
-    {"class_name": "giraffe", "image_id": 7, "pixels": …, "truth": …, "answers": {…}, "at_400": {…}, "supports": {…}, "sum": …}
+    {"class_name": "giraffe", "image_id": 7, "pixels": …, "truth": …, "answers": {…}, "at_400": {…}, "supports": {…},
+     "sum": …}
 
-`key` is what decides the answers. `sum` is a hash of the key and of what stands before it in the line: a line that was
-damaged, edited, or taken from another log is asked again. `answers` holds [inter, union, inter_bg, union_bg] by arm at the image's own size and
+`key` is what decides the answers. `answers` holds [inter, union, inter_bg, union_bg] by arm at the image's own size and
 `at_400` the same squashed to 400 × 400. `supports` lists which [image id, class, weight] an arm showed, or how many if
-it showed more than 20.
+it showed more than 20. `sum` is a hash of the key and of the line before it: what was damaged, edited, or taken from
+another log is asked again. Each query is one line.
 """
 
 from __future__ import annotations

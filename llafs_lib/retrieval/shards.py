@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.lib.format import open_memmap
 
-from llafs_lib.artifacts import replacing, write_json
+from llafs_lib.artifacts import replacing
 from llafs_lib.errors import LlafsError
-from llafs_lib.retrieval.bank import COLUMNS, INDEX, SupportBank
+from llafs_lib.retrieval.bank import COLUMNS, SupportBank, write_index
 
 
 def join_banks(path: Path, parts: Sequence[SupportBank], made_from: Mapping[str, Any]) -> SupportBank:
@@ -28,13 +28,14 @@ def join_banks(path: Path, parts: Sequence[SupportBank], made_from: Mapping[str,
     rows = sum(map(len, parts))
     with replacing(path) as new:
         new.mkdir()
-        write_json(new / INDEX, {"classes": list(parts[0].classes), "made_from": dict(made_from)})
         for column, kind in COLUMNS.items():
             shape = (rows, *getattr(parts[0], column).shape[1:])
             target, start = open_memmap(new / f"{column}.npy", "w+", kind, shape), 0
             for block in _by_class(parts, column):
                 target[start : start + len(block)] = block
                 start += len(block)
+            target.flush()
+        write_index(new, parts[0].classes, made_from)
     return SupportBank.load(path)
 
 
