@@ -25,7 +25,7 @@ from llafs_lib.retrieval.policies import Request, choose_rows, load_supports, se
 from llafs_lib.settings import Settings
 from llafs_lib.tools.cli import main
 from llafs_lib.vision.backbone import Backbone
-from llafs_lib.vision.features import query_embedding
+from llafs_lib.vision.features import _pixel_hash, query_embedding
 from llafs_lib.vision.hsnet import HSNet
 from llafs_lib.vision.prototype import PrototypeSegmenter
 from llafs_lib.vision.segmenter import HSNetSegmenter
@@ -213,6 +213,13 @@ def test_many_images_one_bad(model, tmp_path):
     first, bad, last = model.segment_all(images, "giraffe", shots=1)
     assert first.mask.shape == (40, 50) and last.mask.shape == (30, 30)
     assert isinstance(bad, LlafsError) and "text.jpg is not a readable image" in str(bad)
+
+
+@pytest.mark.parametrize("method", ["hsnet", "prototypes"])
+def test_memory_does_not_grow_with_the_number_of_images(project, method):
+    model, images = LLaFS.from_run(project[2].path, method=method), [np.full((40, 40, 3), n, np.uint8) for n in (1, 2)]
+    assert len(list(model.segment_all(images, "giraffe", shots=1))) == 2
+    assert not {_pixel_hash(image) for image in images} & set(model.method.features._kept)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "I;16", "L", "P"])

@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from llafs_lib.artifacts import file_hash, read_json, replacing
+from llafs_lib.artifacts import file_hash, replacing
 from llafs_lib.data.files import why
 from llafs_lib.data.splits import read_rgb
 from llafs_lib.errors import LlafsError, told
@@ -123,16 +123,11 @@ class Corrections:
 
     def _read(self, number: int) -> Correction:
         folder = self.folder / str(number)
-        found = read_json(folder / "about.json")
-        about = found if found.keys() == {"class_name", "source"} else read_sealed(folder / "about.json")  # older ones
-        try:
-            files = [file_hash(folder / name) for name in _FILES]
-            if not about or files != [about.get(name, there) for name, there in zip(_FILES, files, strict=True)]:
-                raise LlafsError("it is not what was written")
-            row = self._row(folder, files)
-        except (LlafsError, OSError) as error:
-            raise LlafsError(f"{folder} is not readable as an added support any more: remove that folder.") from error
-        return Correction(number, str(about["class_name"]), str(about["source"]), *row, folder)
+        about = read_sealed(folder / "about.json")
+        if not about or not all((folder / n).is_file() and file_hash(folder / n) == about[n] for n in _FILES):
+            raise LlafsError(f"{folder} is not readable as an added support any more: remove that folder.")
+        row = self._row(folder, [about[name] for name in _FILES])
+        return Correction(number, about["class_name"], about["source"], *row, folder)
 
     def _row(self, folder: Path, files: Sequence[str]) -> tuple[np.ndarray, np.ndarray, float]:
         """The row that is stored; described now where none is, or one of other files or by something else.
