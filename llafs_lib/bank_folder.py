@@ -107,7 +107,8 @@ def read_bank(folder: Path, about: Mapping[str, Any]) -> SupportBank:
         DamagedBank: they are not what `bank.json` says.
     """
     try:
-        return SupportBank.load(folder / ROWS, read_sealed(folder / FILES).get("rows"), data=about["data"])
+        made_from = {"data": about["data"], "min_area": about["settings"]["min_area"]}
+        return SupportBank.load(folder / ROWS, read_sealed(folder / FILES).get("rows"), **made_from)
     except LlafsError as error:
         raise DamagedBank(f"{folder / ROWS} is damaged, or of another bank: {_again(folder)}.") from error
 
@@ -245,11 +246,12 @@ def _made_from(rows: Path, made_from: Mapping[str, Any]) -> bool:
 
 def check_place(folder: Path) -> None:
     """Raise a LlafsError if something else than a bank, finished or begun, is at `folder`."""
-    if folder.exists() and not (folder.is_dir() and (is_bank_folder(folder) or _is_begun(folder))):
+    if folder.exists() and not (folder.is_dir() and (is_bank_folder(folder) or is_begun(folder))):
         raise LlafsError(f"{folder} exists and is no bank, so it is not replaced: choose another folder for the bank.")
 
 
-def _is_begun(folder: Path) -> bool:
+def is_begun(folder: Path) -> bool:
+    """Whether there is nothing in a folder but parts of a bank, so that it may be made anew."""
     parts = {ABOUT, FILES, ROWS, SHARDS, THUMBNAILS, ADDED}
     return {p.name for p in folder.iterdir() if not p.name.startswith(".")} <= parts
 

@@ -102,6 +102,8 @@ def open_own_images(
             bank_folder.check_current(folder, source, lambda: open_own(annotations, images), wanted)
             return open_bank(folder)
         except DamagedBank as damage:
+            if not bank_folder.is_begun(folder):
+                raise
             print(f"note: {str(damage).partition(': make')[0]}; it is made anew.", file=sys.stderr)
     asked = asker if asker.model else None
     bank_folder.make_bank_folder(folder, open_own(annotations, images), source, wanted, asked)

@@ -80,7 +80,8 @@ class FeatureCache:
 
     def forget(self, image: np.ndarray) -> None:
         """Keep the features of an image no longer, which will not be asked for again."""
-        self.used -= _bytes(self._kept.pop(_pixel_hash(image), ()))
+        if self._kept:
+            self.used -= _bytes(self._kept.pop(_pixel_hash(image), ()))
 
     def fill(self, many: Iterable[Any]) -> FeatureCache:
         """Compute the features of many images now, with a bar, rather than in the first epoch."""

@@ -151,7 +151,7 @@ def test_class_resembles_itself_more_than_its_family(distances):
 
 
 def test_layout_is_cocos(made):
-    assert sorted(p.name for p in made.iterdir()) == ["annotations", "train", "val"]
+    assert sorted(p.name for p in made.iterdir()) == ["annotations", "sums.json", "train", "val"]
     for split, count in (("train", N_TRAIN), ("val", N_VAL)):
         coco = COCO(made / "annotations" / f"instances_{split}.json")
         assert len(coco.imgs) == count == len(list((made / split).iterdir()))
