@@ -184,8 +184,10 @@ def build_bank(
         )
     pairs = [(i, c) for c in classes for i in sorted(images) if c in images[i]]
     begun = _begin(path, {"classes": list(classes), "made_from": dict(made_from)}, pairs, describe)
-    _fill(begun, pairs, read, describe)
-    write_index(begun, classes, made_from)
+    if not (begun / INDEX).exists():
+        _fill(begun, pairs, read, describe)
+        write_index(begun, classes, made_from)
+    (begun / SUMS).unlink(missing_ok=True)
     discard(path)
     os.replace(begun, path)
     return SupportBank.load(path)
@@ -242,6 +244,9 @@ def _create(folder: Path, known: Mapping[str, np.ndarray], width: int) -> None:
 def _can_go_on(folder: Path, known: Mapping[str, np.ndarray]) -> bool:
     """Whether an earlier call left a folder to be filled that is not damaged. Its rows are looked at later."""
     try:
+        if (folder / INDEX).exists():  # it was complete, but for its name
+            SupportBank.load(folder)
+            return True
         columns = _open(folder)
         alike = all(np.array_equal(columns[name], values) for name, values in known.items())
         return alike and len(np.load(folder / SUMS)) == len(columns["area"])
@@ -266,8 +271,6 @@ def _fill(folder: Path, pairs: Sequence[tuple[int, str]], read: Callable, descri
             last = writer.submit(_write_rows, columns, sums, named, features)
     if last is not None:
         last.result()
-    del sums
-    (folder / SUMS).unlink()
 
 
 def _sum(columns: Mapping[str, np.ndarray], row: int) -> int:

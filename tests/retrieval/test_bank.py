@@ -145,6 +145,13 @@ def test_a_damaged_folder_to_go_on_with_is_begun_anew(path, name, damage):
     assert len(build(path)) == 4 and [p.name for p in path.parent.iterdir()] == [path.name]
 
 
+def test_a_kill_before_the_last_move_loses_nothing(path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(bank_module, "discard", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
+        build(path)
+    assert len(build(path, read=lambda i: pytest.fail("described again"))) == 4
+
+
 def test_a_bank_that_lost_a_part_is_replaced(path):
     build(path)
     (path / INDEX).unlink()
