@@ -174,7 +174,7 @@ def test_a_folder_that_is_no_bank_is_left_alone(tmp_path):
 
 KILLED = """
 import sys, time
-sys.path.insert(0, {tests!r})
+sys.path[:0] = [{tests!r}, {root!r}]
 from pathlib import Path
 import test_bank
 def slow(image):
@@ -189,7 +189,7 @@ test_bank.build(Path(sys.argv[1]), describe=slow)
 @pytest.mark.skipif(os.name == "nt", reason="no SIGKILL on Windows")
 def test_a_kill_loses_the_image_in_the_backbone_and_at_most_the_one_being_written(path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "LLAFS_PROGRESS": "none"}
-    code = KILLED.format(tests=str(Path(__file__).parent))
+    code = KILLED.format(tests=str(Path(__file__).parent), root=str(Path(__file__).parents[1]))
     with subprocess.Popen(
         [sys.executable, "-c", code, str(path)], env=environment, stdout=subprocess.PIPE, text=True
     ) as process:
