@@ -113,6 +113,8 @@ class RunFolder:
         with replacing(self.path / name) as partial:
             yield partial
             manifest = self._manifest(partial, parameters)
+            for place in (self._manifest_path(name), *([] if partial.is_dir() else [self.path / name])):
+                make_room(place)
         write_json(self._manifest_path(name), manifest)
 
     def record(self, name: str, parameters: Mapping[str, Any]) -> None:
@@ -177,20 +179,12 @@ def replacing(path: Path) -> Iterator[Path]:
 
     So a reader never meets half a file, nor does a kill leave one. A folder can be written this way, too, where none
     stands at `path` yet. This is the one atomic writer of the library.
-
-    Raises:
-        LlafsError: a folder that is not empty stands where a file belongs.
     """
     partial = path.with_name(f".{_here()}.{os.getpid()}.{threading.get_ident()}.partial.{path.name}")
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove_abandoned(path.parent)
     try:
         yield partial
-        if path.is_dir() and not partial.is_dir():
-            with suppress(OSError):
-                path.rmdir()
-            if path.is_dir():
-                raise LlafsError(f"{path} is a folder, where a file belongs: move it away, and run this again.")
         os.replace(partial, path)
     finally:
         discard(partial)
@@ -212,6 +206,18 @@ def _here() -> str:
     with suppress(OSError):
         return hashlib.sha256(f"{platform.node()} {os.readlink('/proc/self/ns/pid')}".encode()).hexdigest()[:6]
     return hashlib.sha256(platform.node().encode()).hexdigest()[:6]
+
+
+def make_room(path: Path) -> None:
+    """Remove an empty folder where a file of a run belongs.
+
+    Raises:
+        LlafsError: the folder is not empty.
+    """
+    with suppress(OSError):
+        path.rmdir()
+    if path.is_dir():
+        raise LlafsError(f"{path} is a folder, where a file belongs: move it away, and run this again.")
 
 
 def discard(path: Path) -> None:

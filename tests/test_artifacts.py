@@ -165,16 +165,17 @@ def test_what_a_killed_process_was_writing_is_removed_by_the_next(tmp_path):
     assert [p.name.rpartition(".")[2] for p in sorted(tmp_path.iterdir())] == ["alive", "mine"]
 
 
-def test_a_folder_where_a_file_belongs_is_removed_if_it_is_empty_and_else_named(tmp_path):
-    for name in ("empty", "full"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "full" / "thesis.txt").write_text("years of work")
-    with replacing(tmp_path / "empty") as partial:
-        partial.write_text("a file")
-    with pytest.raises(LlafsError, match="full is a folder, where a file belongs: move it away"):
-        with replacing(tmp_path / "full") as partial:
-            partial.write_text("a file")
-    assert sorted(p.name for p in tmp_path.rglob("*")) == ["empty", "full", "thesis.txt"]
+@pytest.mark.parametrize("name", ["folds.json", "folds.json.manifest.json"])
+def test_a_folder_where_a_file_belongs_is_removed_if_it_is_empty_and_else_named(run, name):
+    (run.path / name).mkdir(parents=True)
+    write(run)
+    run.require("folds.json")
+    (run.path / name).unlink()
+    (run.path / name).mkdir()
+    (run.path / name / "thesis.txt").write_text("years of work")
+    with pytest.raises(LlafsError, match=f"{name} is a folder, where a file belongs: move it away"):
+        write(run)
+    assert (run.path / name / "thesis.txt").is_file()
 
 
 def test_a_file_is_read_once_in_a_process_to_be_hashed(tmp_path, monkeypatch):

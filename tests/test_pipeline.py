@@ -22,6 +22,7 @@ from llafs_lib.language.replay import ReplayMiss
 from llafs_lib.records import Episode, RelatedClass, RelatedClasses
 from llafs_lib.retrieval.bank import build_bank, described_by
 from llafs_lib.retrieval.policies import Request, choose_rows, load_supports, select_supports
+from llafs_lib.seals import read_sealed, write_sealed
 from llafs_lib.settings import Settings
 from llafs_lib.tools.cli import main
 from llafs_lib.vision.backbone import Backbone
@@ -175,7 +176,8 @@ def test_a_bank_of_another_model_is_refused(project, method):
     run, fold = project[2:]
     index = run.path / "support_bank" / "index.json"
     kept = index.read_text()
-    index.write_text(kept.replace('"weights": "', '"weights": "0'))
+    about = read_sealed(index)
+    write_sealed(index, about | {"made_from": about["made_from"] | {"weights": "0"}})
     run.record("support_bank", made_with(fold))
     try:
         with pytest.raises(LlafsError, match="stale"):

@@ -24,7 +24,7 @@ from typing import Protocol
 
 import numpy as np
 
-from llafs_lib.artifacts import file_hash, replacing
+from llafs_lib.artifacts import file_hash, make_room, replacing
 from llafs_lib.errors import LlafsError
 from llafs_lib.evaluation.arms import Arm
 from llafs_lib.evaluation.metrics import ConfusionCounts, Curve, best_threshold, count, curve, squashed
@@ -341,6 +341,7 @@ def _resume(log: Path, key: str, arms: Sequence[Arm]) -> Queries:
     except BROKEN:  # there is none yet, or something that is no log
         done, lines = {}, []
     header = json.dumps({"key": key, "arms": {name: asdict(arm) for name, arm in known.items()}}, ensure_ascii=False)
+    make_room(log)
     with replacing(log) as partial:
         partial.write_text("\n".join([header, *lines, ""]), encoding="utf-8")
     return done

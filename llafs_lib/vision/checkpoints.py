@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from llafs_lib.artifacts import replacing
+from llafs_lib.artifacts import make_room, replacing
 from llafs_lib.errors import LlafsError
 
 
@@ -96,6 +96,7 @@ def save_training(
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value.contiguous() for name, value in state.items()}
     facts = {"key": key, "history": json.dumps(dict(history))}
+    make_room(path)
     with replacing(path) as partial:
         save_file(tensors, partial, {**facts, "sha256": _digest(tensors, facts)})
 
