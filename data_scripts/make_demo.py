@@ -13,7 +13,7 @@ from _common import make_parser, run
 from PIL import Image
 
 from llafs_lib.artifacts import replacing
-from llafs_lib.bank_folder import Wanted, make_bank_folder
+from llafs_lib.bank_folder import FILES, Wanted, make_bank_folder
 from llafs_lib.classes import TOY_FAMILIES
 from llafs_lib.data.own import MIN_AREA, open_own
 from llafs_lib.data.toy.dataset import Scene, draw_scene
@@ -43,6 +43,7 @@ def make(options: argparse.Namespace) -> None:
             write_scene(drawn, number, scene(number))
         split = open_own(drawn / "masks", drawn / "images")
         make_bank_folder(packed / BANK, split, {"name": Path(__file__).name}, Wanted("small", min_area=MIN_AREA))
+        (packed / BANK / FILES).unlink()  # it holds times, and the images that it is about stay here
         image, _ = draw_scene(np.random.default_rng(SEED_OF_QUERY), WORD)
         Image.fromarray(image).save(packed / QUERY, quality=90)
         pack(packed, options.out)

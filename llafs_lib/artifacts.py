@@ -13,15 +13,18 @@ import hashlib
 import importlib.metadata
 import json
 import os
+import platform
 import shutil
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from llafs_lib import __version__
 from llafs_lib.errors import LlafsError, writing_to
@@ -41,7 +44,7 @@ NOTEBOOKS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
             *("folds.json", "hsnet.safetensors", "repri.safetensors"),
             *("related_classes.json", "support_bank", "calibration.json"),
         ),
-        ("episodes.csv", "results.json", "results.md", "examples.png", "report.html"),
+        ("queries.novel.jsonl", "episodes.csv", "results.json", "results.md", "examples.png", "report.html"),
     ),
     "06_your_own_images": ((), ()),  # begins anew, with a user's own files
 }
@@ -87,7 +90,7 @@ class RunFolder:
         path = Path(path)
         run = cls(path.parent.parent, path.parent.name, 0)
         run.path = path
-        made = run.manifest("folds.json").get("parameters", {})
+        made = run.parameters("folds.json")
         fold = str(made.get("fold", path.name.removeprefix("fold")))
         if not path.is_dir() or not fold.isdigit():
             raise LlafsError(
@@ -110,6 +113,8 @@ class RunFolder:
         with replacing(self.path / name) as partial:
             yield partial
             manifest = self._manifest(partial, parameters)
+            for place in (self._manifest_path(name), *([] if partial.is_dir() else [self.path / name])):
+                make_room(place)
         write_json(self._manifest_path(name), manifest)
 
     def record(self, name: str, parameters: Mapping[str, Any]) -> None:
@@ -123,26 +128,29 @@ class RunFolder:
             LlafsError: it is not there, was made with other parameters, or is not what its manifest describes; the
                 message names the notebook that makes it.
         """
-        path, book = self.path / name, MADE_BY.get(name, "that writes it")
-        again = f"run notebook {book} (`llafs tutorial --only {book[:2]}` with the same parameters)"
+        path, again = self.path / name, run_again(name)
         if not path.exists():
             raise LlafsError(f"{path} is missing: {again} first.")
-        manifest = self.manifest(name)
-        if manifest.get("sha256") != file_hash(path):
+        try:
+            found = file_hash(path)
+        except OSError as error:
+            raise LlafsError(f"{path} cannot be read ({error.strerror}): change its permissions.") from error
+        if self.manifest(name).get("sha256") != found:
             raise LlafsError(f"{path} does not match its manifest (cut off or edited): {again} again.")
         for key, value in expected.items():
-            made = manifest["parameters"].get(key)
+            made = self.parameters(name).get(key)
             if made != value:
                 raise LlafsError(f"{path} was made with {key}={made!r}, not {key}={value!r}: {again}.")
         return path
 
     def manifest(self, name: str) -> dict[str, Any]:
         """The manifest of an artifact; empty when there is none or it cannot be read."""
-        try:
-            found = json.loads(self._manifest_path(name).read_text(encoding="utf-8"))
-        except (OSError, ValueError):
-            return {}
-        return found if isinstance(found, dict) else {}
+        return read_json(self._manifest_path(name))
+
+    def parameters(self, name: str) -> dict[str, Any]:
+        """What the manifest of an artifact says that it was made with; empty where it says nothing."""
+        made = self.manifest(name).get("parameters")
+        return made if isinstance(made, dict) else {}
 
     def _manifest_path(self, name: str) -> Path:
         return self.path / f"{name}.manifest.json"
@@ -159,6 +167,12 @@ class RunFolder:
         }
 
 
+def run_again(name: str) -> str:
+    """What makes an artifact anew, in words."""
+    book = MADE_BY.get(name, "that writes it")
+    return f"run notebook {book} (`llafs tutorial --only {book[:2]}` with the same parameters)"
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; what is written there takes its place when the block ends without an error.
@@ -169,17 +183,54 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         Unwritable: the disk is full, or the place may not be written; the message says what to do.
     """
-    partial = path.with_name(f".{os.getpid()}.{threading.get_ident()}.partial.{path.name}")
+    partial = path.with_name(f".{_here()}.{os.getpid()}.{threading.get_ident()}.partial.{path.name}")
     try:
         with writing_to(path):
             path.parent.mkdir(parents=True, exist_ok=True)
+            _remove_abandoned(path.parent)
             yield partial
             os.replace(partial, path)
     finally:
-        if partial.is_dir():
-            shutil.rmtree(partial, ignore_errors=True)
-        else:
-            partial.unlink(missing_ok=True)
+        discard(partial)
+
+
+@functools.cache
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what killed processes of this machine were writing in a folder. Looked for once: a folder may be large."""
+    with suppress(OSError):
+        for partial in folder.glob(f".{_here()}.*.partial.*"):
+            maker = partial.name.split(".")[2]
+            if maker.isdecimal() and not psutil.pid_exists(int(maker)):
+                discard(partial)
+
+
+@functools.cache
+def _here() -> str:
+    """A short name of this machine, or of this container: process numbers mean nothing anywhere else."""
+    with suppress(OSError):
+        return hashlib.sha256(f"{platform.node()} {os.readlink('/proc/self/ns/pid')}".encode()).hexdigest()[:6]
+    return hashlib.sha256(platform.node().encode()).hexdigest()[:6]
+
+
+def make_room(path: Path) -> None:
+    """Remove an empty folder where a file of a run belongs.
+
+    Raises:
+        LlafsError: the folder is not empty.
+    """
+    with suppress(OSError):
+        path.rmdir()
+    if path.is_dir():
+        raise LlafsError(f"{path} is a folder, where a file belongs: move it away, and run this again.")
+
+
+def discard(path: Path) -> None:
+    """Remove a file or a folder with all that is in it, if it is there and may be removed."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with suppress(OSError):
+            path.unlink()
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -188,11 +239,35 @@ def write_json(path: Path, value: Any) -> None:
         partial.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object; empty where there is no file, or something else in it."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file's bytes, in hexadecimal; of a folder, of the names and hashes of its files."""
+    """SHA-256 of a file's bytes, in hexadecimal; of a folder, of the names and hashes of its files.
+
+    A file is read once in a process, unless it is written again.
+    """
     if path.is_dir():
         listed = [f"{file.name} {file_hash(file)}" for file in sorted(path.iterdir())]
         return hashlib.sha256("\n".join(listed).encode()).hexdigest()
+    stat = path.stat()
+    if time.time() - stat.st_ctime < 1:  # the clock of a file system is coarse: a second write might not be seen
+        return _hash_of(path)
+    return _hash_once(path.absolute(), stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)
+
+
+@functools.lru_cache(4096)
+def _hash_once(path: Path, *state: int) -> str:
+    return _hash_of(path)
+
+
+def _hash_of(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -234,8 +309,6 @@ def peak_rss_mb() -> int:
     try:
         import resource
     except ImportError:  # Windows
-        import psutil
-
         return psutil.Process().memory_info().peak_wset // 2**20
     unit = 1 if sys.platform == "darwin" else 1024  # macOS counts bytes, Linux KiB
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit // 2**20

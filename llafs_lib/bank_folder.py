@@ -1,6 +1,7 @@
 """A folder with all that segmenting needs but the backbone's weights: it can be moved, and the data set may be gone.
 
 okapi-bank/bank.json         what it was made from, and what can be expected of it
+okapi-bank/files.json        size and time of the rows' files and of the images, by which they are known again
 okapi-bank/support_bank/     the rows (`retrieval.bank`)
 okapi-bank/thumbnails/       small copies of the supports, to be shown
 okapi-bank/added/            supports that the user added (`retrieval.corrections`)
@@ -8,7 +9,6 @@ okapi-bank/added/            supports that the user added (`retrieval.correction
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Callable, Mapping
@@ -19,27 +19,28 @@ from typing import Any
 import numpy as np
 import torch
 
-from llafs_lib.artifacts import replacing, write_json
+from llafs_lib.artifacts import discard, read_json, replacing
 from llafs_lib.data.folds import data_root
-from llafs_lib.data.own import OwnSplit
+from llafs_lib.data.own import OwnSplit, images_of
 from llafs_lib.data.splits import SupportReader
 from llafs_lib.errors import LlafsError, told, why
 from llafs_lib.evaluation.calibration import Calibration, calibrate
 from llafs_lib.language.asking import Asker
 from llafs_lib.language.replay import ReplayMiss
 from llafs_lib.records import RelatedClasses
-from llafs_lib.retrieval.bank import SupportBank, build_bank, described_by
+from llafs_lib.retrieval.bank import DamagedBank, SupportBank, build_bank, described_by, states_of
 from llafs_lib.retrieval.scoring import by_looks
 from llafs_lib.retrieval.thumbnails import Thumbnails
+from llafs_lib.seals import described, is_unchanged, read_sealed, write_sealed
 from llafs_lib.settings import PHOTOGRAPHS_BACKBONE
 from llafs_lib.sharing import held
 from llafs_lib.vision.backbone import Backbone, load_backbone, toy_backbone, usual_device
 from llafs_lib.vision.prototype import PrototypeSegmenter
 from llafs_lib.vision.recipes import size_compared
 
-ABOUT, ROWS, THUMBNAILS, ADDED = "bank.json", "support_bank", "thumbnails", "added"
+ABOUT, FILES, ROWS, THUMBNAILS, ADDED = "bank.json", "files.json", "support_bank", "thumbnails", "added"
 SHARDS = "shards"  # of rows, while they are made on several machines
-FORMAT = 1  # raise it when an older folder can no longer be read
+FORMAT = 2  # raise it when an older folder can no longer be read
 HOW = {"plain": True, "sharpness": 8.0}  # of the prototypes; what benchmarks/policies.py found best
 
 
@@ -87,19 +88,29 @@ def read_about(folder: Path) -> dict[str, Any]:
     """`bank.json`, checked.
 
     Raises:
-        LlafsError: it is missing, unreadable or of another version.
+        DamagedBank: it is missing, damaged or of another version.
     """
     file = folder / ABOUT
-    try:
-        about = json.loads(file.read_text(encoding="utf-8"))
-        version, calibration = about["format"], about["calibration"]
-        about["calibration"] = Calibration.from_dict(calibration)
-        about["source"], about["data"], about["settings"]["backbone"], about["settings"]["size"]  # must be there
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise LlafsError(f"{file} is not the file of a bank, or is damaged: {_again(folder)}.") from error
+    version = read_json(file).get("format", FORMAT)
     if version != FORMAT:
-        raise LlafsError(f"{file} is of format {version}, this version reads {FORMAT}: {_again(folder)}.")
-    return about
+        raise DamagedBank(f"{file} is of format {version}, this version reads {FORMAT}: {_again(folder)}.")
+    about = read_sealed(file)
+    if not about:
+        raise DamagedBank(f"{file} is not the file of a bank, or is damaged: {_again(folder)}.")
+    return {**about, "calibration": Calibration.from_dict(about["calibration"])}
+
+
+def read_bank(folder: Path, about: Mapping[str, Any]) -> SupportBank:
+    """The rows of a bank folder.
+
+    Raises:
+        DamagedBank: they are not what `bank.json` says.
+    """
+    try:
+        made_from = {"data": about["data"], "min_area": about["settings"]["min_area"]}
+        return SupportBank.load(folder / ROWS, read_sealed(folder / FILES).get("rows"), **made_from)
+    except LlafsError as error:
+        raise DamagedBank(f"{folder / ROWS} is damaged, or of another bank: {_again(folder)}.") from error
 
 
 def _again(folder: Path) -> str:
@@ -164,8 +175,10 @@ def _make(
     if _made_from(rows, made_from) and (folder / THUMBNAILS).is_dir():
         bank = SupportBank.load(rows)
     else:
-        (folder / ABOUT).unlink(missing_ok=True)  # written last: without it the folder counts as begun
-        shutil.rmtree(rows, ignore_errors=True)
+        discard(folder / ABOUT)  # written last: without it the folder counts as begun
+        discard(rows)
+        if not (folder / THUMBNAILS).is_dir():
+            discard(folder / THUMBNAILS)
         bank = fill_rows(rows, folder / THUMBNAILS, split, shown, segmenter, made_from)
     everything = {i: tuple(c for c, n in zip(split.classes, row, strict=True) if n) for i, row in _pixels(split)}
     found = calibrate(bank, segmenter, everything, read.with_masks, stand_ins(bank, asker))
@@ -178,7 +191,11 @@ def _make(
         "calibration": found.to_dict(),
         "skipped": list(split.skipped),
     }
-    write_json(folder / ABOUT, about)
+    images = {os.path.relpath(split.file(i), split.folder): described(split.file(i)) for i in shown}
+    for name, content in ((FILES, {"rows": states_of(rows), "images": images}), (ABOUT, about)):
+        if (folder / name).is_dir():
+            discard(folder / name)
+        write_sealed(folder / name, content)
 
 
 def describer(split: OwnSplit, wanted: Wanted) -> tuple[PrototypeSegmenter, dict[str, Any]]:
@@ -228,12 +245,14 @@ def _made_from(rows: Path, made_from: Mapping[str, Any]) -> bool:
 
 def check_place(folder: Path) -> None:
     """Raise a LlafsError if something else than a bank, finished or begun, is at `folder`."""
-    if folder.exists() and not (folder.is_dir() and (is_bank_folder(folder) or _is_begun(folder))):
+    if folder.exists() and not (folder.is_dir() and (is_bank_folder(folder) or is_begun(folder))):
         raise LlafsError(f"{folder} exists and is no bank, so it is not replaced: choose another folder for the bank.")
 
 
-def _is_begun(folder: Path) -> bool:
-    return {p.name for p in folder.iterdir() if not p.name.startswith(".")} <= {ROWS, SHARDS, THUMBNAILS, ADDED}
+def is_begun(folder: Path) -> bool:
+    """Whether there is nothing in a folder but parts of a bank, so that it may be made anew."""
+    parts = {ABOUT, FILES, ROWS, SHARDS, THUMBNAILS, ADDED}
+    return {p.name for p in folder.iterdir() if not p.name.startswith(".")} <= parts
 
 
 def stand_ins(bank: SupportBank, asker: Asker | None = None) -> Callable[[str], RelatedClasses]:
@@ -271,16 +290,19 @@ def state_of(annotations: Path, images: Path | None) -> dict[str, Any]:
     }
 
 
-def check_current(folder: Path, source: Mapping[str, Any], fingerprint: Callable[[], str], wanted: Wanted) -> None:
+def check_current(folder: Path, source: Mapping[str, Any], opened: Callable[[], OwnSplit], wanted: Wanted) -> None:
     """Compare a finished bank with what it would be made from now.
 
     Args:
-        fingerprint: reads the data set and says its fingerprint; called only where the file's state has changed.
+        opened: reads the data set; called only where the file's state has changed.
 
     Raises:
+        DamagedBank: it is damaged.
         LlafsError: they differ; the message says in what, and what to do.
     """
-    about = read_about(folder)
+    about, files = read_about(folder), read_sealed(folder / FILES)
+    if not files or not (folder / THUMBNAILS).is_dir():
+        raise DamagedBank(f"{folder} has lost {THUMBNAILS if files else FILES}, or it is damaged: {_again(folder)}.")
     keeps = "what you added to it is kept"
     for name, value in wanted.settings().items():
         if about["settings"].get(name) != value:
@@ -288,11 +310,15 @@ def check_current(folder: Path, source: Mapping[str, Any], fingerprint: Callable
                 f"the bank {folder} was made with {name}={about['settings'].get(name)!r}, not {value!r}: "
                 f"{_again(folder)} ({keeps}), or choose another folder for the bank."
             )
-    if about["source"] != dict(source) and about["data"] != fingerprint():
-        raise LlafsError(
-            f"the bank {folder} is stale: {source['name']} is not what it was made from. To go on, {_again(folder)} "
-            f"({keeps}), or choose another folder for the bank."
-        )
+    to_go_on = f"To go on, {_again(folder)} ({keeps}), or choose another folder for the bank."
+    where = images_of(Path(source["path"]), source["images"] or None)
+    if about["source"] != dict(source):
+        split = opened()
+        if about["data"] != split.fingerprint:
+            raise LlafsError(f"the bank {folder} is stale: {source['name']} is not what it was made from. {to_go_on}")
+    for name, known in files["images"].items():
+        if not is_unchanged(where / name, *known) and (where / name).exists():
+            raise LlafsError(f"the bank {folder} is stale: {where / name} is not the image that it knows. {to_go_on}")
 
 
 def copy_bank_folder(folder: Path, to: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,15 @@ from llafs_lib.data.own import open_own
 from llafs_lib.data.splits import SupportReader
 from llafs_lib.errors import LlafsError
 from llafs_lib.language.asking import Asker
-from llafs_lib.retrieval.bank import SupportBank, described_by
+from llafs_lib.retrieval.bank import DamagedBank, SupportBank, described_by
 from llafs_lib.retrieval.corrections import Corrections
 from llafs_lib.retrieval.thumbnails import Thumbnails
 from llafs_lib.vision.backbone import Backbone, load_backbone, usual_device
 from llafs_lib.vision.hsnet import HSNet
 from llafs_lib.vision.prototype import PrototypeSegmenter
 from llafs_lib.vision.segmenter import HSNetSegmenter
+
+MODEL = "hsnet.safetensors"
 
 
 def open_run(run: str | Path, method: str, annotations: str = "") -> dict[str, Any]:
@@ -34,11 +37,14 @@ def open_run(run: str | Path, method: str, annotations: str = "") -> dict[str, A
         LlafsError: it is no run folder, or an artifact is missing or does not fit the others.
     """
     folder = RunFolder.at(run)
-    dataset, _ = open_fold(folder, annotations)  # checks that the run belongs to the data
-    bank = SupportBank.load(folder.require("support_bank"))
-    calibration = json.loads(folder.require("calibration.json").read_text(encoding="utf-8"))
+    dataset, fold = open_fold(folder, annotations)  # checks that the run belongs to the data
+    first = MODEL if method == "hsnet" else "support_bank"
+    folder.require(first, fold=fold.index, data=fold.digest)
+    made_with = folder.parameters(first)  # all that is read was made with the same model
+    bank = SupportBank.load(folder.require("support_bank", **made_with))
+    calibration = json.loads(folder.require("calibration.json", **made_with).read_text(encoding="utf-8"))
     if method == "hsnet":
-        segmenter = HSNetSegmenter.from_file(folder.require("hsnet.safetensors"))
+        segmenter = HSNetSegmenter.from_file(folder.path / MODEL)
         described = described_by(segmenter.model.backbone, segmenter.compared_at)
     else:
         backbone, size = _backbone_of(bank, folder), bank.made_from.get("size")
@@ -63,7 +69,7 @@ def open_bank(folder: str | Path) -> dict[str, Any]:
     folder = Path(folder)
     about = bank_folder.read_about(folder)
     segmenter, described = bank_folder.load_segmenter(about["settings"], about["calibration"].novel.threshold)
-    bank = SupportBank.load(folder / bank_folder.ROWS)
+    bank = bank_folder.read_bank(folder, about)
     bank.check(**described)
     return {
         "method": segmenter,
@@ -90,10 +96,15 @@ def open_own_images(
     folder = bank_folder.bank_folder_for(annotations) if bank is None else path_of(bank, "bank")
     source = bank_folder.state_of(annotations, images)
     if bank_folder.is_bank_folder(folder):
-        bank_folder.check_current(folder, source, lambda: open_own(annotations, images).fingerprint, wanted)
-    else:
-        asked = asker if asker.model else None
-        bank_folder.make_bank_folder(folder, open_own(annotations, images), source, wanted, asked)
+        try:
+            bank_folder.check_current(folder, source, lambda: open_own(annotations, images), wanted)
+            return open_bank(folder)
+        except DamagedBank as damage:
+            if not bank_folder.is_begun(folder):
+                raise
+            print(f"note: {str(damage).partition(': make')[0]}; it is made anew.", file=sys.stderr)
+    asked = asker if asker.model else None
+    bank_folder.make_bank_folder(folder, open_own(annotations, images), source, wanted, asked)
     return open_bank(folder)
 
 
@@ -103,9 +114,9 @@ def _backbone_of(bank: SupportBank, folder: RunFolder) -> Backbone:
     Raises:
         LlafsError: there is no `hsnet.safetensors`, and the backbone cannot be had from elsewhere.
     """
-    model = folder.path / "hsnet.safetensors"
+    model = folder.path / MODEL
     if model.exists():
-        backbone = HSNet.load(folder.require(model.name))[0].backbone
+        backbone = HSNet.load(folder.require(MODEL))[0].backbone
     else:
         try:
             backbone = load_backbone(bank.made_from.get("backbone"), data_root() / "weights")

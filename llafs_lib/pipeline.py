@@ -326,6 +326,7 @@ class LLaFS:
             self.finder.find(query, name, self._known_as(name), related, self._added(name), *settings)
             for name, related in question.related.items()
         ]
+        self.finder.method.features.forget(query.small)  # or memory would grow with the number of images
         found, likeness = zip(*answers, strict=True)
         found = tuple(replace(one, notes=(*read.notes, *one.notes)) for one in found)
         return Predictions(found, label_map(found, likeness), source) if question.several else found[0]

@@ -12,7 +12,8 @@ LIBRARY = Path(__file__).resolve().parent.parent / "llafs_lib"
 
 # A room may import the rooms of lower floors and, but for the floor of `data`, `vision` and `language`, its own floor.
 FLOORS = [
-    {"errors", "classes", "records", "artifacts", "settings", "progress", "threads", "sharing", "outputs", "writing"},
+    {"errors", "classes", "records", "artifacts", "seals", "settings", "progress", "threads", "sharing", "outputs"}
+    | {"writing"},
     {"data", "vision", "language"},
     {"retrieval"},
     {"evaluation"},

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from llafs_lib import artifacts
 from llafs_lib.artifacts import (
     MADE_BY,
     METHOD,
@@ -15,6 +16,8 @@ from llafs_lib.artifacts import (
     NOTEBOOKS,
     ROOMS,
     RunFolder,
+    _remove_abandoned,
+    file_hash,
     library_digest,
     replacing,
 )
@@ -130,6 +133,60 @@ def test_what_is_written_takes_its_place_whole(tmp_path):
         partial.write_text("half")
         raise OSError("no space left")
     assert target.read_text() == "whole" and [p.name for p in target.parent.iterdir()] == ["file.txt"]
+
+
+MAKER = """
+import sys, time
+from pathlib import Path
+from llafs_lib.artifacts import replacing
+with replacing(Path(sys.argv[1])) as partial:
+    partial.mkdir()
+    print("begun", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no SIGKILL on Windows")
+def test_what_a_killed_process_was_writing_is_removed_by_the_next(tmp_path):
+    makers = [
+        subprocess.Popen([sys.executable, "-c", MAKER, str(tmp_path / name)], stdout=subprocess.PIPE)
+        for name in ("killed", "alive")
+    ]
+    for maker in makers:
+        maker.stdout.readline()
+    assert len(list(tmp_path.iterdir())) == 2
+    makers[0].kill()
+    makers[0].wait()
+    _remove_abandoned.cache_clear()
+    with replacing(tmp_path / "mine") as partial:
+        partial.write_text("")
+    makers[1].kill()
+    makers[1].wait()
+    assert [p.name.rpartition(".")[2] for p in sorted(tmp_path.iterdir())] == ["alive", "mine"]
+
+
+@pytest.mark.parametrize("name", ["folds.json", "folds.json.manifest.json"])
+def test_a_folder_where_a_file_belongs_is_removed_if_it_is_empty_and_else_named(run, name):
+    (run.path / name).mkdir(parents=True)
+    write(run)
+    run.require("folds.json")
+    (run.path / name).unlink()
+    (run.path / name).mkdir()
+    (run.path / name / "thesis.txt").write_text("years of work")
+    with pytest.raises(LlafsError, match=f"{name} is a folder, where a file belongs: move it away"):
+        write(run)
+    assert (run.path / name / "thesis.txt").is_file()
+
+
+def test_a_file_is_read_once_in_a_process_to_be_hashed(tmp_path, monkeypatch):
+    (tmp_path / "bank").write_bytes(b"0123")
+    monkeypatch.setattr(artifacts.time, "time", lambda: 2e9)  # it was not written just now
+    first = file_hash(tmp_path / "bank")
+    with monkeypatch.context() as patch:
+        patch.setattr(artifacts, "_hash_of", lambda path: pytest.fail("read again"))
+        assert file_hash(tmp_path / "bank") == first
+    (tmp_path / "bank").write_bytes(b"01234")
+    assert file_hash(tmp_path / "bank") != first
 
 
 def test_a_folder_is_written_whole_too(tmp_path):

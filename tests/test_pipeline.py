@@ -22,10 +22,11 @@ from llafs_lib.language.replay import ReplayMiss
 from llafs_lib.records import Episode, RelatedClass, RelatedClasses
 from llafs_lib.retrieval.bank import build_bank, described_by
 from llafs_lib.retrieval.policies import Request, choose_rows, load_supports, select_supports
+from llafs_lib.seals import read_sealed, write_sealed
 from llafs_lib.settings import Settings
 from llafs_lib.tools.cli import main
 from llafs_lib.vision.backbone import Backbone
-from llafs_lib.vision.features import query_embedding
+from llafs_lib.vision.features import _pixel_hash, query_embedding
 from llafs_lib.vision.hsnet import HSNet
 from llafs_lib.vision.prototype import PrototypeSegmenter
 from llafs_lib.vision.segmenter import HSNetSegmenter
@@ -40,11 +41,16 @@ def add_bank(run, dataset, fold, segmenter, backbone, limit=None):
     made_from = described_by(backbone, segmenter.size)
     path = run.path / "support_bank"
     build_bank(path, wanted, fold.base, lambda i: read.with_masks(i, wanted[i]), segmenter.describe, made_from)
-    run.record("support_bank", {})
+    run.record("support_bank", made_with(fold))
 
 
-def add_calibration(run):
-    with run.writing("calibration.json", {}) as path:
+def made_with(fold):
+    """What the manifests of a run's models say."""
+    return {"fold": fold.index, "data": fold.digest}
+
+
+def add_calibration(run, fold):
+    with run.writing("calibration.json", made_with(fold)) as path:
         path.write_text(json.dumps({"prototypes": HOW}))
 
 
@@ -71,10 +77,10 @@ def project(tmp_path_factory):
         folds.save_fold(run, fold)
         torch.manual_seed(0)
         segmenter = HSNetSegmenter(HSNet(Backbone("small").freeze()), 97)
-        with run.writing("hsnet.safetensors", {}) as path:
+        with run.writing("hsnet.safetensors", made_with(fold)) as path:
             segmenter.model.save(path, size=97)
         add_bank(run, dataset, fold, segmenter, segmenter.model.backbone)
-        add_calibration(run)
+        add_calibration(run, fold)
         yield root, patch, run, fold
 
 
@@ -167,17 +173,18 @@ def test_a_missing_artifact_names_the_notebook(project, name, book, method):
 
 @pytest.mark.parametrize("method", ["hsnet", "prototypes"])
 def test_a_bank_of_another_model_is_refused(project, method):
-    run = project[2]
+    run, fold = project[2:]
     index = run.path / "support_bank" / "index.json"
     kept = index.read_text()
-    index.write_text(kept.replace('"weights": "', '"weights": "0'))
-    run.record("support_bank", {})
+    about = read_sealed(index)
+    write_sealed(index, about | {"made_from": about["made_from"] | {"weights": "0"}})
+    run.record("support_bank", made_with(fold))
     try:
         with pytest.raises(LlafsError, match="stale"):
             LLaFS.from_run(run.path, method=method)
     finally:
         index.write_text(kept)
-        run.record("support_bank", {})
+        run.record("support_bank", made_with(fold))
 
 
 @pytest.mark.parametrize("method", ["hsnet", "prototypes"])
@@ -208,6 +215,13 @@ def test_many_images_one_bad(model, tmp_path):
     first, bad, last = model.segment_all(images, "giraffe", shots=1)
     assert first.mask.shape == (40, 50) and last.mask.shape == (30, 30)
     assert isinstance(bad, LlafsError) and "text.jpg is not a readable image" in str(bad)
+
+
+@pytest.mark.parametrize("method", ["hsnet", "prototypes"])
+def test_memory_does_not_grow_with_the_number_of_images(project, method):
+    model, images = LLaFS.from_run(project[2].path, method=method), [np.full((40, 40, 3), n, np.uint8) for n in (1, 2)]
+    assert len(list(model.segment_all(images, "giraffe", shots=1))) == 2
+    assert not {_pixel_hash(image) for image in images} & set(model.method.features._kept)
 
 
 @pytest.mark.parametrize("mode", ["RGBA", "I;16", "L", "P"])
@@ -253,7 +267,7 @@ def test_prototypes_on_photographs_need_no_trained_model(project, tmp_path, monk
     torch.save(backbone.net.state_dict(), tmp_path / "weights" / "mobilenet_v2-imagenet.pth")
     folds.save_fold(run, fold)
     add_bank(run, dataset, fold, PrototypeSegmenter(backbone, 97, 0.5), backbone, limit=12)
-    add_calibration(run)
+    add_calibration(run, fold)
     model = LLaFS.from_run(run.path, method="prototypes")
     assert model.segment(np.zeros((40, 50, 3), np.uint8), "giraffe", shots=1).mask.shape == (40, 50)
     with pytest.raises(LlafsError, match="run notebook 02_backbone_training"):

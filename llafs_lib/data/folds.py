@@ -267,8 +267,8 @@ def open_fold(run: RunFolder, annotations: str = "") -> tuple[DataSet, Fold]:
     Raises:
         LlafsError: there is no such fold, or the data set is missing, has changed or was cut off.
     """
-    run.require("folds.json")
-    made = run.manifest("folds.json")["parameters"]
+    run.require("folds.json", dataset=run.dataset, fold=run.fold)
+    made = run.parameters("folds.json")
     if "annotations" in made:
         dataset = _found_again(run, made, annotations)
     else:

@@ -5,14 +5,16 @@ cache takes a fraction of a millisecond (`benchmarks/data.py`). A cache is a fol
 
     labels.bin   the label maps one after another, each as run lengths compressed with zlib
     index.npz    image ids, file names, sizes, where each map begins, how many pixels each class has in each image
-    about.json   what the maps were made from, a hash of their content, what was left out
+    about.json   what the maps were made from, a hash of their content, what was left out, and what the files hold
+
+A cache whose files are not as they were written is painted anew.
 """
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-import shutil
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,11 +22,12 @@ from pathlib import Path
 
 import numpy as np
 
-from llafs_lib.artifacts import replacing
+from llafs_lib.artifacts import discard, replacing
 from llafs_lib.errors import LlafsError
+from llafs_lib.seals import described, is_unchanged, read_sealed, write_sealed
 
 CACHE = Path("data/cache")  # under the working directory, because the data itself may be read-only
-RULE_VERSION = 1  # raise it when the rule of reading or painting changes, so that every cache is made again
+RULE_VERSION = 2  # raise it when the rule of reading or painting changes, so that every cache is made again
 VOID = 255  # label of pixels that are neither an object nor scored, such as PASCAL's object outlines; see `void_of`
 
 
@@ -77,11 +80,17 @@ class LabelStore:
 
     `Split` says what `image_ids`, `pixels`, `skipped` and `fingerprint` hold; `files` is image id → file name, relative
     to the folder of the split's images.
+
+    Raises:
+        LlafsError: the cache is damaged, or not there.
     """
 
     def __init__(self, folder: Path):
+        about = read_sealed(folder / "about.json")
+        files = about.get("files", {})
+        if files.keys() != {"labels.bin", "index.npz"} or not all(is_unchanged(folder / n, *files[n]) for n in files):
+            raise LlafsError(f"{folder} is damaged: remove it, and its label maps are painted anew.")
         index = np.load(folder / "index.npz")
-        about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
         self.image_ids: tuple[int, ...] = tuple(index["ids"].tolist())
         self.files: dict[int, str] = dict(zip(self.image_ids, index["files"].tolist(), strict=True))
         self.pixels: np.ndarray = index["pixels"]
@@ -171,11 +180,13 @@ def open_labels(
     key = [RULE_VERSION, list(classes), [_state(path) for path in sources], *([] if also is None else [also])]
     where = _digest([str(Path(path).resolve()) for path in sources])[:8]
     folder = cache / f"{name}-{where}-{_digest(key)[:8]}"
-    if not folder.is_dir():
-        _write(folder, len(classes), paint, {"rule_version": RULE_VERSION, "sources": [p.name for p in sources]})
-        for outdated in cache.glob(f"{name}-{where}-*"):
-            if outdated != folder:
-                shutil.rmtree(outdated, ignore_errors=True)
+    with contextlib.suppress(LlafsError):
+        return LabelStore(folder)
+    discard(folder)  # what is damaged; another process may be just as far, and then one of them is faster below
+    _write(folder, len(classes), paint, {"rule_version": RULE_VERSION, "sources": [p.name for p in sources]})
+    for outdated in cache.glob(f"{name}-{where}-*"):
+        if outdated != folder:
+            discard(outdated)
     return LabelStore(folder)
 
 
@@ -200,8 +211,9 @@ def _write(
             if not len(index["ids"]):
                 raise LlafsError(f"no image is listed in {' or '.join(about['sources'])}: is it the right file?")
             np.savez(fresh / "index.npz", **index)
-            about = {**about, "fingerprint": fingerprint, "skipped": skipped.sentences()}
-            (fresh / "about.json").write_text(json.dumps(about, indent=2, ensure_ascii=False), encoding="utf-8")
+            files = {name: described(fresh / name) for name in ("labels.bin", "index.npz")}
+            about = {**about, "fingerprint": fingerprint, "skipped": skipped.sentences(), "files": files}
+            write_sealed(fresh / "about.json", about)
     except OSError as error:
         if not folder.is_dir():  # otherwise another process was faster, and its label maps are the same
             raise LlafsError(

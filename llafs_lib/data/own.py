@@ -40,16 +40,21 @@ def open_own(annotations: str | Path, images: str | Path | None = None) -> OwnSp
         raise LlafsError(
             f"the annotations {shown(annotations)} do not exist: name a COCO JSON file or a folder of masks."
         )
+    folder = images_of(annotations, images)
     if (annotations / "masks").is_dir():
         annotations = annotations / "masks"
-    folder = _images_beside(annotations) if images is None else path_of(images, "images")
     if not os.path.isdir(folder):
         kind = "is a file" if os.path.exists(folder) else "does not exist"
         raise LlafsError(f"the image folder {shown(folder)} {kind}: name the folder that holds the images.")
     return OwnSplit(folder, annotations)
 
 
-def _images_beside(annotations: Path) -> Path:
+def images_of(annotations: Path, images: str | Path | None = None) -> Path:
+    """The folder of the images that go with annotations, as `open_own` looks for it."""
+    if images is not None:
+        return path_of(images, "images")
+    if (annotations / "masks").is_dir():
+        annotations = annotations / "masks"
     beside = [annotations.parent / "images"]
     if annotations.parent.name == "annotations":  # where CVAT and COCO put the file
         beside.append(annotations.parent.parent / "images")

@@ -4,15 +4,18 @@ The log makes long work survive a kill: what it holds is not computed again. It 
 be made again from it, without a model.
 
     {"key": …, "arms": {"HSNet: llm 5": {"model": "HSNet", "policy": "llm", "k": 5, …}, …}}
-    {"class_name": "giraffe", "image_id": 7, "pixels": …, "truth": …, "answers": {…}, "at_400": {…}, "supports": {…}}
+    {"class_name": "giraffe", "image_id": 7, "pixels": …, "truth": …, "answers": {…}, "at_400": {…}, "supports": {…},
+     "sum": …}
 
 `key` is what decides the answers. `answers` holds [inter, union, inter_bg, union_bg] by arm at the image's own size and
 `at_400` the same squashed to 400 × 400. `supports` lists which [image id, class, weight] an arm showed, or how many if
-it showed more than 20.
+it showed more than 20. `sum` is a hash of the key and of the line before it: what was damaged, edited, or taken from
+another log is asked again. Each query is one line.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -21,7 +24,7 @@ from typing import Protocol
 
 import numpy as np
 
-from llafs_lib.artifacts import replacing
+from llafs_lib.artifacts import file_hash, make_room, replacing
 from llafs_lib.errors import LlafsError
 from llafs_lib.evaluation.arms import Arm
 from llafs_lib.evaluation.metrics import ConfusionCounts, Curve, best_threshold, count, curve, squashed
@@ -196,8 +199,8 @@ class Asked:
         for part in ("answers", "at_400", "supports"):
             getattr(self, part).update(getattr(other, part))
 
-    def line(self) -> str:
-        """As the log has it.
+    def line(self, key: str = "") -> str:
+        """As the log with that key has it.
 
         Raises:
             LlafsError: one of the answers is a curve.
@@ -208,12 +211,13 @@ class Asked:
         for name in ("answers", "at_400"):
             counts = getattr(self, name).items()
             entry[name] = {arm.name: [c.inter, c.union, c.inter_bg, c.union_bg] for arm, c in counts}
-        return json.dumps(entry | {"supports": self.supports}, ensure_ascii=False)
+        text = json.dumps(entry | {"supports": self.supports}, ensure_ascii=False)
+        return f'{text[:-1]}, "sum": "{_sum(key, text)}"}}'
 
     @classmethod
     def of(cls, line: str, arms: Mapping[str, Arm]) -> Asked:
         """The query that a line of the log describes; `arms` maps the names in it to their arms."""
-        entry = json.loads(line)
+        entry = {name: value for name, value in json.loads(line).items() if name != "sum"}
         query = entry["class_name"], entry["image_id"]
         for name in ("answers", "at_400"):
             entry[name] = {arms[arm]: ConfusionCounts(*query, *counts) for arm, counts in entry[name].items()}
@@ -250,7 +254,7 @@ def evaluate(
             asked = _ask(question, panel, missing, *read_query(question.episode))
             if log:
                 with log.open("a", encoding="utf-8") as file:
-                    file.write(asked.line() + "\n")
+                    file.write(asked.line(key) + "\n")
             _add(done, asked)
     found = [done[query] for query in queries]
     for asked in found:  # in the order of the arms, without those of an earlier list
@@ -304,34 +308,43 @@ def cut_scores(curves: Mapping[Arm, Sequence[Curve]]) -> tuple[dict[Arm, list[Co
 
 # --- the log ----------------------------------------------------------------------------------------------------------
 
+BROKEN = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)  # what a damaged log raises
 Queries = dict[tuple[str, int], Asked]  # by (class, image id)
 
 
-def read_log(log: Path) -> list[Asked]:
+def read_log(log: Path, sha256: str = "") -> list[Asked]:
     """All that a finished log holds, without asking anybody.
 
+    Args:
+        sha256: the log's, as the results that were made from it state it; empty compares nothing.
+
     Raises:
-        LlafsError: there is none, or it is not such a log.
+        LlafsError: there is none, it is not such a log, or it is another one.
     """
     try:
+        if sha256 and file_hash(log) != sha256:
+            raise LlafsError(f"{log} is not the log that the results beside it were made from: run notebook 05 again.")
         header, lines = _parts(log)
         return list(_queries(lines, _arms(header)).values())
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except BROKEN as error:
         raise LlafsError(f"{log} is not the log of an evaluation ({error}): run notebook 05 again.") from error
 
 
 def _resume(log: Path, key: str, arms: Sequence[Arm]) -> Queries:
     """What an earlier run with the same key left. The log of another run is begun anew, and `arms` join its header."""
+    known = {arm.name: arm for arm in arms}
     try:
         header, lines = _parts(log)
-    except (OSError, ValueError):  # there is none yet, or something that is no log
-        header, lines = {}, []
-    known, lines = (_arms(header), lines) if header.get("key") == key else ({}, [])
-    known |= {arm.name: arm for arm in arms}
+        earlier = _arms(header) if header["key"] == key else {}
+        lines = [line for line in lines if earlier and _is_whole(key, line)]
+        done, known = _queries(lines, earlier | known), earlier | known
+    except BROKEN:  # there is none yet, or something that is no log
+        done, lines = {}, []
     header = json.dumps({"key": key, "arms": {name: asdict(arm) for name, arm in known.items()}}, ensure_ascii=False)
+    make_room(log)
     with replacing(log) as partial:
         partial.write_text("\n".join([header, *lines, ""]), encoding="utf-8")
-    return _queries(lines, known)
+    return done
 
 
 def _parts(log: Path) -> tuple[dict, list[str]]:
@@ -340,8 +353,18 @@ def _parts(log: Path) -> tuple[dict, list[str]]:
     return json.loads(header), lines[:-1]
 
 
+def _sum(key: str, text: str) -> str:
+    return hashlib.sha256(f"{key}\n{text}".encode()).hexdigest()[:16]
+
+
+def _is_whole(key: str, line: str) -> bool:
+    text, _, last = line.rpartition(', "sum": "')
+    return last == f'{_sum(key, text + "}")}"}}'
+
+
 def _arms(header: Mapping) -> dict[str, Arm]:
-    return {name: Arm(**fields) for name, fields in header["arms"].items()}
+    arms = {name: Arm(**fields) for name, fields in header["arms"].items()}
+    return {name: arm for name, arm in arms.items() if arm.name == name}
 
 
 def _queries(lines: Sequence[str], arms: Mapping[str, Arm]) -> Queries:

@@ -208,8 +208,9 @@ def save_related(run: RunFolder, related: Mapping[str, RelatedClasses], fold: in
 
 
 def load_related(run: RunFolder) -> dict[str, RelatedClasses]:
-    """Read `related_classes.json`."""
-    stored = json.loads(run.require("related_classes.json").read_text(encoding="utf-8"))
+    """Read `related_classes.json` and check that it was made for the run's fold."""
+    path = run.require("related_classes.json", dataset=run.dataset, fold=run.fold)
+    stored = json.loads(path.read_text(encoding="utf-8"))
     return {name: _from_dict(entry) for name, entry in stored.items()}
 
 

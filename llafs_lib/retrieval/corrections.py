@@ -3,7 +3,7 @@
 Each lies in a folder of its own, is written whole or not at all, and can be removed by its number:
 
     added/3/image.jpg, mask.png      at most 1,024 px on the longer side
-    added/3/about.json               its class, and the name of the file it came from
+    added/3/about.json               its class, the name of the file it came from, and hashes of both images
     added/3/features.npz             its row: the mean features inside and outside the mask, and the mask's share
 """
 
@@ -13,7 +13,7 @@ import contextlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,16 +21,17 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from llafs_lib.artifacts import replacing, write_json
+from llafs_lib.artifacts import file_hash, replacing
 from llafs_lib.data.splits import read_rgb
 from llafs_lib.errors import LlafsError, told, why
 from llafs_lib.records import Support
 from llafs_lib.retrieval.thumbnails import read_mask, shrunk, within, write_image
+from llafs_lib.seals import read_sealed, write_sealed
 from llafs_lib.sharing import held
 from llafs_lib.vision.features import masked_means
 
 SIDE = 1024  # px
-_COLUMNS = ("inside", "outside", "area")
+_FILES, _COLUMNS = ("image.jpg", "mask.png"), ("inside", "outside", "area")
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,8 @@ class Corrections:
                     new.mkdir()
                     write_image(new / "image.jpg", image)
                     write_image(new / "mask.png", mask)
-                    write_json(new / "about.json", {"class_name": class_name, "source": source})
+                    files = {name: file_hash(new / name) for name in _FILES}
+                    write_sealed(new / "about.json", {"class_name": class_name, "source": source, **files})
             self.listed.append(self._read(number))
         except OSError as error:
             raise LlafsError(f"{self.folder} cannot be written ({why(error)}): the correction is not kept.") from error
@@ -121,16 +123,19 @@ class Corrections:
 
     def _read(self, number: int) -> Correction:
         folder = self.folder / str(number)
-        try:
-            about = json.loads((folder / "about.json").read_text(encoding="utf-8"))
-            name, source = about["class_name"], about["source"]
-        except (OSError, KeyError, TypeError, ValueError) as error:
-            raise LlafsError(f"{folder} is not readable as an added support any more: remove that folder.") from error
-        return Correction(number, name, source, *self._row(folder), folder)
+        about = read_sealed(folder / "about.json")
+        if not about or not all((folder / n).is_file() and file_hash(folder / n) == about[n] for n in _FILES):
+            raise LlafsError(f"{folder} is not readable as an added support any more: remove that folder.")
+        row = self._row(folder, [about[name] for name in _FILES])
+        return Correction(number, about["class_name"], about["source"], *row, folder)
 
-    def _row(self, folder: Path) -> tuple[np.ndarray, np.ndarray, float]:
-        """The row that is stored; described now where none is, or one that something else described."""
-        stored, key = folder / "features.npz", json.dumps(self.described_by, sort_keys=True)
+    def _row(self, folder: Path, files: Sequence[str]) -> tuple[np.ndarray, np.ndarray, float]:
+        """The row that is stored; described now where none is, or one of other files or by something else.
+
+        Args:
+            files: hashes of image and mask.
+        """
+        stored, key = folder / "features.npz", json.dumps({**self.described_by, "files": files}, sort_keys=True)
         try:
             with np.load(stored, allow_pickle=False) as found:
                 if str(found["described_by"]) == key:
@@ -139,7 +144,7 @@ class Corrections:
         except Exception:  # numpy raises half a dozen types for a file that is cut off, and the row is only a cache
             pass
         row = masked_means(self.describe(read_rgb(folder / "image.jpg")), read_mask(folder / "mask.png"))
-        # a folder that may only be read keeps no row
-        with contextlib.suppress(OSError), replacing(stored) as partial, partial.open("wb") as file:
+        # a folder that may only be read keeps no row, nor does one where something else is called so
+        with contextlib.suppress(OSError, LlafsError), replacing(stored) as partial, partial.open("wb") as file:
             np.savez(file, described_by=key, **dict(zip(_COLUMNS, row, strict=True)))
         return row

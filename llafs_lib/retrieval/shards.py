@@ -8,9 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from llafs_lib.artifacts import replacing, write_json
+from llafs_lib.artifacts import replacing
 from llafs_lib.errors import LlafsError
-from llafs_lib.retrieval.bank import COLUMNS, INDEX, SupportBank, new_column
+from llafs_lib.retrieval.bank import COLUMNS, SupportBank, new_column, write_index
 
 
 def join_banks(path: Path, parts: Sequence[SupportBank], made_from: Mapping[str, Any]) -> SupportBank:
@@ -27,11 +27,11 @@ def join_banks(path: Path, parts: Sequence[SupportBank], made_from: Mapping[str,
     rows = sum(map(len, parts))
     with replacing(path) as new:
         new.mkdir()
-        write_json(new / INDEX, {"classes": list(parts[0].classes), "made_from": dict(made_from)})
         for column in COLUMNS:
             with new_column(new, column, (rows, *getattr(parts[0], column).shape[1:])) as file:
                 for block in _by_class(parts, column):
                     file.write(block.tobytes())
+        write_index(new, parts[0].classes, made_from)
     return SupportBank.load(path)
 
 

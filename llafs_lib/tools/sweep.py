@@ -170,7 +170,7 @@ def merge(sweep: Sweep, failed: Mapping[str, str] | None = None) -> dict[str, An
     The classes of all folds stand side by side. The answers of trainings with other seeds are pooled, query by query.
 
     Raises:
-        LlafsError: no seed has finished all folds.
+        LlafsError: no seed has finished all folds, or a file of a run is damaged or of another run.
     """
     from llafs_lib import plots
     from llafs_lib.evaluation.arms import EVERYTHING, Arm, models_of
@@ -180,21 +180,29 @@ def merge(sweep: Sweep, failed: Mapping[str, str] | None = None) -> dict[str, An
 
     asked: dict[int, list[Asked]] = {}
     runs: dict[str, Any] = {}
+    failed = dict(failed or {})
     for settings in sweep.runs():
-        path = settings.run.path
-        if (path / "results.json").is_file() and name_of(settings) not in (failed or {}):
-            asked.setdefault(settings.seed, []).extend(read_log(path / "queries.novel.jsonl"))
-            runs[name_of(settings)] = json.loads((path / "results.json").read_text(encoding="utf-8"))
+        run = settings.run
+        if name_of(settings) in failed:
+            continue
+        if not (run.path / "results.json").exists():
+            failed[name_of(settings)] = f"{run.path / 'results.json'} is missing: run the sweep again."
+            continue
+        found = run.require("results.json", **settings.model)
+        runs[name_of(settings)] = json.loads(found.read_text(encoding="utf-8"))
+        log = run.path / "queries.novel.jsonl"
+        asked.setdefault(settings.seed, []).extend(read_log(log, runs[name_of(settings)]["log"]["sha256"]))
     whole = {s: a for s, a in asked.items() if all(f"seed {s}, fold {f}" in runs for f in sweep.folds)}
     if not whole:
-        raise LlafsError("no seed has finished all folds: there is nothing to merge yet.")
+        why = next(iter(failed.values()), "")
+        raise LlafsError(f"no seed has finished all folds, so there is nothing to merge yet. {why}".rstrip())
     results = {
         "dataset": data_name(sweep.settings.dataset),
         "folds": list(sweep.folds),
         "seeds": list(whole),
         **merged(whole, list(runs.values())),
         "seconds": {name: round(sum(run["seconds"].values()), 1) for name, run in runs.items()},
-        "failed": dict(failed or {}),
+        "failed": failed,
     }
     model, k = models_of(arms_in(results))[0], max(results["shots"])
     shown, one_seed = [Arm(model, policy, k) for policy in ("true", "llm", "random")], next(iter(whole.values()))
@@ -204,7 +212,9 @@ def merge(sweep: Sweep, failed: Mapping[str, str] | None = None) -> dict[str, An
         f"IoU of each class, {model}": plots.per_class(results, shown),
         f"IoU by the size of the object, {model}": plots.iou_by_area(one_seed, [EVERYTHING, *shown]),
     } | {
-        f"Fold {s.fold}: best, middling and worst query of the LLM arm": (s.run.path / "examples.png").read_bytes()
+        f"Fold {s.fold}: best, middling and worst query of the LLM arm": s.run.require(
+            "examples.png", **s.model
+        ).read_bytes()
         for s in sweep.runs() if s.seed == min(whole)
     }  # fmt: skip
     write_json(sweep.folder / "results.json", results)

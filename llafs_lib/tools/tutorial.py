@@ -20,7 +20,17 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from llafs_lib.artifacts import NOTEBOOKS, ROOMS, file_hash, library_digest, write_json
+from llafs_lib.artifacts import (
+    MADE_BY,
+    NOTEBOOKS,
+    ROOMS,
+    discard,
+    file_hash,
+    library_digest,
+    read_json,
+    run_again,
+    write_json,
+)
 from llafs_lib.classes import DATASETS
 from llafs_lib.errors import LlafsError, refused
 from llafs_lib.progress import bar
@@ -186,10 +196,8 @@ class Step:
 
     def why_run(self) -> str | None:
         """Why the notebook has to run, in a few words; None if its last run still stands."""
-        try:
-            last = json.loads(self.stamp.read_text(encoding="utf-8"))
-            then, made = dict(last["cause"]), dict(last["made"])
-        except (OSError, ValueError, LookupError, TypeError):  # there is none, or it was cut off
+        then, made = self._last("cause"), self._last("made")
+        if not then or made.keys() != set(NOTEBOOKS[self.notebook.stem][1]):  # there is no stamp, or it was cut off
             return "not run yet"
         for name, value in self._cause().items():
             if then.get(name) != value:
@@ -199,10 +207,31 @@ class Step:
                 return f"{name} is missing or has changed"
         return None
 
+    def _last(self, part: str) -> dict[str, Any]:
+        """A part of the stamp; empty where there is no stamp, or it was cut off."""
+        found = read_json(self.stamp).get(part)
+        return found if isinstance(found, dict) else {}
+
+    def _check_read(self) -> None:
+        """Compare what the notebook reads with what the series left, where it ran the notebook that made it.
+
+        Raises:
+            LlafsError: an artifact is not what that notebook made: damaged, or another run's.
+        """
+        for name in NOTEBOOKS[self.notebook.stem][0]:
+            maker, path = replace(self, notebook=Path(f"{MADE_BY[name]}.ipynb")), self.settings.run.path / name
+            left = maker._last("made").get(name)
+            if left is not None and left != _hash_or_none(path):
+                raise LlafsError(
+                    f"{path} is not what notebook {MADE_BY[name]} made here: {run_again(name)}. If you made it by hand "
+                    f"and mean it, remove {maker.stamp}."
+                )
+
     def run(self) -> float:
         """Execute the notebook and return the seconds it took. Its output is renamed only when it has succeeded."""
+        self._check_read()
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.stamp.unlink(missing_ok=True)
+        discard(self.stamp)
         cause = self._cause()  # before the run: an edit that is made meanwhile is not in its result
         partial = self.folder / f"{self.notebook.stem}.partial.ipynb"  # kept if a cell fails: it shows what ran
         started = time.monotonic()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from llafs_lib.artifacts import replacing
+from llafs_lib.artifacts import make_room, replacing
 from llafs_lib.errors import LlafsError
 
 
@@ -94,8 +95,18 @@ def save_training(
     tensors |= {f"best.{name}": value.contiguous() for name, value in best.items()}
     for index, state in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value.contiguous() for name, value in state.items()}
+    facts = {"key": key, "history": json.dumps(dict(history))}
+    make_room(path)
     with replacing(path) as partial:
-        partial.write_bytes(save(tensors, {"key": key, "history": json.dumps(dict(history))}))
+        partial.write_bytes(save(tensors, {**facts, "sha256": _digest(tensors, facts)}))
+
+
+def _digest(tensors: Mapping[str, Tensor], facts: Mapping[str, str]) -> str:
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    for name in sorted(tensors):
+        digest.update(name.encode())
+        digest.update(tensors[name].cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def read_training(
@@ -103,25 +114,26 @@ def read_training(
 ) -> tuple[dict[str, Any], dict[str, Tensor]] | None:
     """Bring the model and the optimizer to where `save_training` left them.
 
-    Returns: the history and the best weights. Where there is no file, or the file is of another training, None, and
-        nothing is changed.
-
-    Raises:
-        LlafsError: the file is damaged.
+    Returns: the history and the best weights. Where there is no file, or the file is damaged or of another training,
+        None, and nothing is changed.
     """
     if not path.is_file():
         return None
-    groups: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}}
     try:
         with safe_open(path, framework="pt") as file:
             facts = file.metadata() or {}
-            for name in file.keys():
-                group, _, rest = name.partition(".")
-                groups.setdefault(group, {})[rest] = file.get_tensor(name)
-    except (OSError, SafetensorError) as error:
-        raise LlafsError(f"{path} is damaged ({error}): remove it, and the training starts anew.") from error
+            tensors = {name: file.get_tensor(name) for name in file.keys()} if facts.get("key") == key else {}
+    except (OSError, SafetensorError):
+        facts, tensors = {"key": key}, {}
     if facts.get("key") != key:
         return None
+    if facts.pop("sha256", "") != _digest(tensors, facts):
+        print(f"note: {path.as_posix()} is damaged, so the training starts anew")
+        return None
+    groups: dict[str, dict[str, Tensor]] = {"model": {}, "best": {}, "optimizer": {}}
+    for name, tensor in tensors.items():
+        group, _, rest = name.partition(".")
+        groups[group][rest] = tensor
     model.load_state_dict(groups["model"])
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in groups["optimizer"].items():

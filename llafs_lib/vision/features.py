@@ -94,6 +94,11 @@ class FeatureCache:
         while self.used > self.limit and len(self._kept) > 1:
             self.used -= _bytes(self._kept.popitem(last=False)[1])
 
+    def forget(self, image: np.ndarray) -> None:
+        """Keep the features of an image no longer, which will not be asked for again."""
+        if self._kept:
+            self.used -= _bytes(self._kept.pop(_pixel_hash(image), ()))
+
     def fill(self, many: Iterable[Any]) -> FeatureCache:
         """Compute the features of many images now, with a bar, rather than in the first epoch."""
         for what in track(list(many), "features", "image"):

@@ -1,10 +1,12 @@
 """The cache of label maps: never stale, never half."""
 
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from damage import DAMAGES
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -90,6 +92,27 @@ def test_a_cache_that_cannot_be_written(source, tmp_path):
     (tmp_path / "cache").write_text("a file where the folder should be")
     with pytest.raises(LlafsError, match="the cache of label maps, .*, cannot be written"):
         open_labels("train", [source], CLASSES, Painter(), tmp_path / "cache")
+
+
+@pytest.mark.parametrize("damage", list(DAMAGES))
+@pytest.mark.parametrize("part", ["", "labels.bin", "index.npz", "about.json"])
+def test_a_damaged_cache_is_painted_anew(source, tmp_path, part, damage):
+    painter = Painter()
+    whole = open_labels("train", [source], CLASSES, painter, tmp_path / "cache")
+    (folder,) = (tmp_path / "cache").iterdir()
+    DAMAGES[damage](folder / part if part else folder)
+    again = open_labels("train", [source], CLASSES, painter, tmp_path / "cache")
+    assert painter.calls == 2 and again.fingerprint == whole.fingerprint and again.skipped == whole.skipped
+    assert (again.label_map(3) == 1).all() and again.pixels.tolist() == whole.pixels.tolist()
+
+
+def test_the_cache_of_other_label_maps_in_its_place_is_not_used(source, tmp_path):
+    for name, value in (("train", 1), ("val", 2)):
+        open_labels(name, [source], CLASSES, Painter(value), tmp_path / "cache")
+    ours, theirs = sorted((tmp_path / "cache").iterdir())
+    shutil.copyfile(theirs / "labels.bin", ours / "labels.bin")
+    again = open_labels("train", [source], CLASSES, Painter(), tmp_path / "cache")
+    assert (again.label_map(3) == 1).all()
 
 
 def test_another_process_may_be_faster(source, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from damage import DAMAGES
 from pycocotools import mask as rle
 from pycocotools.coco import COCO
 
@@ -148,7 +150,7 @@ def test_class_resembles_itself_more_than_its_family(distances):
 
 
 def test_layout_is_cocos(made):
-    assert sorted(p.name for p in made.iterdir()) == ["annotations", "train", "val"]
+    assert sorted(p.name for p in made.iterdir()) == ["annotations", "sums.json", "train", "val"]
     for split, count in (("train", N_TRAIN), ("val", N_VAL)):
         coco = COCO(made / "annotations" / f"instances_{split}.json")
         assert len(coco.imgs) == count == len(list((made / split).iterdir()))
@@ -261,12 +263,20 @@ def test_two_runs_that_start_at_once_draw_it_once(tmp_path, monkeypatch):
     assert drawn == ["train", "val"] and made == [tmp_path / "toy"] * 2
 
 
-def test_incomplete_data_set_is_noticed(tmp_path):
-    out = make_toy(tmp_path / "toy", 2, 1)
-    next((out / "train").glob("*.jpg")).unlink()
-    with pytest.raises(LlafsError, match="incomplete"):
-        make_toy(out, 2, 1)
-    assert len(list((make_toy(out, 2, 1, force=True) / "train").iterdir())) == 2
+@pytest.fixture(scope="module")
+def drawn_once(tmp_path_factory):
+    return make_toy(tmp_path_factory.mktemp("once") / "toy", 2, 1)
+
+
+@pytest.mark.parametrize("name", ["train/000000000001.jpg", "annotations/instances_val.json", "sums.json", "val"])
+@pytest.mark.parametrize("damage", list(DAMAGES))
+def test_a_damaged_data_set_is_drawn_anew(tmp_path, drawn_once, capsys, name, damage):
+    out = tmp_path / "toy"
+    shutil.copytree(drawn_once, out)
+    before = contents(out)
+    DAMAGES[damage](out / name)
+    assert contents(make_toy(out, 2, 1)) == before
+    assert "is not as it was drawn" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("force", [False, True])

@@ -3,8 +3,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from damage import DAMAGES
 from small_bank import bank
 
+from llafs_lib.artifacts import file_hash
 from llafs_lib.errors import LlafsError
 from llafs_lib.evaluation.arms import EVERYTHING, Arm, predict_everything
 from llafs_lib.evaluation.metrics import class_ious, count, curve, miou
@@ -92,6 +94,43 @@ def test_the_log_of_another_run_is_not_used(tmp_path, left):
     again = Counted()
     run(tmp_path, floors={OLD: again})
     assert again.calls == len(EPISODES) == len(read_log(tmp_path / "log.jsonl"))
+
+
+@pytest.mark.parametrize("line", [1, 5, 10])
+def test_a_line_that_was_edited_is_asked_again(tmp_path, line):
+    whole, log = run(tmp_path, floors={OLD: perfect}), tmp_path / "log.jsonl"
+    lines = log.read_text().splitlines()
+    lines[line] = lines[line].replace('"old": [', '"old": [1')
+    log.write_text("\n".join(lines) + "\n")
+    again = Counted()
+    assert run(tmp_path, floors={OLD: again}) == whole and again.calls == 1
+
+
+def test_a_header_that_was_edited_gives_no_arm_the_answers_of_another(tmp_path):
+    run(tmp_path, floors={OLD: perfect})
+    log = tmp_path / "log.jsonl"
+    log.write_text(log.read_text().replace('"policy": "old"', '"policy": "new"', 1))
+    new = Counted()
+    run(tmp_path, floors={NEW: new})
+    assert new.calls == len(EPISODES)
+
+
+@pytest.mark.parametrize("damage", [d for d in DAMAGES if d != "full folder"])
+def test_a_damaged_log_is_begun_anew_or_goes_on(tmp_path, damage):
+    whole = run(tmp_path, floors={OLD: perfect})
+    DAMAGES[damage](tmp_path / "log.jsonl")
+    assert run(tmp_path, floors={OLD: perfect}) == whole
+    by_query = [{(a.class_name, a.image_id): a for a in asked} for asked in (read_log(tmp_path / "log.jsonl"), whole)]
+    assert by_query[0] == by_query[1]
+
+
+def test_a_log_that_results_were_not_made_from_is_refused(tmp_path):
+    whole, log = run(tmp_path, floors={OLD: perfect}), tmp_path / "log.jsonl"
+    made_from = file_hash(log)
+    assert read_log(log, made_from) == whole
+    log.write_text(log.read_text().replace('"old": [', '"old": [1', 1))
+    with pytest.raises(LlafsError, match="log.jsonl is not the log that the results beside it were made from"):
+        read_log(log, made_from)
 
 
 def test_a_query_is_asked_once():

@@ -8,9 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from damage import DAMAGES
+from numpy.lib.format import open_memmap
 
 from llafs_lib.errors import LlafsError
-from llafs_lib.retrieval.bank import INDEX, SupportBank, build_bank, described_by
+from llafs_lib.retrieval import bank as bank_module
+from llafs_lib.retrieval.bank import COLUMNS, INDEX, SupportBank, build_bank, described_by, states_of
 from llafs_lib.vision.backbone import Backbone
 from llafs_lib.vision.prototype import combine, prototypes
 
@@ -116,6 +119,52 @@ def test_a_bank_of_something_else_is_begun_anew(path):
     assert seen == [4, 7, 9] and [p.name for p in path.parent.iterdir()] == [path.name]
 
 
+@pytest.mark.parametrize("column", ["foreground", "background", "area"])
+def test_a_row_that_was_damaged_meanwhile_is_described_again(path, column):
+    whole = build(path.with_name("whole"))
+    with pytest.raises(RuntimeError):
+        build(path, read=broken)
+    (begun,) = path.parent.glob(".*.partial")
+    rows = open_memmap(begun / f"{column}.npy", "r+")
+    rows[0] = rows[0] / 2
+    del rows
+    seen = []
+    bank = build(path, read=lambda i: seen.append(i) or random_image(i))
+    assert seen == [4, 9]
+    for name in COLUMNS:
+        np.testing.assert_array_equal(getattr(bank, name), getattr(whole, name))
+
+
+@pytest.mark.parametrize("damage", [d for d in DAMAGES if d not in ("flip", "full folder")])
+@pytest.mark.parametrize("name", ["image_ids.npy", "foreground.npy", "sums.npy", ""])
+def test_a_damaged_folder_to_go_on_with_is_begun_anew(path, name, damage):
+    with pytest.raises(RuntimeError):
+        build(path, read=broken)
+    (begun,) = path.parent.glob(".*.partial")
+    DAMAGES[damage](begun / name)
+    assert len(build(path)) == 4 and [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_a_kill_before_the_last_move_loses_nothing(path, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(bank_module, "discard", lambda path: (_ for _ in ()).throw(KeyboardInterrupt))
+        build(path)
+    assert len(build(path, read=lambda i: pytest.fail("described again"))) == 4
+
+
+def test_a_bank_that_lost_a_part_is_replaced(path):
+    build(path)
+    (path / INDEX).unlink()
+    assert len(build(path)) == 4
+
+
+def test_a_large_bank_opens_without_being_read(path, monkeypatch):
+    build(path)
+    states = states_of(path)
+    monkeypatch.setattr(bank_module, "file_hash", lambda file: pytest.fail("read"))
+    assert len(SupportBank.load(path, states)) == 4
+
+
 def test_a_folder_that_is_no_bank_is_left_alone(tmp_path):
     (tmp_path / "thesis.txt").write_text("years of work")
     with pytest.raises(LlafsError, match="no support bank, so it is not replaced"):
@@ -125,7 +174,7 @@ def test_a_folder_that_is_no_bank_is_left_alone(tmp_path):
 
 KILLED = """
 import sys, time
-sys.path.insert(0, {tests!r})
+sys.path[:0] = [{tests!r}, {root!r}]
 from pathlib import Path
 import test_bank
 def slow(image):
@@ -140,7 +189,7 @@ test_bank.build(Path(sys.argv[1]), describe=slow)
 @pytest.mark.skipif(os.name == "nt", reason="no SIGKILL on Windows")
 def test_a_kill_loses_the_image_in_the_backbone_and_at_most_the_one_being_written(path):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "LLAFS_PROGRESS": "none"}
-    code = KILLED.format(tests=str(Path(__file__).parent))
+    code = KILLED.format(tests=str(Path(__file__).parent), root=str(Path(__file__).parents[1]))
     with subprocess.Popen(
         [sys.executable, "-c", code, str(path)], env=environment, stdout=subprocess.PIPE, text=True
     ) as process:
@@ -173,6 +222,11 @@ def cut(file):
     file.write_bytes(file.read_bytes()[:-1])
 
 
+def flipped(file):
+    data = file.read_bytes()
+    file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+
+
 def with_a_broken_header(file):
     content = file.read_bytes()
     file.write_bytes(content[:10] + b"(" * 118 + content[128:])
@@ -190,7 +244,9 @@ def of_other_length(file):
     np.save(file, np.load(file)[1:])
 
 
-@pytest.mark.parametrize("damage", [cut, of_another_kind, of_other_length, with_a_broken_header, emptied, Path.unlink])
+@pytest.mark.parametrize(
+    "damage", [cut, flipped, of_another_kind, of_other_length, with_a_broken_header, emptied, Path.unlink]
+)
 @pytest.mark.parametrize("name", ["foreground", "area"])
 def test_a_damaged_file_is_named_with_the_remedy(path, damage, name):
     build(path)

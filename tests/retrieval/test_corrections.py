@@ -4,6 +4,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from damage import DAMAGES
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -65,11 +66,29 @@ def test_a_row_that_other_weights_described_is_described_anew(added):
     assert np.allclose(again.inside, added.listed[0].inside) and again.area == pytest.approx(added.listed[0].area)
 
 
-def test_a_damaged_one_is_named(added):
+@pytest.mark.parametrize("damage", list(DAMAGES))
+@pytest.mark.parametrize("name", ["about.json", "image.jpg", "mask.png"])
+def test_a_damaged_one_is_named(added, name, damage):
     added.add(*an_image(), "okapi")
-    (added.folder / "1" / "about.json").write_text("[]")
+    DAMAGES[damage](added.folder / "1" / name)
     with pytest.raises(LlafsError, match="added.1 is not readable as an added support .*remove that folder"):
         Corrections(added.folder, describe, BY)
+
+
+@pytest.mark.parametrize("damage", list(DAMAGES))
+def test_a_damaged_row_is_made_anew(added, damage):
+    added.add(*an_image(), "okapi")
+    DAMAGES[damage](added.folder / "1" / "features.npz")
+    (again,) = Corrections(added.folder, describe, BY).listed
+    assert np.array_equal(again.inside, added.listed[0].inside) and again.area == added.listed[0].area
+
+
+def test_the_row_of_another_one_is_not_used(added):
+    image, mask = an_image()
+    for one in (mask, ~mask):
+        added.add(image, one, "okapi")
+    shutil.copyfile(added.folder / "2" / "features.npz", added.folder / "1" / "features.npz")
+    assert np.array_equal(Corrections(added.folder, describe, BY).listed[0].inside, added.listed[0].inside)
 
 
 def no_writing(*_, **__):

@@ -131,6 +131,8 @@ def assert_alike(name, shipped, fresh):
     else:
         one, other = (json.loads(data) for data in (shipped, fresh))
         for about in (one, other):
+            for hashes in ("seal", "columns"):  # of the last digits, too
+                about.pop(hashes, None)
             for kind in ("novel", "own"):
                 for figure in ("iou", "auc", "threshold") if "calibration" in about else ():
                     about["calibration"][kind][figure] = pytest.approx(about["calibration"][kind][figure], rel=0.1)

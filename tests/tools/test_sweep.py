@@ -38,8 +38,11 @@ time.sleep(SECONDS)
 """
 ANSWERS = """
 from dataclasses import asdict
+from llafs_lib.artifacts import RunFolder, file_hash
 from llafs_lib.evaluation.arms import EVERYTHING, Arm
 
+run = RunFolder(runs, dataset, fold)
+made_with = {"dataset": dataset, "fold": fold, "seed": seed, "backbone": "small", "budget": "small"}
 query = {"class_name": f"class{fold}", "image_id": 1, "pixels": 100, "truth": 20}
 arms = [EVERYTHING, *(Arm("HSNet", policy, 5) for policy in ("true", "llm", "random"))]
 arms.append(Arm("HSNet", "random", 5, draw=1))
@@ -48,16 +51,23 @@ counts = {a.name: [i, 20 if a is not EVERYTHING else 100, 0, 100] for a, i in in
 line = query | {"answers": counts, "at_400": counts, "supports": {}}
 header = {"key": "", "arms": {a.name: asdict(a) for a in arms}}
 results = {"shots": [5], "backbone": "small", "budget": "small", "absent": {}, "seconds": {"all": 1.0}}
-Path(folder / "queries.novel.jsonl").write_text(json.dumps(header) + "\\n" + json.dumps(line) + "\\n")
-Path(folder / "results.json").write_text(json.dumps(results))
+log = folder / "queries.novel.jsonl"
+log.write_text(json.dumps(header) + "\\n" + json.dumps(line) + "\\n")
+results["log"] = {"file": log.name, "sha256": file_hash(log)}
+with run.writing("results.json", made_with) as path:
+    path.write_text(json.dumps(results))
+with run.writing("examples.png", made_with) as path:
+    path.write_bytes(b"05")
 """
+
+WITH_MANIFESTS = ("queries.novel.jsonl", "results.json", "examples.png")
 
 
 def notebook(name, made, seconds):
     number = name[:2]
     code = WORK.replace("BOOK", number).replace("SECONDS", str(seconds))
     code += ANSWERS if number == "05" else ""
-    code += "".join(f"(folder / {m!r}).write_bytes(b'{number}')\n" for m in made if m != "results.json")
+    code += "".join(f"(folder / {m!r}).write_bytes(b'{number}')\n" for m in made if m not in WITH_MANIFESTS)
     cells = [
         {"cell_type": "code", "execution_count": None, "metadata": metadata, "outputs": [], "source": source}
         for metadata, source in (({"tags": ["parameters"]}, PARAMETERS), ({}, code))

@@ -71,11 +71,16 @@ def test_a_checkpoint_of_another_run_is_not_resumed(tmp_path, capsys):
     assert "resumed" not in capsys.readouterr().out
 
 
-def test_a_damaged_checkpoint_says_what_to_do(tmp_path):
-    train(tmp_path / "a.safetensors")
-    (tmp_path / "a.safetensors").write_bytes((tmp_path / "a.safetensors").read_bytes()[:-10])
-    with pytest.raises(LlafsError, match="damaged.*remove it"):
-        train(tmp_path / "a.safetensors")
+@pytest.mark.parametrize("damage", ["cut", "empty", "flipped", "garbage"])
+def test_a_damaged_checkpoint_is_not_resumed(tmp_path, capsys, damage):
+    checkpoint = tmp_path / "a.safetensors"
+    whole, _ = train(checkpoint)
+    data = checkpoint.read_bytes()
+    last = bytes([data[-1] ^ 255])
+    checkpoint.write_bytes({"cut": data[:-10], "empty": b"", "flipped": data[:-1] + last, "garbage": b"no"}[damage])
+    again, _ = train(checkpoint)
+    assert "is damaged, so the training starts anew" in capsys.readouterr().out
+    assert all(torch.equal(whole[k], again[k]) for k in whole)
 
 
 def test_training_lowers_the_loss(tmp_path):

@@ -6,19 +6,21 @@ a novel class can be segmented from images of its relatives on a CPU. `draw_scen
 
     toy/annotations/instances_{train,val}.json
     toy/{train,val}/000000000001.jpg …
+    toy/sums.json                              a hash of every file, by which damage is noticed
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 from filelock import FileLock
 
-from llafs_lib.artifacts import replacing
+from llafs_lib.artifacts import file_hash, read_json, replacing
 from llafs_lib.classes import COCO_IDS, COCO_SUPERCATEGORIES, TOY_CLASSES
 from llafs_lib.data.toy.backgrounds import draw_background
 from llafs_lib.data.toy.indoors import INDOORS
@@ -27,11 +29,13 @@ from llafs_lib.data.toy.outdoors import OUTDOORS
 from llafs_lib.data.toy.sketch import Sketch, finish, shrink
 from llafs_lib.errors import LlafsError
 from llafs_lib.progress import track
+from llafs_lib.seals import read_sealed, write_sealed
 from llafs_lib.writing import coco_object
 
 RENDERER_VERSION = 1  # raise it when images change: old data sets are told from new by it
 
 SPLITS = ("train", "val")
+SUMS = "sums.json"
 SIDES = (176, 288)  # px, shortest and longest side of an image
 AREAS = (2_400, 16_000)  # px, of an object before anything hides it
 MIN_VISIBLE = 400  # px; what shows less of itself is painted but not annotated
@@ -158,8 +162,8 @@ def _paint(canvas: np.ndarray, colour: np.ndarray, alpha: np.ndarray, corner: Pa
 def make_toy(out: Path, n_train: int = 400, n_val: int = 160, seed: int = 0, force: bool = False) -> Path:
     """Draw the data set into the folder `out` and return `out`. The same arguments give the same bytes.
 
-    A finished data set of the same renderer, seed and counts is left as it is. The folder appears under its name when
-    everything in it is written.
+    A finished data set of the same renderer, seed and counts is left as it is, and drawn anew where it is damaged. The
+    folder appears under its name when everything in it is written.
 
     Args:
         n_train, n_val: images per split, 1 to 99,999. From 20 on, every class is in the split.
@@ -174,26 +178,21 @@ def make_toy(out: Path, n_train: int = 400, n_val: int = 160, seed: int = 0, for
     for name, value, low in (("n_train", n_train, 1), ("n_val", n_val, 1), ("seed", seed, 0)):
         if not low <= value <= MAX:
             raise LlafsError(f"{name} must be a number from {low} to {MAX:,}, not {value!r}.")
-    info = {
-        "description": "toy: drawn scenes in COCO format for language-guided few-shot segmentation",
-        "version": str(RENDERER_VERSION),
-        "renderer_version": RENDERER_VERSION,
-        "seed": int(seed),
-        "n_train": int(n_train),
-        "n_val": int(n_val),
-    }
-    if not force and _is_finished(out, info, counts):
+    info = _info(counts, seed)
+    if not force and _is_finished(out, info):
         return out
     _refuse_to_overwrite(out, info, force)
 
     target = out.resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(target.with_name(f".{target.name}.lock")):  # several runs may start at once
-        if not force and _is_finished(out, info, counts):
+        if not force and _is_finished(out, info):
             return out
         with replacing(target) as fresh:
             for split in SPLITS:
                 _write_split(fresh, split, counts[split], seed, info)
+            sums = {path.relative_to(fresh).as_posix(): file_hash(path) for path in sorted(fresh.glob("*/*"))}
+            write_sealed(fresh / SUMS, {"info": info, "files": sums})
             if target.exists():  # an empty folder, or with `force` another toy data set, which can be drawn again
                 shutil.rmtree(target)
     return out
@@ -203,35 +202,51 @@ def _annotation_file(root: Path, split: str) -> Path:
     return root / "annotations" / f"instances_{split}.json"
 
 
-def _read_info(root: Path) -> list[dict]:
-    """The `info` of both annotation files; empty where there is no readable `toy` data set."""
+def _info(counts: dict[str, int], seed: int) -> dict:
+    return {
+        "description": "toy: drawn scenes in COCO format for language-guided few-shot segmentation",
+        "version": str(RENDERER_VERSION),
+        "renderer_version": RENDERER_VERSION,
+        "seed": int(seed),
+        "n_train": int(counts["train"]),
+        "n_val": int(counts["val"]),
+    }
+
+
+def _known_infos(root: Path) -> list[dict]:
+    """What the readable ones of the files that describe a `toy` data set say it is; empty if it is none."""
+    found = [read_json(file).get("info") for file in (root / SUMS, *(_annotation_file(root, s) for s in SPLITS))]
+    return [info for info in found if isinstance(info, dict) and "renderer_version" in info]
+
+
+def _is_finished(out: Path, info: dict) -> bool:
+    """Whether such a data set is there, whole and as it was drawn."""
+    known = read_sealed(out / SUMS)
     try:
-        infos = [json.loads(_annotation_file(root, split).read_text())["info"] for split in SPLITS]
-        return infos if all("renderer_version" in info for info in infos) else []
-    except (OSError, ValueError, KeyError, TypeError):
-        return []
-
-
-def _is_finished(out: Path, info: dict, counts: dict[str, int]) -> bool:
-    images = {split: len(list((out / split).glob("*.jpg"))) for split in SPLITS}
-    return images == counts and _read_info(out) == [info, info]
+        return known.get("info") == info and all(file_hash(out / n) == sha256 for n, sha256 in known["files"].items())
+    except OSError:
+        return False
 
 
 def _refuse_to_overwrite(out: Path, info: dict, force: bool) -> None:
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
-    found = _read_info(out) if out.is_dir() else []
+    found = _known_infos(out)
     if not found:
-        raise LlafsError(f"{out} is not a toy data set, so it is not replaced. Choose another folder.")
-    if not force:
-        was, wanted = (
-            ", ".join(f"{key} {i.get(key)}" for key in ("n_train", "n_val", "seed", "renderer_version"))
-            for i in (found[0], info)
-        )
+        raise LlafsError(f"{out} is not a toy data set, so it is not replaced. Move it away, or choose another folder.")
+    if force:
+        return
+    others = [one for one in found if one != info]
+    if others:
         raise LlafsError(
-            f"{out} holds another or an incomplete toy data set: it was made with {was}, not with {wanted}. Choose "
-            "another folder, or replace it with `data_scripts/make_toy.py --force`."
+            f"{out} holds another toy data set: it was made with {_summary(others[0])}, not with {_summary(info)}. "
+            "Choose another folder, or replace it with `data_scripts/make_toy.py --force`."
         )
+    print(f"note: {out} is not as it was drawn, so it is drawn anew", file=sys.stderr)
+
+
+def _summary(info: dict) -> str:
+    return ", ".join(f"{key} {info.get(key)}" for key in ("n_train", "n_val", "seed", "renderer_version"))
 
 
 def _write_split(root: Path, split: str, count: int, seed: int, info: dict) -> None:
