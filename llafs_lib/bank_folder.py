@@ -40,7 +40,7 @@ from llafs_lib.vision.recipes import size_compared
 
 ABOUT, ROWS, THUMBNAILS, ADDED = "bank.json", "support_bank", "thumbnails", "added"
 SHARDS = "shards"  # of rows, while they are made on several machines
-FORMAT = 1  # raise it when an older folder can no longer be read
+FORMAT = 2  # raise it when an older folder can no longer be read
 HOW = {"plain": True, "sharpness": 8.0}  # of the prototypes; what benchmarks/policies.py found best
 
 
