@@ -61,10 +61,14 @@ from llafs_lib.progress import track
 from llafs_lib.records import Episode, RelatedClass, RelatedClasses
 from llafs_lib.retrieval.bank import SupportBank, build_bank
 from llafs_lib.retrieval.policies import Choice
+from llafs_lib.settings import PHOTOGRAPHS_BACKBONE
 from llafs_lib.vision.backbone import load_backbone
 from llafs_lib.vision.features import FeatureCache, query_embedding
 from llafs_lib.vision.prototype import PrototypeSegmenter
+from llafs_lib.vision.recipes import size_compared
 from llafs_lib.vision.segmenter import INSID3Segmenter
+
+TAU = 0.4  # of INSID3 with a convolutional network; the tuning half chose it with EfficientNet-Lite2
 
 
 def main() -> None:
@@ -75,15 +79,15 @@ def main() -> None:
         "--queries", default="both", choices=["val", "train", "both"], help="images that are asked about"
     )
     parser.add_argument("--limit", type=int, default=0, help="at most so many queries (default: all)")
-    parser.add_argument("--backbone", default="efficientnet_lite2")
-    parser.add_argument("--size", type=int, default=577, help="px (default: %(default)s)")
+    parser.add_argument("--backbone", default=PHOTOGRAPHS_BACKBONE)
+    parser.add_argument("--size", type=int, default=0, help="px (default: what suits the backbone)")
     parser.add_argument("--insid3", action="store_true", help="show some of the supports to INSID3, too")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, help="write every query's counts as JSON lines")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     try:
-        study = Study(open_dataset(options.dataset), options.backbone, options.size)
+        study = Study(open_dataset(options.dataset), options.backbone, options.size or size_compared(options.backbone))
         curves = study.ask(options.queries, options.limit)
     except LlafsError as error:
         sys.exit(f"policies: {error}")
@@ -147,7 +151,8 @@ class Study:
 
     def ask_insid3(self, reported: Sequence[ConfusionCounts]) -> dict[Arm, list[ConfusionCounts]]:
         """The answers of INSID3, which has no threshold to choose, to the queries that are reported."""
-        insid3 = INSID3Segmenter(self.segmenter.backbone, self.size)
+        net = self.segmenter.backbone
+        insid3 = INSID3Segmenter(net, self.size, tau=TAU if all(net.levels) else 0.6)
         insid3.describe = self.segmenter.describe
         model = ShownOrNothing(insid3, SupportReader(self.dataset.train))
         names = {(c.class_name, c.image_id) for c in reported}
