@@ -7,45 +7,68 @@ are training images of the base classes, never the query. The segmenter is train
 ImageNet backbone. Thresholds are chosen on queries with an even image id, all results are of those with an odd one.
 
 A second table takes the method apart, one idea a row, against what is kept of it (`policy_ideas.py`). A third adds base
-supports to few true ones: the other reading of the source document's rows.
+supports to few true ones: the other reading of the source document's rows. With `--insid3` a fourth shows the same
+supports to INSID3, which takes about as long as all the rest.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from policy_ideas import IDEAS, KEPT, Drawn, Idea, augmented_arms
+from policy_ideas import IDEAS, Drawn, Idea, alike, augmented_arms
+from policy_tables import (
+    INSID3,
+    MODEL,
+    RELATIVE,
+    insid3_arms,
+    policy_arms,
+    print_augmented,
+    print_ideas,
+    print_insid3,
+    print_policies,
+    print_relative,
+    relative_arms,
+    write_counts,
+)
 
+from llafs_lib.bank_folder import HOW
 from llafs_lib.classes import DATASETS
 from llafs_lib.data.folds import DataSet, data_root, open_dataset
 from llafs_lib.data.splits import MIN_PIXELS, Split, SupportReader
 from llafs_lib.errors import LlafsError
 from llafs_lib.evaluation.arms import Arm
 from llafs_lib.evaluation.metrics import ConfusionCounts, Curve, miou
-from llafs_lib.evaluation.runner import BankPrototypes, Panel, Question, counts_of, cut_scores, evaluate
+from llafs_lib.evaluation.runner import (
+    BankPrototypes,
+    Panel,
+    Question,
+    ShownImages,
+    counts_of,
+    cut_scores,
+    evaluate,
+)
 from llafs_lib.evaluation.statistics import Bootstrap
-from llafs_lib.evaluation.tables import interval
 from llafs_lib.language.asking import Asker
 from llafs_lib.language.relations import shuffled
 from llafs_lib.progress import track
 from llafs_lib.records import Episode, RelatedClass, RelatedClasses
 from llafs_lib.retrieval.bank import SupportBank, build_bank
-from llafs_lib.retrieval.policies import POLICIES, RELATIONS
+from llafs_lib.retrieval.policies import Choice
+from llafs_lib.settings import PHOTOGRAPHS_BACKBONE
 from llafs_lib.vision.backbone import load_backbone
-from llafs_lib.vision.features import query_embedding
+from llafs_lib.vision.features import FeatureCache, query_embedding
 from llafs_lib.vision.prototype import PrototypeSegmenter
+from llafs_lib.vision.recipes import size_compared
+from llafs_lib.vision.segmenter import INSID3Segmenter
 
-SHOTS = (1, 5, 20)
-MODEL = "prototype"
-Counts = Mapping[Arm, Sequence[ConfusionCounts]]
+TAU = 0.4  # of INSID3 with a convolutional network; the tuning half chose it with EfficientNet-Lite2
 
 
 def main() -> None:
@@ -56,27 +79,34 @@ def main() -> None:
         "--queries", default="both", choices=["val", "train", "both"], help="images that are asked about"
     )
     parser.add_argument("--limit", type=int, default=0, help="at most so many queries (default: all)")
-    parser.add_argument("--backbone", default="mobilenet_v2")
-    parser.add_argument("--size", type=int, default=417, help="px (default: %(default)s)")
+    parser.add_argument("--backbone", default=PHOTOGRAPHS_BACKBONE)
+    parser.add_argument("--size", type=int, default=0, help="px (default: what suits the backbone)")
+    parser.add_argument("--insid3", action="store_true", help="show some of the supports to INSID3, too")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, help="write every query's counts as JSON lines")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     try:
-        study = Study(open_dataset(options.dataset), options.backbone, options.size)
+        study = Study(open_dataset(options.dataset), options.backbone, options.size or size_compared(options.backbone))
         curves = study.ask(options.queries, options.limit)
     except LlafsError as error:
         sys.exit(f"policies: {error}")
     counts, thresholds = cut_scores(curves)
     first = next(iter(counts))
     bootstrap, unlabelled = Bootstrap(counts[first]), study.unlabelled_share()
-    everything = miou([c.at(0) for c in curves[first] if c.image_id % 2])
+    reported = {c.image_id for c in counts[first]}
+    everything = miou([c.at(0) for c in curves[first] if c.image_id in reported])
     print(f"\n{study.described}\n{len(counts[first])} queries reported; ", end="")
     print(f"marking the whole image: {everything:.1f}; ", end="")
     print(f"{unlabelled:.0%} of the chosen five supports show the class asked for unlabelled\n")
     print_policies(counts, bootstrap)
+    print_relative(counts, bootstrap)
     print_ideas(counts, bootstrap)
     print_augmented(counts, bootstrap)
+    if options.insid3:
+        counts |= study.ask_insid3(counts[first])
+        print_insid3(counts, bootstrap)
+        thresholds |= dict.fromkeys(insid3_arms())
     if options.out:
         write_counts(options.out, counts, thresholds)
 
@@ -87,7 +117,11 @@ class Study:
     def __init__(self, dataset: DataSet, backbone: str, size: int):
         self.dataset = dataset
         net = load_backbone(backbone, data_root() / "weights").to("cuda" if torch.cuda.is_available() else "cpu")
-        self.segmenter = PrototypeSegmenter(net, size, threshold=0.5, plain=True, sharpness=8.0)
+        self.size, self.segmenter = size, PrototypeSegmenter(net, size, threshold=0.5, cache_mb=0, **HOW)
+        describe = self.segmenter.describe
+        kept = FeatureCache(lambda image: [describe(image)], 2048)  # unit features take less room than all taps
+        self.segmenter.describe = lambda image: kept(image)[0]
+        self.segmenter.alike = lambda features: alike(features, self.segmenter.sharpness)
         self.asked: list[Question] = []
         self.described = f"{dataset.name}, {backbone}, {size} px"
         self._split_of = {i: split for split in (dataset.train, dataset.val) for i in split.image_ids}
@@ -104,10 +138,26 @@ class Study:
         questions = sorted(self.questions(bank, which), key=lambda q: q.episode.query_id)  # each image described once
         questions = questions[:: max(len(questions) // limit, 1)][:limit] if limit else questions
         self.asked = self.with_oracle(questions)
-        models = {MODEL: BankPrototypes(self.segmenter, [bank], as_scores=True)}
+        models = {MODEL: Prototypes(self.segmenter, [bank], as_scores=True)}
+        models[RELATIVE] = BankPrototypes(self.segmenter, [bank], as_scores=True)
         models |= {name: Idea(self.segmenter, bank, change) for name, change in IDEAS.items()}
-        arms = [*policy_arms(), *(Drawn(name, "llm", "all") for name in IDEAS), *augmented_arms(MODEL)]
+        arms = [
+            *policy_arms(),
+            *relative_arms(),
+            *(Drawn(name, "llm", "all") for name in IDEAS),
+            *augmented_arms(MODEL),
+        ]
         return counts_of(evaluate(self.asked, Panel(models, arms, embed=self.embed), self.read_query))
+
+    def ask_insid3(self, reported: Sequence[ConfusionCounts]) -> dict[Arm, list[ConfusionCounts]]:
+        """The answers of INSID3, which has no threshold to choose, to the queries that are reported."""
+        net = self.segmenter.backbone
+        insid3 = INSID3Segmenter(net, self.size, tau=TAU if all(net.levels) else 0.6)
+        insid3.describe = self.segmenter.describe
+        model = ShownOrNothing(insid3, SupportReader(self.dataset.train))
+        names = {(c.class_name, c.image_id) for c in reported}
+        questions = [q for q in self.asked if (q.episode.class_name, q.episode.query_id) in names]
+        return counts_of(evaluate(questions, Panel({INSID3: model}, insid3_arms()), self.read_query))
 
     def bank(self, path: Path) -> SupportBank:
         """Every training pair of every class: each fold takes what is base in it."""
@@ -176,7 +226,7 @@ class Study:
     def describe(self, image: np.ndarray) -> torch.Tensor:
         """Unit features [C, h, w] of an image."""
         with torch.inference_mode():
-            return self.segmenter.describe(image).float()
+            return self.segmenter.describe(image)
 
     def embed(self, image: np.ndarray) -> np.ndarray:
         """The direction of an image's mean feature, [C]."""
@@ -187,6 +237,25 @@ class Study:
         image = episode.query_id
         split = self._split_of[image]
         return split.image(image), split.mask(image, episode.class_name), split.void(image)
+
+
+class Prototypes(BankPrototypes):
+    """Score maps for which true supports also say how similar the class is (`vision.prototype.stretched`)."""
+
+    def answers(self, question: Question, image: np.ndarray, shown: Sequence[Sequence[Choice]]) -> list[np.ndarray]:
+        """The score map for each set."""
+        name = question.episode.class_name
+        own = [any(c.class_name == name for c in choices) for choices in shown]
+        return self.segmenter.scores(image, map(self.prototypes, shown), own)
+
+
+class ShownOrNothing(ShownImages):
+    """A segmenter that marks nothing where no support is left: a class with a single image has no other true one."""
+
+    def answers(self, question: Question, image: np.ndarray, shown: Sequence[Sequence[Choice]]) -> list[np.ndarray]:
+        """The mask for each set."""
+        found = iter(super().answers(question, image, [choices for choices in shown if choices]))
+        return [next(found) if choices else np.zeros(image.shape[:2], bool) for choices in shown]
 
 
 def _difference(bank: SupportBank, rows: np.ndarray, query_id: int) -> np.ndarray:
@@ -208,74 +277,6 @@ def _classes_of(split: Split) -> dict[int, tuple[str, ...]]:
 def _showing(split: Split, class_name: str) -> list[int]:
     """The images that show any pixel of a class."""
     return np.array(split.image_ids)[split.pixels[:, split.classes.index(class_name)] > 0].tolist()
-
-
-# --- arms ------------------------------------------------------------------------------------------------------------
-
-
-def policy_arms() -> list[Arm]:
-    """Every policy with every number of supports; the null test and `clean` for some."""
-    arms = [Drawn(MODEL, policy, k) for policy in POLICIES if policy != "all" for k in SHOTS]
-    arms += [Drawn(MODEL, policy, "all") for policy in ("all", "true", *RELATIONS, "visual", "hybrid")]
-    arms += [Drawn(MODEL, "random", k, draw=1) for k in SHOTS]
-    clean = (("llm", 5), ("random", 5), ("llm", "all"), ("all", "all"))
-    return arms + [Drawn(MODEL, policy, k, clean=True) for policy, k in clean]
-
-
-# --- tables ----------------------------------------------------------------------------------------------------------
-
-
-def _cell(counts: Counts, arm: Arm, bootstrap: Bootstrap) -> str:
-    return f"{miou(counts[arm]):.1f} {interval(bootstrap.interval(counts[arm]))}" if arm in counts else ""
-
-
-def _difference_of(counts: Counts, a: Arm, b: Arm, bootstrap: Bootstrap) -> str:
-    paired = bootstrap.paired_interval(counts[a], counts[b])
-    return f"{miou(counts[a]) - miou(counts[b]):+.1f} {interval(paired, '+.1f')}"
-
-
-def print_policies(counts: Counts, bootstrap: Bootstrap) -> None:
-    """mIoU by policy and number of supports, then the differences that matter."""
-    numbers = (*SHOTS, "all")
-    print("| policy | " + " | ".join(f"K = {k}" for k in numbers) + " |\n|---|" + "---|" * len(numbers))
-    for policy in POLICIES:
-        cells = [_cell(counts, Drawn(MODEL, policy, k), bootstrap) for k in numbers]
-        print(f"| {policy} | " + " | ".join(cells) + " |")
-    llm, random = ({k: Drawn(MODEL, policy, k) for k in numbers} for policy in ("llm", "random"))
-    text, every = {k: Drawn(MODEL, "text", k) for k in numbers}, Drawn(MODEL, "all", "all")
-    clean_llm, clean_random = ({k: replace(arm, clean=True) for k, arm in arms.items()} for arms in (llm, random))
-    pairs = [(Drawn(MODEL, p, k), random[k]) for p in POLICIES if p not in ("random", "all") for k in SHOTS]
-    pairs += [(Drawn(MODEL, p, "all"), every) for p in ("true", *RELATIONS, "visual", "hybrid")]
-    pairs += [(replace(random[k], draw=1), random[k]) for k in SHOTS]
-    pairs += [(llm["all"], llm[5]), (llm[5], text[5]), (llm["all"], text["all"]), (clean_llm[5], clean_random[5])]
-    pairs += [(clean_llm["all"], replace(every, clean=True)), *((clean_llm[k], llm[k]) for k in (5, "all"))]
-    print("\n| paired difference | mIoU |\n|---|---|")
-    for a, b in pairs:
-        print(f"| {a.supports} − {b.supports} | {_difference_of(counts, a, b, bootstrap)} |")
-
-
-def print_ideas(counts: Counts, bootstrap: Bootstrap) -> None:
-    """One idea a row, with its difference to what is kept."""
-    print("\n| llm, all supports | mIoU | − kept |\n|---|---|---|")
-    for idea in IDEAS:
-        arm, kept = Drawn(idea, "llm", "all"), Drawn(KEPT, "llm", "all")
-        print(f"| {idea} | {_cell(counts, arm, bootstrap)} | {_difference_of(counts, arm, kept, bootstrap)} |")
-
-
-def print_augmented(counts: Counts, bootstrap: Bootstrap) -> None:
-    """True supports and base supports together, with the difference to the true ones alone."""
-    print("\n| true supports and … | mIoU | − true alone |\n|---|---|---|")
-    for arm in augmented_arms(MODEL):
-        alone = Drawn(MODEL, "true", arm.k)
-        print(f"| {arm.supports} | {miou(counts[arm]):.1f} | {_difference_of(counts, arm, alone, bootstrap)} |")
-
-
-def write_counts(path: Path, counts: Counts, thresholds: Mapping[Arm, float]) -> None:
-    """One JSON line per arm and query, so that anything can be analysed again."""
-    with path.open("w", encoding="utf-8") as file:
-        for arm, found in counts.items():
-            for c in found:
-                file.write(json.dumps({"arm": arm.name, "threshold": thresholds[arm], **vars(c)}) + "\n")
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import zlib
 from collections.abc import Sequence
@@ -17,10 +18,12 @@ from llafs_lib.retrieval.bank import SupportBank
 from llafs_lib.retrieval.policies import Choice, K, Request, augment, select_supports
 from llafs_lib.retrieval.scoring import quality_term, visual_term
 from llafs_lib.vision.features import query_embedding
-from llafs_lib.vision.prototype import PrototypeSegmenter, score_map
+from llafs_lib.vision.prototype import PrototypeSegmenter, affinities, similarity, stretched
 
 KEPT = "plain foreground, diffusion 8 (kept)"
 
+
+alike = functools.lru_cache(4)(affinities)  # the same for all questions about an image
 
 # --- other prototypes: models -----------------------------------------------------------------------------------------
 
@@ -70,7 +73,9 @@ class Idea(BankPrototypes):
 
     def _map(self, features: torch.Tensor, inside: np.ndarray, outside: np.ndarray, size: Sequence[int]) -> np.ndarray:
         both = (torch.from_numpy(np.asarray(p, np.float32)).to(features.device) for p in (inside, outside))
-        return score_map(features, *both, size, self.change.sharpness).cpu().numpy()
+        sharpness = self.change.sharpness
+        spread = None if sharpness is None else alike(features, sharpness)
+        return stretched(similarity(features, *both), size, spread).cpu().numpy()
 
     def _prototypes(
         self, question: Question, features: torch.Tensor, choices: Sequence[Choice]

@@ -78,12 +78,11 @@ class Finder:
         """
         request = Request(Episode(known_as, NOT_A_QUERY_ID, ()), related, query_embedding(query.features))
         prototypes, made_of = class_prototypes(self.bank, request, added)
-        likeness = similarity(query.features, *(torch.from_numpy(p).to(query.features) for p in prototypes))
+        both = tuple(torch.from_numpy(p).to(query.features) for p in prototypes)
+        likeness = similarity(query.features, *both)
         supports = shown_supports(self.bank, request, added, shots, self.read)
         if isinstance(self.method, PrototypeSegmenter):
-            threshold = self.calibration.of(related).threshold if self.calibration else self.method.threshold
-            score = stretched(likeness, query.small.shape[:2], query.alike).cpu().numpy()
-            found = Prediction(name, score >= threshold, score)
+            found = self._marked(query, name, likeness, both if added or related.source == "itself" else None)
         else:
             found = self.method.segment(query.small, supports, name)
         notes, confidence = [*related.notes, *made_of, *found.notes], presence_score(likeness)
@@ -97,6 +96,16 @@ class Finder:
         probability = _enlarged(found.probability, query.pixels, cv2.INTER_LINEAR)
         about = (supports, related, tuple(notes), confidence, query.pixels, query.source)
         return Prediction(name, mask, probability, *about), likeness
+
+    def _marked(self, query: Query, name: str, likeness: Tensor, own: tuple[Tensor, Tensor] | None) -> Prediction:
+        """What a similarity map [h, w] marks; `own` are its prototypes if they hold supports of the class itself."""
+        threshold = self.method.threshold
+        if self.calibration is None:  # a run's threshold is for look-alikes
+            own = None
+        else:
+            threshold = (self.calibration.novel if own is None else self.calibration.own).threshold
+        score = stretched(likeness, query.small.shape[:2], query.alike, own).cpu().numpy()
+        return Prediction(name, score >= threshold, score)
 
 
 def label_map(found: Sequence[Prediction], likeness: Sequence[Tensor]) -> np.ndarray:

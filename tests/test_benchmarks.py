@@ -75,7 +75,7 @@ def test_known_features_give_the_logits_of_the_whole_model(some, monkeypatch):
 def test_policies(photographs, cache, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("LLAFS_DATA", str(photographs))
     monkeypatch.chdir(tmp_path)
-    arguments = ["--limit", "6", "--size", "97", "--out", str(tmp_path / "counts.jsonl")]
+    arguments = ["--limit", "6", "--size", "97", "--insid3", "--out", str(tmp_path / "counts.jsonl")]
     monkeypatch.setattr("sys.argv", ["policies", *arguments, "--threads", str(torch.get_num_threads())])
     load("policies").main()
     found = capsys.readouterr().out
@@ -85,6 +85,7 @@ def test_policies(photographs, cache, tmp_path, capsys, monkeypatch):
         "self-consistent",
         "show the class asked for unlabelled",
         "5 true + 20 llm, weight 0.3",
+        "| INSID3 | mIoU | − prototypes |",
     ):
         assert text in found
     lines = (tmp_path / "counts.jsonl").read_text(encoding="utf-8").splitlines()

@@ -65,9 +65,10 @@ def test_a_correction_counts_a_quarter_of_all_look_alikes_and_is_gone_when_remov
         shown, rest = weight * np.append(bank.area[rows], area), weight * (1 - np.append(bank.area[rows], area))
         foreground = shown @ np.vstack([bank.foreground[rows], inside]) / shown.sum()
         background = rest @ np.vstack([bank.background[rows], outside]) / rest.sum()
-        probability = own_model.method.mark(found.image, foreground, background).probability
+        (probability,) = own_model.method.scores(found.image, [(foreground, background)], own=[True])
         after = own_model.segment(photo, "bus", related="truck=.8,car=.5")
         np.testing.assert_allclose(after.probability, probability, atol=1e-4)
+        assert np.array_equal(after.mask, after.probability >= own_model.expected.own.threshold)
         assert not np.allclose(after.probability, found.probability, atol=1e-2)
     finally:
         own_model.remove(number)
@@ -84,7 +85,7 @@ def test_a_correction_of_an_annotated_class_counts_like_any_support(own_model, p
         foreground = area @ np.vstack([bank.foreground[rows], own.inside]) / area.sum()
         background = (1 - area) @ np.vstack([bank.background[rows], own.outside]) / (1 - area).sum()
         found = own_model.segment(photo, "car")
-        again = own_model.method.mark(found.image, foreground, background).probability
+        (again,) = own_model.method.scores(found.image, [(foreground, background)], own=[True])
         np.testing.assert_allclose(found.probability, again, atol=1e-4)
     finally:
         own_model.remove(number)

@@ -61,10 +61,6 @@ class Calibration:
     own: Expected = Expected()
     relation: str = "nothing"
 
-    def of(self, related: RelatedClasses) -> Expected:
-        """What to expect of the answer to a question."""
-        return self.own if related.source == "itself" else self.novel
-
     def __str__(self) -> str:
         return (
             f"a word that is not annotated: {self.novel}; look-alikes by {self.relation}\n"
@@ -149,11 +145,13 @@ class _Kind:
         if not found:
             return
         inside, outside = (torch.from_numpy(np.stack(p)).to(features) for p in zip(*found.values(), strict=True))
-        for name, likeness in zip(found, similarity(features, inside, outside), strict=True):  # [classes, h, w]
+        likenesses = similarity(features, inside, outside)  # [classes, h, w]
+        for name, likeness, *both in zip(found, likenesses, inside, outside, strict=True):
             if name in judged:
                 self.scores[name].append((presence_score(likeness), judged[name]))
             if name in truths and truths[name].any():
-                score = stretched(likeness, truths[name].shape, alike).cpu().numpy()
+                own = tuple(both) if self.related[name].source == "itself" else None
+                score = stretched(likeness, truths[name].shape, alike, own).cpu().numpy()
                 self.curves.setdefault(name, []).append(curve(score, truths[name], name, image_id))
 
     def _choose(self, name: str) -> tuple[np.ndarray, np.ndarray]:

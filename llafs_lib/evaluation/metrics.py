@@ -92,12 +92,13 @@ def curve(
         LlafsError: their sizes differ, or every pixel is void.
     """
     _check(scores, truth, void, image_id)
-    if void is None:
-        void = np.zeros_like(truth)
-    level = (scores[~void] * STEPS).astype(np.int64)  # the highest threshold that each pixel reaches
-    hit = level[truth[~void]]
-    marked, inter = (np.bincount(x, minlength=STEPS + 1)[::-1].cumsum()[::-1] for x in (level, hit))  # [STEPS + 1]
-    return Curve(class_name, image_id, inter, marked + len(hit) - inter, len(level))
+    level = (scores * STEPS).astype(np.int64)  # the highest threshold that each pixel reaches
+    level[truth] += STEPS + 1  # so that one count serves both
+    if void is not None and void.any():
+        level = level[~void]
+    counts = np.bincount(level.ravel(), minlength=2 * STEPS + 2).reshape(2, -1)  # [2, STEPS + 1]
+    rest, inter = counts[:, ::-1].cumsum(axis=1)[:, ::-1]
+    return Curve(class_name, image_id, inter, rest + inter[0], level.size)
 
 
 def best_threshold(curves: Sequence[Curve]) -> float:

@@ -20,6 +20,7 @@ from llafs_lib.vision.features import full_precision, masked_means, squashed_tap
 from llafs_lib.vision.segmenter import check_supports, masks_of, weights_of
 
 FLAT = 1e-6  # similarities that differ by less differ only by rounding
+ABSOLUTE = 0.3  # share of the absolute score, where supports show the class itself; see benchmarks/policies.py
 
 
 def prototypes(
@@ -101,8 +102,10 @@ def diffuse(features: Tensor, scores: Tensor, sharpness: float) -> Tensor:
     return _spread(scores, affinities(features, sharpness))
 
 
+@full_precision
 def _spread(scores: Tensor, alike: Tensor) -> Tensor:
-    return (alike @ scores.flatten()).view_as(scores)
+    """Maps [..., h, w], each diffused."""
+    return (scores.flatten(-2) @ alike.T).view_as(scores)
 
 
 def _check_finite(features: Tensor) -> None:
@@ -148,14 +151,25 @@ def score_map(
     return stretched(scores, size, None if sharpness is None else affinities(features, sharpness))
 
 
-def stretched(scores: Tensor, size: Sequence[int], alike: Tensor | None = None) -> Tensor:
-    """A similarity map [h, w] as a score map [H, W] in [0, 1] of `size`, diffused first if `alike` is given."""
+@full_precision
+def stretched(
+    scores: Tensor, size: Sequence[int], alike: Tensor | None = None, own: tuple[Tensor, Tensor] | None = None
+) -> Tensor:
+    """A similarity map [h, w] as a score map [H, W] in [0, 1] of `size`, diffused first if `alike` is given.
+
+    `own` are the prototypes, foreground [C] and background [C], if their supports show the class itself. Such supports
+    also say how similar the class is: `ABSOLUTE` of the score is then how far a pixel is from the mean similarity of
+    their background, 0, to that of their foreground, 1. Look-alikes cannot say that.
+    """
     scores = scores if alike is None else _spread(scores, alike)
     scores = resize(scores[None, None], size)[0, 0]  # [h, w] → [H, W]
     low, high = scores.aminmax()
-    if high - low < FLAT:
-        return torch.zeros_like(scores)
-    return (scores - low) / (high - low)
+    relative = torch.zeros_like(scores) if high - low < FLAT else (scores - low) / (high - low)
+    if own is None:
+        return relative
+    low, high = (prototype @ (own[0] - own[1]) for prototype in reversed(own))
+    absolute = ((scores - low) / (high - low).clamp(min=FLAT)).clamp(0, 1)
+    return torch.lerp(relative, absolute, ABSOLUTE)
 
 
 class PrototypeSegmenter:
@@ -218,17 +232,22 @@ class PrototypeSegmenter:
         return Prediction(name, found >= self.threshold, found)
 
     @torch.inference_mode()
-    def scores(self, query: np.ndarray, prototypes: Iterable[tuple[np.ndarray, np.ndarray]]) -> list[np.ndarray]:
+    def scores(
+        self, query: np.ndarray, prototypes: Iterable[tuple[np.ndarray, np.ndarray]], own: Sequence[bool] = ()
+    ) -> list[np.ndarray]:
         """The score maps [H, W] in [0, 1] of `query` [H, W, 3] uint8 for several pairs of prototypes [C].
 
-        What they have in common is computed once.
+        What they have in common is computed once. `own` says of each whether its supports show the class itself, as
+        `stretched` wants to know it; without it none is taken to.
         """
-        features = self.describe(query)  # [C, h, w]
-        alike, found = self.alike(features), []
-        for pair in prototypes:
-            both = (torch.from_numpy(np.asarray(p, np.float32)).to(features) for p in pair)
-            found.append(stretched(similarity(features, *both), query.shape[:2], alike).cpu().numpy())
-        return found
+        features, pairs = self.describe(query), [np.asarray(pair, np.float32) for pair in prototypes]
+        if not pairs:
+            return []
+        inside, outside = torch.from_numpy(np.stack(pairs, axis=1)).to(features)  # of features [C, h, w], [n, C] each
+        maps, alike = similarity(features, inside, outside), self.alike(features)  # [n, h, w]
+        maps = maps if alike is None else _spread(maps, alike)
+        found = zip(maps, inside, outside, own or [False] * len(maps), strict=True)
+        return [stretched(m, query.shape[:2], own=p if its else None).cpu().numpy() for m, *p, its in found]
 
     def alike(self, features: Tensor) -> Tensor | None:
         """What `stretched` needs beside the scores of an image with these features [C, h, w]."""

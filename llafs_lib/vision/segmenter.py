@@ -181,14 +181,20 @@ class INSID3Segmenter:
         rank: of the position basis, below the features' dimension. None takes half of a vision transformer's dimension,
             at most 500, which is the published number for 1024, and 0 for a convolutional network, which is not told
             where in the image it looks.
-        tau, merge: as in `segment_features`.
+        tau: as in `segment_features`.
+        merge: the same. None takes the published 0.2 for a vision transformer and 0.025 for a convolutional network,
+            whose clusters hardly join the seed's otherwise: base classes chose it (docs/results.md).
 
     Raises:
         LlafsError: a rank that is not below the features' dimension.
     """
 
-    def __init__(self, backbone: Backbone, size: int, rank: int | None = None, tau: float = 0.6, merge: float = 0.2):
+    def __init__(
+        self, backbone: Backbone, size: int, rank: int | None = None, tau: float = 0.6, merge: float | None = None
+    ):
         self.backbone, self.size, self.tau, self.merge = backbone, size, tau, merge
+        if merge is None:
+            self.merge = 0.025 if all(backbone.levels) else 0.2
         self.features = squashed_taps(backbone.optimised(), size)
         black = self.describe(np.zeros((size, size, 3), np.uint8))
         usual = 0 if all(backbone.levels) else min(500, len(black) // 2)

@@ -77,6 +77,21 @@ def test_what_is_expected_is_what_the_questions_give(tmp_path):
     assert found.novel.iou == pytest.approx(np.mean(list(by_class.values())))
 
 
+def test_own_supports_are_calibrated_by_the_scores_they_will_have(tmp_path):
+    bank, shown = bank_of(tmp_path)
+    curves = {True: [], False: []}
+    for i in range(12):
+        (name,) = shown[i]
+        rows = bank.rows_of(name)
+        rows = rows[bank.image_ids[rows] != i]
+        both = bank.prototypes(rows, np.ones(len(rows)), plain=True)
+        image, masks = drawn(i)
+        for own, found in curves.items():
+            found.append(curve(*ByHand().scores(image, [both], [own]), masks[name], name, i))
+    by_range, by_both = best_threshold(curves[False]), best_threshold(curves[True])
+    assert calibrate(bank, ByHand(), shown, read, alike).own.threshold == by_both != by_range
+
+
 def test_the_image_asked_about_is_no_support_of_itself(tmp_path):
     bank, shown = bank_of(tmp_path, n=3)  # one image a class: nothing is left of the class itself
     found = calibrate(bank, ByHand(), shown, read, lambda name: by_looks(bank, name))

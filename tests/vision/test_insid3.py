@@ -257,6 +257,11 @@ def test_the_rank_stays_below_the_features_dimension(backbone):
         INSID3Segmenter(backbone, 97, rank=dimension)
 
 
+def test_when_clusters_join_depends_on_the_kind_of_network_unless_it_is_given(backbone):
+    assert INSID3Segmenter(Backbone("test_vit").freeze(), 160).merge == 0.2
+    assert INSID3Segmenter(backbone, 97).merge == 0.025 and INSID3Segmenter(backbone, 97, merge=0).merge == 0
+
+
 def test_the_position_basis_is_computed_once(backbone, monkeypatch):
     segmenter, seen = INSID3Segmenter(backbone, 97), []
     forward = Backbone.forward

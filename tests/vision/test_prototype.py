@@ -12,7 +12,16 @@ from llafs_lib.errors import LlafsError
 from llafs_lib.records import Support
 from llafs_lib.vision.backbone import Backbone
 from llafs_lib.vision.features import masked_means, query_embedding
-from llafs_lib.vision.prototype import PrototypeSegmenter, combine, diffuse, prototypes, score_map
+from llafs_lib.vision.prototype import ABSOLUTE as A
+from llafs_lib.vision.prototype import (
+    PrototypeSegmenter,
+    combine,
+    diffuse,
+    prototypes,
+    score_map,
+    similarity,
+    stretched,
+)
 
 
 def random_maps(k=2, channels=5, grid=(4, 6)):
@@ -76,6 +85,33 @@ def test_scores_span_the_unit_interval(seed):
 def test_a_map_without_differences_scores_nothing():
     flat = torch.ones(5, 4, 4)
     assert not score_map(flat, torch.ones(5), torch.zeros(5), (8, 8)).any()
+
+
+@pytest.mark.parametrize(
+    ("scores", "expected"),
+    [  # of supports whose background has the mean similarity −0.5 and whose foreground has 0.5
+        ([-0.5, 0.0, 0.5], [0, 0.5, 1]),
+        ([-0.25, 0.0, 0.25], [0.25 * A, 0.5, 1 - 0.25 * A]),  # half as far apart as in the supports
+        ([-3.0, 0.0, 3.0], [0, 0.5, 1]),
+        ([0.5, 0.5, 0.5], [A, A, A]),  # all of the image is as similar as the supports' foreground
+        ([-0.5, -0.5, -0.5], [0, 0, 0]),
+    ],
+)
+def test_supports_of_the_class_itself_say_how_similar_it_is(scores, expected):
+    own = torch.tensor([0.5, 0.0]), torch.tensor([-0.5, 0.0])
+    found = stretched(torch.tensor([scores]), (1, 3), own=own)
+    torch.testing.assert_close(found, torch.tensor([expected], dtype=torch.float32))
+
+
+@settings(deadline=None)
+@given(st.integers(0, 10**6))
+def test_own_supports_keep_scores_in_the_unit_interval_and_in_order(seed):
+    torch.manual_seed(seed)
+    (features,), own = random_maps(1), tuple(torch.randn(2, 5, dtype=torch.float64))
+    likeness = similarity(features, *own)
+    found = stretched(likeness, likeness.shape, own=own)
+    order = likeness.flatten().argsort()
+    assert found.min() >= 0 and found.max() <= 1 and (found.flatten()[order].diff() >= -1e-12).all()
 
 
 def test_a_query_without_finite_features():
