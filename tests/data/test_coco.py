@@ -1,7 +1,9 @@
 """Label maps from annotation files: the painting rule, bad annotations, real photographs."""
 
 import json
+import ntpath
 import os
+import posixpath
 
 import cv2
 import numpy as np
@@ -13,7 +15,7 @@ from pycocotools import mask as mask_tools
 from pycocotools.coco import COCO
 
 from llafs_lib.classes import COCO_CLASSES, COCO_IDS
-from llafs_lib.data.coco import CocoSplit
+from llafs_lib.data.coco import CocoSplit, check_fields
 from llafs_lib.data.folds import open_dataset, source_files
 from llafs_lib.data.outlines import EMPTY, decode, run_lengths
 from llafs_lib.errors import LlafsError
@@ -221,6 +223,20 @@ def test_run_lengths_are_decoded_as_pycocotools_does(lengths):
 def test_a_name_that_leads_out_of_the_folder(make_split, name):
     with pytest.raises(LlafsError, match="a.json, entry 1 of 'images': 'file_name' must be a file in the image folder"):
         make_split([], images=(IMAGE | {"file_name": name},))
+
+
+pieces = st.sampled_from(["..", ".", "/", "\\", "a", "1.jpg", "C:", "~", "\0", " ", "//x/y", "file:///", "%2e%2e/"])
+
+
+@given(st.lists(pieces, max_size=6).map("".join))
+def test_no_drawn_name_leads_out_of_the_folder(name):
+    try:
+        check_fields({"images": [IMAGE | {"file_name": name}], "annotations": [], "categories": []}, "a.json")
+    except LlafsError as error:
+        assert "'file_name' must be a file in the image folder" in str(error)
+    else:
+        for system in (posixpath, ntpath):
+            assert system.normpath(system.join("folder", name)).startswith("folder")
 
 
 def test_an_id_that_stands_twice(make_split):
