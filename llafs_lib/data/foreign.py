@@ -71,7 +71,7 @@ def read_coco_json(path: Path) -> dict:
 
 def _may_be_json(head: bytes) -> bool:
     """Whether a file that begins so may be JSON, in whatever encoding."""
-    return head.lstrip(b"\xef\xbb\xbf\xff\xfe\0 \t\r\n")[:1] in (b"{", b"[", b"")
+    return head.lstrip(b"\xef\xbb\xbf\xff\xfe\0 \t\r\n")[:1] in (b"{", b"[") or not head.strip()
 
 
 def what_lies_in(folder: Path) -> str:
