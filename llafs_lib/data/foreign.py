@@ -62,7 +62,7 @@ def read_coco_json(path: Path) -> dict:
     except (ValueError, RecursionError) as error:
         reason = str(error) or "it is nested too deep"
         raise LlafsError(
-            f"{path} is not readable JSON ({reason}). Export or download it again; it may have been cut off."
+            f"{path} is not readable JSON ({reason}). {AGAIN}, or download it again: it may be cut off."
         ) from error
     if not _is_coco(content):
         raise LlafsError(f"{path} is not a COCO file but {_kind_of(content)}.")
