@@ -11,32 +11,40 @@
 # PyPI's PyTorch for Linux brings CUDA along. Without it, before the first of these commands:
 #   python3 -m venv .venv && .venv/bin/pip install torch torchvision --index-url https://download.pytorch.org/whl/cpu
 
-PYTHON ?= python3
-VENV := .venv
+PYTHON := python3
+TESTS :=
+override VENV := .venv
 BIN := $(VENV)/bin
 
 # What may be written behind `make tutorial`: the fields of llafs_lib.settings.Settings (`llafs tutorial --help` says
 # what they mean), and ONLY.
 PARAMETERS := DATASET IMAGES VAL MIN_AREA FOLD SHOTS SEED BACKBONE RUNS BUDGET NOVEL_IN_TRAIN HOLD_OUT COMPARE_LOSSES \
   SEGMENTERS QUERIES LLM LLM_MODE LLM_BUDGET ONLY
-flags = $(foreach p,$(PARAMETERS),$(if $($p),--$(shell echo $p | tr A-Z_ a-z-) "$($p)"))
-given = $(foreach word,$(MAKEOVERRIDES),$(firstword $(subst =, ,$(word))))
-unknown = $(filter-out $(PARAMETERS) PYTHON VENV,$(foreach n,$(given),$(if $(filter command,$(origin $n)),$n)))
+
+# A value counts only where it stands behind `make`: a FOLD that was exported for another purpose decides nothing. It is
+# taken letter by letter, and reaches the commands as a variable of theirs, so that neither make nor the shell runs it.
+# A value counts only where it stands behind `make`: a FOLD that was exported for another purpose decides nothing. It is
+# taken letter by letter, and reaches the commands as a variable of theirs, so that neither make nor the shell runs it.
+given := $(foreach v,$(.VARIABLES),$(if $(filter command,$(origin $v)),$v))
+unknown := $(filter-out $(PARAMETERS) PYTHON TESTS,$(given))
+$(if $(unknown),$(error unknown parameter $(unknown); there are $(PARAMETERS)))
+$(foreach v,$(given),$(eval override $v := $$(value $v)))
+export PYTHON TESTS $(given)
+flags = $(foreach p,$(filter $(given),$(PARAMETERS)),$(if $($p),--$(shell echo $p | tr A-Z_ a-z-)="$$$p"))
 
 .PHONY: tutorial test test-slow test-all lab gallery notebooks lint clean
 
 tutorial: $(VENV)/.installed-notebooks
-	$(if $(unknown),$(error unknown parameter $(unknown); there are $(PARAMETERS)))
 	@$(BIN)/llafs tutorial $(flags)
 
 # Two at a time, each on one core: two that share their threads slow each other down. tests/groups.py orders them.
 two_at_a_time = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 test: $(VENV)/.installed-dev
-	$(two_at_a_time) -m "not slow" $(TESTS)
+	$(two_at_a_time) -m "not slow" $$TESTS
 
 test-slow: $(VENV)/.installed-dev
-	$(two_at_a_time) -m slow $(TESTS)
+	$(two_at_a_time) -m slow $$TESTS
 
 test-all: test test-slow
 
@@ -58,8 +66,8 @@ lint: $(VENV)/.installed-dev
 # One file says what is installed: an extra of pyproject.toml. Installed again only when the list has changed; `dev`
 # holds `notebooks` and `lab`, which are then installed as well.
 $(VENV)/.installed-%: pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 …")'
-	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
+	@$$PYTHON -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0] + ": make PYTHON=python3.12 …")'
+	@[ -x $(BIN)/python ] || $$PYTHON -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[$*]"
 	@touch $@ $(if $(filter dev,$*),$(VENV)/.installed-notebooks $(VENV)/.installed-lab)
 

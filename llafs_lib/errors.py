@@ -76,14 +76,16 @@ def _remedy(error: BaseException) -> str:
 
 
 def told(value: object) -> str:
-    """A value for a message: a number or a short text as it is written, else what kind of thing it is.
+    """A value for a message: a number or a text as it is written, cut where it is long; else what kind of thing it is.
 
     >>> told(7), told("much"), told(None), told([1, 2]), told(object())
     ('7', "'much'", 'None', 'a list', 'an object')
     """
+    if isinstance(value, int) and abs(value) >= 10**20:  # Python refuses to write out the longest
+        return "a number of more than 20 digits"
     if value is None or isinstance(value, int | float):
         return str(value)
-    if isinstance(value, str) and len(value) <= 60:
-        return repr(value)
+    if isinstance(value, str):
+        return repr(value if len(value) <= 60 else f"{value[:30]}…{value[-29:]}")
     name = type(value).__name__
     return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"

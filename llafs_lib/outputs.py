@@ -139,8 +139,8 @@ def plan_output(
     text, sources, classes = os.fspath(path), [str(source) for source in sources], tuple(classes)
     if not text.strip() or "\0" in text:
         raise LlafsError(f"{text!r} is no name for a result: name a file such as mask.png, or a folder such as masks/.")
-    path = Path(text)
-    is_folder = text.endswith(("/", os.sep)) or not path.suffix or path.is_dir()
+    path = Path(os.path.expanduser(text))
+    is_folder = text.endswith(("/", os.sep)) or not path.suffix or os.path.isdir(path)
     format = _format(path, is_folder, format, len(classes))
     if format in DRAWN and not drawn:
         raise LlafsError(f"format {format!r} is drawn by `llafs segment --format {format}`; here, choose overlay.")
@@ -200,27 +200,48 @@ def check_folder(folder: Path) -> None:
     """Refuse a folder that cannot be made or written to, by trying it where the first existing folder above it lies."""
     try:
         there = folder
-        while not there.exists():
+        while not _is_there(there):
             there = there.parent
         if not there.is_dir():
             raise LlafsError(f"{there} is a file, not a folder: choose another place for the result.")
         with tempfile.TemporaryFile(dir=there):
             pass
     except OSError as error:
-        raise LlafsError(f"{folder} cannot be written to ({error.strerror}): choose another folder.") from error
+        raise LlafsError(
+            f"{told(str(folder))} cannot be written to ({error.strerror}): choose another folder."
+        ) from error
+
+
+def _is_there(path: Path) -> bool:
+    """Whether anything is, be it a dead link. Raises: OSError, nothing can be, for instance as the name is too long."""
+    try:
+        path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return True
 
 
 def _check_targets(output: Output, inputs: Sequence[str | Path]) -> None:
     """Refuse to write over an input, onto a folder, or beside results with other classes."""
     kept = {found: text for text in inputs if (found := _identity(text))}
     listed = output.companion
-    targets = {target: None for number in range(len(output.names)) for target in output.files(number)}
-    for target in (*targets, *([listed] if listed else [])):
+    files = {target: None for number in range(len(output.names)) for target in output.files(number)}
+    targets = (*files, *([listed] if listed else []))
+    for folder in {target.parent for target in targets}:
+        check_folder(folder)
+    for target in targets:
+        try:
+            _is_there(target.with_name(f".{'0' * 32}.partial.{target.name}"))  # as `artifacts.replacing` calls it first
+        except OSError as error:
+            raise LlafsError(
+                f"{told(str(target))} cannot be written ({error.strerror}): choose another name."
+            ) from error
         found = _identity(target)
         if found in kept:
             raise LlafsError(f"{target} would overwrite the input {kept[found]}: choose another name or folder.")
-        if found and target.is_dir():
-            raise LlafsError(f"{target} is a folder, where a file is to be written: choose another name.")
+        if found and not target.is_file():
+            kind = "a folder" if target.is_dir() else "a pipe or a device"
+            raise LlafsError(f"{target} is {kind}, where a file is to be written: choose another name.")
     if output.format in ("labelmap", "yolo") and listed.is_file() and listed.read_bytes() != output.class_list():
         raise LlafsError(
             f"{listed} lists other classes, so the numbers of the results beside it mean something else: choose "

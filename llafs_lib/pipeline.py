@@ -36,7 +36,7 @@ from llafs_lib.progress import track
 from llafs_lib.records import Prediction, Predictions, RelatedClass, RelatedClasses
 from llafs_lib.retrieval.bank import SupportBank
 from llafs_lib.retrieval.corrections import Correction, Corrections
-from llafs_lib.settings import METHODS
+from llafs_lib.settings import METHODS, MOST_SHOTS
 from llafs_lib.vision.clicks import Click, corrected
 from llafs_lib.vision.prototype import PrototypeSegmenter
 from llafs_lib.vision.segmenter import HSNetSegmenter
@@ -378,8 +378,8 @@ def _check(class_name: str | Sequence[str], shots: int, least: float | None) -> 
         check_class_name(name)
     if len({normalise(n) for n in names}) < len(names):
         raise LlafsError(f"a class is asked for twice in {', '.join(names)}: name each once.")
-    if type(shots) is not int or shots < 1:
-        raise LlafsError(f"shots must be a whole number of at least 1, not {told(shots)}.")
+    if type(shots) is not int or not 1 <= shots <= MOST_SHOTS:
+        raise LlafsError(f"shots must be a whole number of at least 1 and at most {MOST_SHOTS:,}, not {told(shots)}.")
     if least is not None and not (isinstance(least, int | float) and np.isfinite(least)):
         raise LlafsError(f"min_confidence must be a number, not {told(least)}.")
 

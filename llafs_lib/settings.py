@@ -16,13 +16,16 @@ from typing import Any
 
 from llafs_lib.artifacts import RunFolder
 from llafs_lib.classes import DATASETS, N_FOLDS, did_you_mean
-from llafs_lib.errors import LlafsError
+from llafs_lib.errors import LlafsError, told
 
 NOVEL_IN_TRAIN = ("background", "ignore", "drop")
 SEGMENTERS = ("hsnet", "repri", "prototype")
 LLM_MODES = ("auto", "replay", "refresh")
 PHOTOGRAPHS_BACKBONE = "efficientnet_lite2"  # where nothing else is asked for
 METHODS = ("hsnet", "prototypes")  # of `LLaFS` and of `llafs segment`; no notebook has it as a parameter
+
+MOST = 1_000_000  # what a number of a run is at most, if nothing else is said
+MOST_SHOTS, LAST_SEED = 1000, 2**32 - 1  # NumPy and scikit-learn take no greater seed
 
 _DATA, _TRAINING = "data and model", "training (notebook 02)"
 _EVALUATION, _LLM = "evaluation (notebook 05)", "language model"
@@ -32,34 +35,38 @@ _KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: 
 def unknown(value: object, known: Iterable[object]) -> str:
     """The sentence that refuses `value` and lists what is known; it suggests the closest word, if one is close."""
     words = [str(k) for k in known]
-    return f"{value!r} is unknown: choose one of {', '.join(words)}.{did_you_mean(str(value), words)}"
+    hint = did_you_mean(value, words) if isinstance(value, str) else ""
+    return f"{told(value)} is unknown: choose one of {', '.join(words)}.{hint}"
 
 
-def parameter(default: Any, group: str, help: str, choices: Iterable[Any] = (), low: float | None = None) -> Any:
+def parameter(
+    default: Any, group: str, help: str, choices: Iterable[Any] = (), low: float | None = None, high: float = MOST
+) -> Any:
     """A field of a dataclass that is also an option of `llafs`.
 
     Args:
         default: also says of which type every value is: bool, int, float or str.
         group, help: the heading and the text of the option in `llafs --help`.
         choices: the possible values; without any, all.
-        low: the least value.
+        low, high: the least value, and where there is one the greatest.
     """
-    return field(default=default, metadata={"group": group, "help": help, "choices": tuple(choices), "low": low})
+    about = {"group": group, "help": help, "choices": tuple(choices), "low": low, "high": high}
+    return field(default=default, metadata=about)
 
 
 def check_parameters(chosen: Any) -> None:
     """Look at every field that `parameter` declared.
 
     Raises:
-        LlafsError: a value of another type than the default's, below the least, or none of the choices.
+        LlafsError: a value of another type than the default's, out of its range, or none of the choices.
     """
     for declared in fields(chosen):
         name, value = declared.name, getattr(chosen, declared.name)
         kind, low, choices = type(declared.default), declared.metadata["low"], declared.metadata["choices"]
-        of_kind = type(value) is kind or (kind is float and type(value) is int)
-        if not of_kind or (low is not None and not low <= value < float("inf")):
-            least = "" if low is None else f" of at least {low}"
-            raise LlafsError(f"{name} must be {_KINDS[kind]}{least}, not {value!r}.")
+        of_kind, high = type(value) is kind or (kind is float and type(value) is int), declared.metadata["high"]
+        if not of_kind or (low is not None and not low <= value <= high):
+            span = "" if low is None else f" of at least {low} and at most {high:,}"
+            raise LlafsError(f"{name} must be {_KINDS[kind]}{span}, not {told(value)}.")
         if choices and value not in choices:
             raise LlafsError(f"{name}: {unknown(value, choices)}")
 
@@ -79,11 +86,13 @@ class Settings:
     images: str = parameter("", _DATA, "the folder of your own images; without it, they lie beside the COCO file")
     val: str = parameter("", _DATA, "a second COCO file of your own, to test on; without it, a fifth of the images")
     min_area: float = parameter(
-        0.0, _DATA, "share of one of your own images that a class must cover to count; 0: 1/150", low=0
+        0.0, _DATA, "share of one of your own images that a class must cover to count; 0: 1/150", low=0, high=1
     )
     fold: int = parameter(0, _DATA, "which part of the classes is novel, 0 to 3", choices=range(N_FOLDS))
-    shots: int = parameter(5, _DATA, "supports per query", low=1)
-    seed: int = parameter(0, _DATA, "of training and of draws; notebook 05 asks the same for every seed", low=0)
+    shots: int = parameter(5, _DATA, "supports per query", low=1, high=MOST_SHOTS)
+    seed: int = parameter(
+        0, _DATA, "of training and of draws; notebook 05 asks the same for every seed", low=0, high=LAST_SEED
+    )
     backbone: str = parameter("auto", _DATA, "small (for toy), efficientnet_lite2, resnet50 …; auto: by data set")
     runs: str = parameter("runs", _DATA, "folder of all runs")
     budget: str = parameter("small", _TRAINING, "tiny (does it run?), small (two CPU cores) or full (as published)")

@@ -1,9 +1,18 @@
-"""Bad input to what users call: one short sentence or two that name it and the remedy, and nothing is written."""
+"""Bad input to what users call: one short sentence or two that name it and the remedy, and nothing is written.
 
+None takes more than `LONGEST_TIME` or `MOST_MEMORY`.
+"""
+
+import contextlib
 import json
 import os
 import re
 import shutil
+import signal
+import struct
+import time
+import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,11 +21,14 @@ from PIL import Image
 
 from llafs_lib import LLaFS
 from llafs_lib.errors import LlafsError
+from llafs_lib.settings import Settings
 from llafs_lib.tools.cli import main
 
 WIDTH, HEIGHT = 48, 36
 PLAIN = {"backbone": "small", "size": 97}  # quick, and needs no weights
 LONGEST = 300  # characters of a message
+LONGEST_TIME, LONGEST_WAIT = 10, 100  # s of a processor, and s on the wall, which is more where others are at work
+MOST_MEMORY = 500  # MB beyond what the process holds
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
 
@@ -45,7 +57,33 @@ def objects(**changes) -> dict:
     return annotations(annotations=[a | changes for a in annotations()["annotations"]])
 
 
+def square(**changes) -> dict:
+    """A file of one image, and that one changed."""
+    listed = annotations()
+    return listed | {"images": [listed["images"][0] | changes], "annotations": listed["annotations"][:1]}
+
+
+def png(width: int, height: int) -> bytes:
+    """The beginning of a PNG of that size."""
+    head = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head)) + b"\0\0\1\0IDAT"
+
+
+HUGE = 10**23
 JSONS = {
+    "deep": objects(segmentation=json.loads("[" * 900 + "]" * 900)),
+    "long-runs": objects(segmentation={"size": [HEIGHT, WIDTH], "counts": [0, 2**40]}),
+    "other-runs": objects(segmentation={"size": [10**6, 10**6], "counts": [0, 10**12]}),
+    "negative-runs": objects(segmentation={"size": [HEIGHT, WIDTH], "counts": [-1, HEIGHT * WIDTH + 1]}),
+    "text-runs": objects(segmentation={"size": [HEIGHT, WIDTH], "counts": "ooooooooo0"}),
+    "far-away": objects(segmentation=[[1e300, 0, 1e308, 9, 0, 1e300]]),
+    "huge-ids": objects(image_id=HUGE),
+    "nan-ids": objects(category_id=float("nan")),
+    "null-ids": objects(image_id=None),
+    "absolute": square(file_name="/etc/hostname"),
+    "list-as-name": square(file_name=["p1.jpg"]),
+    "number-as-name": square(file_name=7),
+    "zero-byte": square(file_name="p1\0.jpg"),
     "list": [],
     "other": {"name": "llafs"},
     "boxes": objects(segmentation=[], bbox=[8, 8, 9, 9]),
@@ -65,6 +103,11 @@ FILES = {
     "photo.heic": b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(64),
     "page.pdf": b"%PDF-1.7\n",
     "drawing.svg": b"<svg/>",
+    "huge.png": png(100_000, 100_000),
+    "cut.png": png(11_000, 11_000),
+    "deepest.json": b"[" * 200_000,
+    "binary.json": bytes(range(256)),
+    "utf.json": b"\xff\xfe{\0",
     "film.mp4": b"\0\0\0\x18ftypisom\0\0\0\0isommp42",
     "empty/notes.txt": b"",
     "bad-bank/bank.json": b"{}",
@@ -89,7 +132,12 @@ def world(tmp_path_factory):
     half = (root / "photo.jpg").read_bytes()[:1500]
     (root / "half.jpg").write_bytes(half)
     (root / "ended.jpg").write_bytes(half + b"\xff\xd9")
-    os.mkfifo(root / "pipe.jpg")
+    for pipe in ("pipe.jpg", "pipe.json", "pipe.png"):
+        os.mkfifo(root / pipe)
+    with (root / "sparse.json").open("wb") as file:
+        file.truncate(2**33)
+    (root / "dead.png").symlink_to("nowhere")
+    (root / "loop.jpg").symlink_to("loop.jpg")
     mask = np.zeros((HEIGHT, WIDTH), np.uint8)
     for name, value in (("black", 0), ("mask", 255)):
         mask[8:24, 8:30] = value
@@ -161,9 +209,45 @@ def keep(*arguments, **more):
     return lambda model: model.segment("photo.jpg", "zebra").save(*arguments, **more)
 
 
+def settings(**chosen):
+    return lambda model: Settings(**chosen)
+
+
 # what is called, and words that its message must have: the thing at fault, the remedy
 CALLS = {
     "from_coco: nothing there": (own("nothing.json"), "nothing.json", "give a COCO file"),
+    "from_coco: a pipe": (own("pipe.json"), "pipe.json", "COCO JSON file"),
+    "from_coco: a device": (own("/dev/zero"), "/dev/zero", "COCO JSON file"),
+    "from_coco: eight GB of zeros": (own("sparse.json"), "sparse.json", "xport"),
+    "from_coco: nested without an end": (own("deepest.json"), "deepest.json", "xport"),
+    "from_coco: binary": (own("binary.json"), "binary.json", "xport"),
+    "from_coco: cut off UTF-16": (own("utf.json"), "utf.json", "xport"),
+    "from_coco: an outline nested too deep": (own("deep.json"), "deep.json", "export it again"),
+    "from_coco: run lengths beyond the image": (own("long-runs.json"), "long-runs.json", "export it again"),
+    "from_coco: run lengths of another size": (own("other-runs.json"), "other-runs.json", "run lengths"),
+    "from_coco: negative run lengths": (own("negative-runs.json"), "negative-runs.json", "unreadable run lengths"),
+    "from_coco: run lengths of nonsense": (own("text-runs.json"), "text-runs.json", "run lengths"),
+    "from_coco: outlines far away": (own("far-away.json"), "far-away.json", "polygon"),
+    "from_coco: huge ids": (own("huge-ids.json"), "huge-ids.json", "not listed"),
+    "from_coco: ids of NaN": (own("nan-ids.json"), "nan-ids.json", "not listed"),
+    "from_coco: ids of null": (own("null-ids.json"), "null-ids.json", "not listed"),
+    "from_coco: another folder's file": (own("absolute.json"), "/etc/hostname", "image folder"),
+    "from_coco: a list as a name": (own("list-as-name.json"), "list-as-name.json", "missing"),
+    "from_coco: a number as a name": (own("number-as-name.json"), "number-as-name.json", "missing"),
+    "from_coco: a zero byte in a name": (own("zero-byte.json"), "zero-byte.json", "missing"),
+    "from_coco: a huge size": (own(size=HUGE), "size", "4096"),
+    "from_coco: an endless size": (own(size=float("inf")), "size", "inf"),
+    "from_coco: an endless share": (own(min_area=float("inf")), "min_area", "inf"),
+    "from_coco: a share of NaN": (own(min_area=np.nan), "min_area", "nan"),
+    "settings: a huge seed": (settings(seed=HUGE), "seed", "at most 4,294,967,295"),
+    "settings: a seed of 5,000 digits": (settings(seed=10**5000), "seed", "20 digits"),
+    "settings: an endless seed": (settings(seed=float("inf")), "seed", "inf"),
+    "settings: a fold of 5,000 digits": (settings(fold=10**5000), "fold", "20 digits"),
+    "settings: a billion shots": (settings(shots=10**9), "shots", "at most 1,000"),
+    "settings: too many queries": (settings(queries=HUGE), "queries", "at most 1,000,000"),
+    "settings: an endless share": (settings(dataset="a.json", min_area=float("inf")), "min_area", "inf"),
+    "settings: an endless budget": (settings(llm_budget=float("inf")), "llm_budget", "inf"),
+    "settings: a long word": (settings(budget="x", novel_in_train="x" * 9999), "novel_in_train", "choose"),
     "from_coco: a folder without masks": (own("empty"), "empty", "mask"),
     "from_coco: text": (own("notes.txt"), "notes.txt", "COCO"),
     "from_coco: an image": (own("photo.jpg"), "photo.jpg", "COCO"),
@@ -215,6 +299,16 @@ CALLS = {
     "segment: HEIC": (ask("photo.heic"), "photo.heic", "JPEG"),
     "segment: PDF": (ask("page.pdf"), "page.pdf", "PNG"),
     "segment: SVG": (ask("drawing.svg"), "drawing.svg", "PNG"),
+    "segment: a huge PNG": (ask("huge.png"), "huge.png", "shrink it"),
+    "segment: a large PNG, cut off": (ask("cut.png"), "cut.png", "eplace"),
+    "segment: a device": (ask("/dev/zero"), "/dev/zero", "plain image file"),
+    "segment: a dead link": (ask("dead.png"), "dead.png", "plain image file"),
+    "segment: a link to itself": (ask("loop.jpg"), "loop.jpg", ""),
+    "segment: a billion supports": (ask(shots=10**9), "shots", "at most 1,000"),
+    "segment: supports without an end": (ask(shots=float("inf")), "shots", "inf"),
+    "segment: supports of 5,000 digits": (ask(shots=10**5000), "shots", "20 digits"),
+    "segment: an endless confidence": (ask(min_confidence=float("inf")), "min_confidence", "inf"),
+    "segment: an endless score": (ask(name="okapi", related={"zebra": float("inf")}), "zebra", "inf"),
     "segment: a video": (ask("film.mp4"), "film.mp4", "PNG"),
     "segment: a pipe": (ask("pipe.jpg"), "pipe.jpg", "plain image file"),
     "segment: an address": (ask("https://example.org/p.jpg"), "example.org/p.jpg", "download"),
@@ -265,6 +359,7 @@ CALLS = {
     "add: no mask": (add(mask=None), "mask", "None"),
     "add: no mask file": (add(mask="nothing.png"), "nothing.png", "correct the path"),
     "add: text as mask": (add(mask="notes.txt"), "notes.txt", "eplace"),
+    "add: a pipe as mask": (add(mask="pipe.png"), "pipe.png", "plain image file"),
     "add: outlines": (add(mask=[[1, 2, 3, 4, 5, 6]]), "mask", "array"),
     "add: text as image": (add("text.jpg"), "text.jpg", "eplace"),
     "add: no class": (add(name=""), "class", ""),
@@ -287,6 +382,11 @@ CALLS = {
     "a mask onto a folder": (keep("images/", format="magic"), "magic", "mask"),
     "a mask onto its image": (keep("photo.jpg"), "photo.jpg", "another name"),
     "a mask below a file": (keep("a.json/mask.png"), "a.json", "another"),
+    "a mask onto a pipe": (keep("pipe.png"), "pipe.png", "another name"),
+    "a mask with a long name": (keep("x" * 300 + ".png"), "xxx", "another name"),
+    "a mask in a folder with a long name": (keep("x" * 300 + "/mask.png"), "xxx", "another"),
+    "a mask where nobody writes": (keep("/proc/mask.png"), "/proc", "another"),
+    "a mask behind a dead link": (keep("dead.png/mask.png"), "dead.png", "another"),
     "a mask without a name": (keep(""), "''", "mask.png"),
     "a mask by a number": (keep(7), "7", ""),
     "a mask as JPEG": (keep("new.jpg", format="mask"), "new.jpg", ".png"),
@@ -315,6 +415,23 @@ COMMANDS = {
     "onto the image": ("segment photo.jpg zebra --run bank -o photo.jpg", "photo.jpg", "another name"),
     "onto the annotations": ("segment photo.jpg zebra --supports a.json -o a.json", "a.json", "another name"),
     "below a file": ("segment photo.jpg zebra --run bank -o a.json/mask.png", "a.json", "another"),
+    "onto a pipe": ("segment photo.jpg zebra --run bank -o pipe.png", "pipe.png", "another name"),
+    "into a long name": (f"segment photo.jpg zebra --run bank -o {'x' * 300}.png", "xxx", "another name"),
+    "where nobody writes": ("segment photo.jpg zebra --run bank -o /proc/masks/", "/proc", "another"),
+    "where nobody writes, before the run is opened": ("segment photo.jpg zebra -o /proc/a.png", "/proc", "another"),
+    "a folder of a class is a file": ("segment photo.jpg a.json,horse --run bank -o .//", "a.json", "another"),
+    "a billion supports": ("segment photo.jpg zebra --run bank --shots 1000000000", "shots", "at most 1,000"),
+    "supports of 5,000 digits": (f"segment photo.jpg zebra --run bank --shots {'9' * 5000}", "--shots", "999"),
+    "an endless confidence": ("segment photo.jpg zebra --run bank --min-confidence inf", "--min-confidence", "inf"),
+    "a huge seed": (f"tutorial --seed {HUGE}", "seed", "at most"),
+    "a billion shots": ("tutorial --shots 1000000000", "shots", "at most"),
+    "an endless share": ("tutorial --dataset a.json --min-area inf", "min_area", "inf"),
+    "a budget of NaN": ("tutorial --llm m --llm-budget nan", "llm_budget", "nan"),
+    "a pipe as data set": ("tutorial --dataset pipe.json", "pipe.json", "COCO"),
+    "too many seeds": ("sweep --seeds 0-99999999999", "0-99999999999", "too many"),
+    "a seed that is no digit": ("sweep --seeds ²", "²", "whole numbers"),
+    "endless processors": ("sweep --cpus inf --dry-run", "cpus", "inf"),
+    "a huge number of retries": (f"sweep --retries {HUGE} --dry-run", "retries", "at most"),
     "an unknown format": ("segment photo.jpg zebra --run bank --format gif", "gif", "overlay"),
     "no such annotations": ("segment photo.jpg zebra --supports nothing.json", "nothing.json", "COCO"),
     "annotations that are none": ("segment photo.jpg zebra --supports other.json", "other.json", "COCO"),
@@ -361,13 +478,61 @@ def check(message: str, words: tuple[str, ...]) -> None:
     assert not foreign, foreign
 
 
+class TooLong(BaseException):
+    """No exception that the library would take for a fault of the input."""
+
+
+def _peak() -> int:
+    """The most memory that this process has held since `_forget`, MB."""
+    return int(re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]) // 1024
+
+
+def _forget() -> None:
+    Path("/proc/self/clear_refs").write_text("5")
+
+
+@contextlib.contextmanager
+def within_limits(seconds: float = LONGEST_TIME, megabytes: float = MOST_MEMORY, wait: float = LONGEST_WAIT):
+    """End what takes too long (a pipe waits for ever), and fail for what took too much memory, if only for a moment."""
+
+    def late(*_):
+        raise TooLong(f"it took more than {wait} s")
+
+    before = signal.signal(signal.SIGALRM, late)
+    signal.setitimer(signal.ITIMER_REAL, wait)
+    started = time.process_time()
+    measured = Path("/proc/self/clear_refs").exists()
+    if measured:
+        _forget()
+        held = _peak()
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    assert time.process_time() - started < seconds
+    assert not measured or _peak() - held < megabytes, f"{_peak() - held} MB"
+
+
+def test_the_limits_are_kept():
+    with pytest.raises(TooLong), within_limits(wait=0.1):
+        time.sleep(5)
+    with pytest.raises(AssertionError), within_limits(seconds=0.05):
+        started = time.process_time()
+        while time.process_time() < started + 0.1:
+            pass
+    if Path("/proc/self/clear_refs").exists():
+        with pytest.raises(AssertionError, match="MB"), within_limits(megabytes=50):
+            np.ones(2**23).sum()  # 64 MB
+
+
 @pytest.mark.parametrize("case", CALLS)
 def test_calls(world, monkeypatch, case):
     root, model = world
     monkeypatch.chdir(root)
     call, *words = CALLS[case]
     before = state(root)
-    with pytest.raises(LlafsError) as caught:
+    with within_limits(), pytest.raises(LlafsError) as caught:
         call(model)
     check(str(caught.value), words)
     assert not changed(before, state(root))
@@ -399,7 +564,8 @@ def test_commands(world, monkeypatch, capsys, case):
     monkeypatch.chdir(root)
     line, *words = COMMANDS[case]
     before = state(root)
-    assert main(line.split()) == 2
+    with within_limits():
+        assert main(line.split()) == 2
     bar, _, message = capsys.readouterr().err.partition("llafs: ")
     assert "\n" not in bar.strip()
     check(message, words)

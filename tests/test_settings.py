@@ -24,7 +24,7 @@ DEFAULTS = {f.name: f.default for f in fields(Settings)}
         ({"fold": 4}, "choose one of 0, 1, 2, 3"),
         ({"fold": "0"}, "fold must be a whole number, not '0'"),
         ({"fold": True}, "whole number"),
-        ({"shots": 0}, "shots must be a whole number of at least 1, not 0"),
+        ({"shots": 0}, "shots must be a whole number of at least 1 and at most 1,000, not 0"),
         ({"seed": -1}, "at least 0"),
         ({"queries": 1.5}, "whole number"),
         ({"dataset": "coco-mini", "backbone": "small"}, "ImageNet weights"),

@@ -11,16 +11,18 @@ import contextlib
 import functools
 import io
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
+from typing import Any
 
 import cv2
 import numpy as np
-from pycocotools import mask as coco_rle
 from pycocotools.coco import COCO
 
+from llafs_lib.data.foreign import read_coco_json
 from llafs_lib.data.labels import Painted, Skipped, label_type, open_labels
+from llafs_lib.data.outlines import EMPTY, FARTHEST, NO_PAIRS, as_numbers, decode, run_lengths
 from llafs_lib.data.splits import Split
-from llafs_lib.errors import LlafsError
+from llafs_lib.errors import LlafsError, told
 from llafs_lib.progress import track
 
 
@@ -37,8 +39,8 @@ class CocoSplit(Split):
         also: what else decides the label maps (`open_labels`).
 
     Raises:
-        LlafsError: a missing folder or file, broken JSON, a class that the file does not list, or an image that it
-            lists twice with different facts.
+        LlafsError: a missing folder or file, broken JSON, a field that is not what COCO says (`FIELDS`), a class that
+            the file does not list, or an image or a category that it lists twice with different facts.
     """
 
     def __init__(self, images: str | Path, annotations: str | Path, classes: tuple[str, ...], also: object = None):
@@ -65,13 +67,9 @@ class CocoSplit(Split):
 
     @functools.cached_property
     def _coco(self) -> COCO:
-        try:
-            with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-                return COCO(str(self.annotations))
-        except (ValueError, KeyError, TypeError, AssertionError) as error:
-            raise LlafsError(
-                f"{self.annotations} is not a readable COCO annotation file ({error}); download it again."
-            ) from error
+        content = read_coco_json(self.annotations)
+        check_fields(content, self.annotations)
+        return indexed(content)
 
     def _paint_all(self, skipped: Skipped) -> Iterator[Painted]:
         index = self._index_of_category()
@@ -89,6 +87,9 @@ class CocoSplit(Split):
     def _index_of_category(self) -> dict[int, int]:
         """Category id → value in the label maps."""
         by_name = {c["name"]: c["id"] for c in self.categories}
+        listed = self._coco.dataset["categories"]
+        if not len(by_name) == len(self.categories) == len(listed):
+            raise LlafsError(f"{self.annotations} lists an id or a name of a category twice: download it again.")
         unknown = [c for c in self.classes if c not in by_name]
         if unknown:
             raise LlafsError(f"{self.annotations} has no category named {', '.join(unknown)}: is it the right file?")
@@ -97,11 +98,6 @@ class CocoSplit(Split):
     def _images(self, skipped: Skipped) -> dict[int, dict]:
         images: dict[int, dict] = {}
         for info in self._coco.dataset.get("images", []):
-            sides = info.get("height"), info.get("width")
-            if not info.get("file_name") or not all(isinstance(s, int) and s > 0 for s in sides):
-                raise LlafsError(
-                    f"{self.annotations}: image {info.get('id')} lacks a file name, or a height and width in px."
-                )
             if images.setdefault(info["id"], info) is not info:
                 if images[info["id"]] != info:
                     raise LlafsError(f"{self.annotations} lists image {info['id']} twice, with different facts.")
@@ -109,7 +105,11 @@ class CocoSplit(Split):
         return images
 
     def _look_for_strays(self, images: dict[int, dict], skipped: Skipped) -> None:
-        for annotation in self._coco.anns.values():
+        for annotation in self._coco.dataset["annotations"]:
+            if self._coco.anns[annotation["id"]] is not annotation:
+                skipped.add(
+                    "an annotation with the id of a later one, painted as well", f"annotation {annotation['id']}"
+                )
             if annotation["image_id"] not in images:
                 skipped.add("an annotation of an image that is not listed", f"annotation {annotation['id']}")
             elif annotation["category_id"] not in self._coco.cats:
@@ -123,23 +123,16 @@ class CocoSplit(Split):
         elif not segmentation:
             skipped.add("an object without any outline", where)
         elif isinstance(segmentation, dict):
-            try:
-                mask = decode(segmentation)
-            except (KeyError, TypeError, ValueError) as error:
-                raise LlafsError(
-                    f"{self.annotations}, {where}: unreadable run lengths ({error}). Correct or remove it."
-                ) from error
-            if mask.shape != canvas.shape:
-                raise LlafsError(
-                    f"{self.annotations}, {where}: run lengths of {mask.shape[1]}×{mask.shape[0]} px in an image of "
-                    f"{canvas.shape[1]}×{canvas.shape[0]} px. Correct or remove it."
-                )
-            canvas[mask] = value
+            plain, fault = run_lengths(segmentation, canvas.shape)
+            if plain:
+                canvas[decode(plain)] = value
+            elif fault != EMPTY:
+                raise LlafsError(f"{self.annotations}, {where}: {fault}. Correct or remove it.")
         else:
-            for polygon in segmentation:
-                vertices = np.asarray(polygon, np.float64)
-                if vertices.size == 0 or vertices.size % 2 or not np.isfinite(vertices).all():
-                    skipped.add("a polygon that is not a list of x, y pairs", where)
+            for polygon in segmentation if isinstance(segmentation, list) else [segmentation]:
+                vertices = as_numbers(polygon)
+                if vertices is None or vertices.size % 2 or not (np.abs(vertices) <= FARTHEST).all():
+                    skipped.add(NO_PAIRS, where)
                 else:
                     fill(canvas, vertices, value)
 
@@ -150,8 +143,65 @@ def fill(canvas: np.ndarray, polygon: np.ndarray, value: int) -> None:
     cv2.fillPoly(canvas, [vertices.astype(np.int32)], value)
 
 
-def decode(run_lengths: dict) -> np.ndarray:
-    """Run lengths {"size": [H, W], "counts": a list or COCO's compressed string} → [H, W] bool."""
-    if isinstance(run_lengths["counts"], list):
-        run_lengths = coco_rle.frPyObjects(run_lengths, *run_lengths["size"])
-    return coco_rle.decode(run_lengths).astype(bool)
+def indexed(dataset: dict) -> COCO:
+    """A parsed annotation file as pycocotools' object."""
+    coco = COCO()
+    coco.dataset = {"categories": [], "images": [], "annotations": []} | dataset
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
+        coco.createIndex()
+    return coco
+
+
+# --- what a field may be ---------------------------------------------------------------------------------------------
+
+LARGEST = 2**26  # px of an image of a data set; the largest of COCO's has 2**19
+
+
+def _is_whole(value: Any) -> bool:
+    return type(value) is int and 0 <= value < 2**62
+
+
+def _is_side(value: Any) -> bool:
+    return _is_whole(value) and value > 0
+
+
+def _is_inside(name: Any) -> bool:
+    """Whether it names a file in a folder, on any system."""
+    path = PureWindowsPath(name if isinstance(name, str) else "")
+    return bool(path.parts) and not path.anchor and ".." not in path.parts and "\0" not in name
+
+
+_ID = (_is_whole, "a whole number from 0 on")
+_SIDE = (_is_side, "a whole number of px")
+FIELDS = {  # list → field → whether a value is right, and what it must be
+    "categories": {"id": _ID, "name": (lambda v: isinstance(v, str) and v, "a text")},
+    "images": {"id": _ID, "file_name": (_is_inside, "a file in the image folder"), "height": _SIDE, "width": _SIDE},
+    "annotations": {
+        **{"id": _ID, "image_id": _ID, "category_id": _ID},
+        "iscrowd": (lambda v: v is None or (isinstance(v, int) and v in (0, 1)), "0 or 1"),
+    },
+}
+
+
+def check_fields(content: dict, source: Path) -> None:
+    """Refuse an annotation file of a data set with a field that is not what COCO says.
+
+    Raises:
+        LlafsError: the message names the file, the entry and the field.
+    """
+    for kind, rules in FIELDS.items():
+        entries = content.get(kind, [])
+        if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
+            raise LlafsError(f"{source}: {kind!r} is not a list of objects. Download the file again.")
+        for number, entry in enumerate(entries, 1):
+            for field, (is_right, wanted) in rules.items():
+                if not is_right(entry.get(field)):
+                    raise LlafsError(
+                        f"{source}, entry {number} of {kind!r}: {field!r} must be {wanted}, not "
+                        f"{told(entry.get(field))}. Correct it, or download the file again."
+                    )
+            if kind == "images" and entry["height"] * entry["width"] > LARGEST:
+                raise LlafsError(
+                    f"{source}, entry {number} of {kind!r} states {told(entry['width'])} × {told(entry['height'])} px, "
+                    f"which is more than {LARGEST:,} px. Correct it, or download the file again."
+                )

@@ -48,19 +48,30 @@ def read_coco_json(path: Path) -> dict:
         LlafsError: it cannot be read, is no JSON, or is of another format; the message says which, and how to convert.
     """
     try:
-        data = path.read_bytes()
+        if not path.is_file():
+            raise LlafsError(f"{path} is a folder, a pipe or a device: name a COCO JSON file.")
+        with path.open("rb") as file:
+            head = file.read(1024)
+            if head.lstrip()[:1] not in (b"{", b"[") and path.suffix.lower() in ENDINGS:
+                raise LlafsError(f"{path} is not a COCO file but {ENDINGS[path.suffix.lower()]}.")
+            data = head + file.read() if _may_be_json(head) else head  # whatever else it is may be of any size
     except OSError as error:
         raise LlafsError(f"{path} cannot be read ({error.strerror}): name a COCO JSON file.") from error
-    if data.lstrip()[:1] not in (b"{", b"[") and path.suffix.lower() in ENDINGS:
-        raise LlafsError(f"{path} is not a COCO file but {ENDINGS[path.suffix.lower()]}.")
     try:
         content = json.loads(data.decode(json.detect_encoding(data)).lstrip("\ufeff"))
     except (ValueError, RecursionError) as error:
         reason = str(error) or "it is nested too deep"
-        raise LlafsError(f"{path} is not readable JSON ({reason}). {AGAIN}; a copy may have been cut off.") from error
+        raise LlafsError(
+            f"{path} is not readable JSON ({reason}). {AGAIN}, or download it again: it may be cut off."
+        ) from error
     if not _is_coco(content):
         raise LlafsError(f"{path} is not a COCO file but {_kind_of(content)}.")
     return content
+
+
+def _may_be_json(head: bytes) -> bool:
+    """Whether a file that begins so may be JSON, in whatever encoding."""
+    return head.lstrip(b"\xef\xbb\xbf\xff\xfe\0 \t\r\n")[:1] in (b"{", b"[") or not head.strip()
 
 
 def what_lies_in(folder: Path) -> str:

@@ -35,9 +35,9 @@ def outlines_of(segmentation: Any, size: tuple[int, int]) -> tuple[list[list | d
         if isinstance(part, str):
             part = _from_text(part)
         if isinstance(part, dict):
-            mask, fault = _run_lengths(part, size)
+            mask, fault = run_lengths(part, size)
             masks.extend([mask] if mask else [])
-        elif (array := _as_numbers(part)) is None or (array.ndim > 1 and not _is_points(array)):
+        elif (array := as_numbers(part)) is None or (array.ndim > 1 and not _is_points(array)):
             for inner in part if isinstance(part, list) else ():
                 read(inner)
             fault = "" if isinstance(part, list) else NO_PAIRS
@@ -58,7 +58,7 @@ def _from_text(text: str) -> Any:
         return None
 
 
-def _as_numbers(part: Any) -> np.ndarray | None:
+def as_numbers(part: Any) -> np.ndarray | None:
     """A list of numbers, also of numbers in quotes, or nested lists of them as an array; None if it is none."""
     try:
         array = np.asarray(part, np.float64)
@@ -83,10 +83,11 @@ def _fault_of(polygon: np.ndarray, size: tuple[int, int]) -> str:
     return TINY if (high - low < 1).all() else ""
 
 
-def _run_lengths(part: dict, size: tuple[int, int]) -> tuple[dict | None, str]:
+def run_lengths(part: dict, size: tuple[int, int]) -> tuple[dict | None, str]:
     """Run lengths in COCO's form and "", or None and what is wrong. Nothing is decoded before its length is known."""
     stated, counts = part.get("size", list(size)), part.get("counts")
-    sides = _as_numbers(stated)
+    counts = counts.decode("ascii", "replace") if isinstance(counts, bytes) else counts
+    sides = as_numbers(stated)
     lengths = _lengths_of(counts)
     if lengths is None or sides is None:
         return None, UNREADABLE
@@ -97,12 +98,19 @@ def _run_lengths(part: dict, size: tuple[int, int]) -> tuple[dict | None, str]:
     return {"size": list(size), "counts": counts if isinstance(counts, str) else lengths.tolist()}, ""
 
 
+def decode(plain: dict) -> np.ndarray:
+    """Run lengths that `run_lengths` has looked at → [H, W] bool."""
+    lengths = _lengths_of(plain["counts"])
+    is_object = np.arange(lengths.size) % 2 == 1  # [n]: the first run is background
+    return np.repeat(is_object, lengths).reshape(plain["size"][::-1]).T  # [W·H] → [W, H] → [H, W]
+
+
 def _lengths_of(counts: Any) -> np.ndarray | None:
     """The lengths [n] int64 of the runs; None if `counts` is none."""
     if isinstance(counts, str):
         lengths = _uncompressed(counts)
     else:
-        array = _as_numbers(counts)
+        array = as_numbers(counts)
         whole = array is not None and array.ndim == 1 and (np.abs(array) < 2**53).all() and (array % 1 == 0).all()
         lengths = array.astype(np.int64) if whole else None
     return None if lengths is None or (lengths < 0).any() or (lengths >= 2**32).any() else lengths

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
-import io
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,12 +10,12 @@ from pathlib import Path
 import numpy as np
 from pycocotools.coco import COCO
 
-from llafs_lib.data.coco import CocoSplit
+from llafs_lib.data.coco import CocoSplit, indexed
 from llafs_lib.data.files import path_of, shown
 from llafs_lib.data.foreign import read_coco_json
 from llafs_lib.data.labels import Painted, Skipped
 from llafs_lib.data.masks import plain_annotation, tidy_masks
-from llafs_lib.data.tidy import tidy
+from llafs_lib.data.tidy import EXPORT_AGAIN, tidy
 from llafs_lib.errors import LlafsError
 
 MIN_AREA = 2048 / (640 * 480)  # COCO-20i's 2,048 pixels (spec §3.3), as a share of a 640 × 480 image
@@ -90,12 +88,11 @@ class OwnSplit(CocoSplit):
         if self.annotations.is_dir():
             plain = tidy_masks(self.annotations, self.folder, skipped)
         else:
-            plain = tidy(read_coco_json(self.annotations), self.folder, self.annotations, skipped)
-        coco = COCO()
-        coco.dataset = plain
-        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-            coco.createIndex()
-        return coco
+            try:
+                plain = tidy(read_coco_json(self.annotations), self.folder, self.annotations, skipped)
+            except RecursionError:
+                raise LlafsError(f"{self.annotations} holds lists that are nested too deep. {EXPORT_AGAIN}") from None
+        return indexed(plain)
 
     def annotations_of(self, image_id: int) -> list[dict]:
         """The objects of an image as plain COCO annotations, in the order of the file. Unusable masks are left out."""

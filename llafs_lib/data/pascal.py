@@ -9,6 +9,7 @@ annotates, without VOC's validation list. Where both have a mask, VOC's is used,
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import numpy as np
 from PIL import Image
 
 from llafs_lib.classes import PASCAL_CLASSES
+from llafs_lib.data.files import plain_file, shown
 from llafs_lib.data.labels import VOID, Painted, Skipped, open_labels
 from llafs_lib.data.splits import Split
 from llafs_lib.errors import LlafsError
@@ -67,10 +69,12 @@ class VocSplit(Split):
         """[H, W] uint8. The palette indices of the PNG are the labels; 255 marks the void outlines."""
         path = self._voc / "SegmentationClass" / f"{name}.png"
         try:
-            with Image.open(path) as image:
+            with Image.open(plain_file(path)) as image:
                 labels = np.asarray(image)
-        except (OSError, SyntaxError) as error:
-            raise LlafsError(f"{path} is not a readable mask ({error}); download it again.") from error
+        except LlafsError:
+            raise
+        except Exception as error:  # decoders raise many kinds
+            raise LlafsError(f"{path} is not a readable mask: it is cut off or damaged. Download it again.") from error
         return _checked(labels, path)
 
     def _sbd_labels(self, name: str) -> np.ndarray:
@@ -79,9 +83,13 @@ class VocSplit(Split):
 
         path = self._sbd / "cls" / f"{name}.mat"
         try:
-            labels = loadmat(path)["GTcls"]["Segmentation"][0, 0]
+            labels = loadmat(plain_file(path))["GTcls"]["Segmentation"][0, 0]
+        except LlafsError:
+            raise
         except Exception as error:  # scipy raises half a dozen types for a missing, truncated or foreign file
-            raise LlafsError(f"{path} is not a readable SBD mask ({error}); download it again.") from error
+            raise LlafsError(
+                f"{path} is not a readable SBD mask: it is cut off or damaged. Download it again."
+            ) from error
         return _checked(labels, path)
 
 
@@ -106,7 +114,11 @@ def _voc_list(voc: Path, part: str) -> Path:
 
 
 def _read_list(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").split()
+    names = path.read_text(encoding="utf-8", errors="replace").split() if path.is_file() else []
+    odd = next((name for name in names if not re.fullmatch(r"\d{4}_\d{6}", name)), None)
+    if odd is not None:
+        raise LlafsError(f"{path} lists {shown(odd)}, which is no name such as 2007_000032: download the list again.")
+    return names
 
 
 def _image_id(name: str) -> int:

@@ -172,6 +172,8 @@ def _ends_well(path: Path) -> bool:
     """Whether a JPEG ends with the end-of-image marker; True for a file of another format."""
     if path.suffix.lower() not in (".jpg", ".jpeg"):
         return True
+    if not path.is_file():  # a pipe waits for ever
+        return False
     with path.open("rb") as file:
         file.seek(0, os.SEEK_END)
         file.seek(max(0, file.tell() - len(END_OF_JPEG)))

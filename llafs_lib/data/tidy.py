@@ -29,7 +29,8 @@ EXPORT_AGAIN = "Correct the file, or export it again as COCO instance segmentati
 MISSING = "an image that is missing"
 FILE_KEYS = ("file_name", "filename", "path", "coco_url")  # the last is where LVIS names the file
 JOINERS = "\u200c\u200d"  # what Persian, Hindi and emoji need between two characters
-LARGEST = 2**28  # px; what states more is looked at, since a label map takes a byte or two of memory per pixel
+LARGEST = 2**28  # px
+STATED = 2**26  # px; what states more is looked at, since a label map takes a few bytes of memory per pixel
 
 
 def tidy(raw: dict, folder: Path, source: Path, skipped: Skipped) -> dict[str, list[dict]]:
@@ -182,7 +183,7 @@ def _images(entries: list[dict], folder: Path, source: Path, skipped: Skipped) -
         name = str(next((entry[key] for key in FILE_KEYS if entry.get(key)), ""))
         image = {"id": entry.get("id"), "name": name, "file_name": finder.find(name) if name else None}
         image |= {side: _pixels(entry.get(side)) for side in ("height", "width")}
-        if (image["height"] or 0) * (image["width"] or 0) > LARGEST:
+        if (image["height"] or 0) * (image["width"] or 0) > STATED:
             image |= {"height": None, "width": None}
         rivals = by_file.setdefault(image["file_name"] or ("missing", name), [])
         twin = next((r for r in rivals if same_name(r["name"], name)), None)

@@ -69,6 +69,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(**{"formatter_class": _Help, **given})
 
     def error(self, message: str):
+        message = message if len(message) <= 200 else f"{message[:120]}…{message[-60:]}"
         raise LlafsError(f"{message}{'' if message.endswith(('.', '?')) else '.'} See `{self.prog} --help`.")
 
     def parse_known_args(self, args: Sequence[str] | None = None, namespace: argparse.Namespace | None = None):

@@ -233,6 +233,7 @@ class _Report:
         self.model, self.output, self.images, self.out = model, output, images, out
         self.failures: list[str] = []
         self.last: Prediction | Predictions | None = None
+        self.files: Sequence[Path] = ()  # of the last result
         self.ranked: dict[str, list[tuple[float, str]]] = {name: [] for name in output.classes}
 
     def failed(self, image: str, error: LlafsError) -> None:
@@ -259,7 +260,7 @@ class _Report:
                 best.append((float(sure), image))
                 best.sort(key=lambda pair: -pair[0])
                 del best[RANKED:]
-        self.last = result
+        self.last, self.files = result, files
 
     def _line(self, line: dict[str, Any]) -> None:
         if self.out is not None:
@@ -307,6 +308,6 @@ class _Report:
 
     def _written(self) -> str:
         done, output = len(self.images) - len(self.failures), self.output
-        if not output.is_folder or output.format in ("coco", "sheet"):
-            return str(output.collected if output.format in ("coco", "sheet") else output.path)
+        if len(self.images) == 1 or not output.is_folder or output.format in ("coco", "sheet"):
+            return ", ".join(map(str, self.files))
         return f"{done} image{'s' * (done != 1)} as {output.format} in {output.path}"

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from llafs_lib.artifacts import MADE_BY, NOTEBOOKS, replacing, write_json
-from llafs_lib.errors import LlafsError
+from llafs_lib.errors import LlafsError, told
 from llafs_lib.progress import bar
 from llafs_lib.settings import Settings, data_name
 from llafs_lib.tools.cluster import Resources, cluster, environment
@@ -42,11 +42,15 @@ def numbers(text: str) -> list[int]:
     found: list[int] = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
-        if not first.isdigit() or (dash and not last.isdigit()):
-            raise LlafsError(f"{text!r} is not a list of whole numbers such as 0-3 or 0,2.")
+        if not first.isdecimal() or (dash and not last.isdecimal()):
+            raise LlafsError(f"{told(text)} is not a list of whole numbers such as 0-3 or 0,2.")
+        if len(last or first) > 10 or int(last or first) - int(first) > 10_000:
+            raise LlafsError(
+                f"{told(text)} names numbers that are too large or too many: sweep at most 10,000 in a row."
+            )
         found += range(int(first), int(last or first) + 1)
     if len(set(found)) < len(found) or not found:
-        raise LlafsError(f"{text!r} names a number twice, or none.")
+        raise LlafsError(f"{told(text)} names a number twice, or none.")
     return found
 
 

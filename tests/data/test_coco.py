@@ -1,6 +1,9 @@
 """Label maps from annotation files: the painting rule, bad annotations, real photographs."""
 
 import json
+import ntpath
+import os
+import posixpath
 
 import cv2
 import numpy as np
@@ -8,11 +11,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from pycocotools import mask as mask_tools
 from pycocotools.coco import COCO
 
 from llafs_lib.classes import COCO_CLASSES, COCO_IDS
-from llafs_lib.data.coco import CocoSplit
+from llafs_lib.data.coco import CocoSplit, check_fields
 from llafs_lib.data.folds import open_dataset, source_files
+from llafs_lib.data.outlines import EMPTY, decode, run_lengths
 from llafs_lib.errors import LlafsError
 
 SQUARE = [2.9, 2.9, 12.9, 2.9, 12.9, 12.9, 2.9, 12.9]  # cut to whole pixels: corners at 2 and 12
@@ -125,14 +130,137 @@ def test_an_image_listed_twice(make_split):
 
 @pytest.mark.parametrize("fault", [{"width": 0}, {"height": None}, {"height": "30"}, {"file_name": ""}])
 def test_an_image_without_a_name_or_size(make_split, fault):
-    with pytest.raises(LlafsError, match=r"a.json: image 1 lacks a file name, or a height and width"):
+    with pytest.raises(LlafsError, match=r"a.json, entry 1 of 'images': '(width|height|file_name)' must be"):
         make_split([], images=(IMAGE | fault,))
 
 
 @pytest.mark.parametrize("counts", [[30, 60], "no run lengths", 7])
 def test_run_lengths_that_are_none(make_split, counts):
-    with pytest.raises(LlafsError, match=r"a.json, annotation 1: (unreadable )?run lengths"):
+    with pytest.raises(LlafsError, match=r"a.json, annotation 1: (unreadable )?run lengths.* Correct"):
         make_split([annotation(1, {"size": [3, 30], "counts": counts})])
+
+
+ODD = {
+    "missing": ..., "null": None, "a word": "x", "a list": [1], "an object": {}, "NaN": float("nan"), "true": True,
+    "negative": -1, "a share": 0.5, "huge": 10**23, "endless": float("inf"), "a long word": 9999 * "x",
+}  # fmt: skip
+FIELDS = [
+    *(("images", field) for field in ("id", "file_name", "height", "width")),
+    *(("annotations", field) for field in ("id", "image_id", "category_id", "segmentation", "iscrowd")),
+    *(("categories", field) for field in ("id", "name")),
+]
+A_NAME, MAY_LACK = ("a word", "a long word"), ("missing", "null")
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize(("part", "field"), FIELDS)
+def test_an_odd_field_is_named_or_counted(tmp_path, part, field, odd):
+    lists = {
+        "images": [IMAGE, IMAGE | {"id": 2}],
+        "annotations": [annotation(2, [SQUARE]), annotation(2, [LATER], id=1)],
+        "categories": [{"id": 1, "name": "zebra"}, {"id": 2, "name": "horse"}],
+    }
+    lists[part][0] = {k: v for k, v in (lists[part][0] | {field: ODD[odd]}).items() if v is not ...}
+    (tmp_path / "a.json").write_text(json.dumps(lists))
+    fine = (field == "iscrowd" and odd in (*MAY_LACK, "true")) or (field in ("file_name", "name") and odd in A_NAME)
+    try:
+        split = CocoSplit(tmp_path, tmp_path / "a.json", ("horse",))
+    except LlafsError as error:
+        said = str(error)
+        assert not fine and "a.json" in said and f"entry 1 of '{part}': '{field}' must be" in said and len(said) < 300
+    else:
+        assert fine or field == "segmentation" and "annotation 1" in "".join(split.skipped)
+        left_out = field == "segmentation" or (field == "iscrowd" and odd == "true")
+        assert split.pixels.tolist() == [[121 if left_out else 121 + 121 - 25], [0]]
+
+
+@pytest.mark.parametrize("odd", [["a"] * 6, [["a"] * 6], [[1e300] * 6], [[2**70] * 6], [[[[1]]]], 7, "x", [None], [{}]])
+def test_an_odd_outline_is_counted(make_split, odd):
+    split = make_split([annotation(1, odd), annotation(2, [LATER], id=1)])
+    assert split.mask(1, "horse").sum() == 121 and not split.mask(1, "zebra").any()
+    assert split.skipped[0].endswith("× a polygon that is not a list of x, y pairs, the first in annotation 1")
+
+
+@pytest.mark.parametrize(
+    "runs",
+    [
+        {},
+        {"size": [30, 40]},
+        {"size": [30, 40], "counts": None},
+        {"size": [30, 40], "counts": [0, 1201]},
+        {"size": [30, 40], "counts": [0, 1199]},
+        {"size": [30, 40], "counts": [-1, 1201]},
+        {"size": [30, 40], "counts": [0.5, 1199.5]},
+        {"size": [30, 40], "counts": [2**40, 2**40]},
+        {"size": [30, 40], "counts": [[1200]]},
+        {"size": [30, 40], "counts": "o"},
+        {"size": [30, 40], "counts": "é" * 40},
+        {"size": [40, 30], "counts": [0, 1200]},
+        {"size": [-30, -40], "counts": [0, 1200]},
+        {"size": [10**6, 10**6], "counts": [0, 10**12]},
+        {"size": "30 40", "counts": [0, 1200]},
+        {"size": None, "counts": [0, 1200]},
+    ],
+)
+def test_run_lengths_are_looked_at_before_they_are_decoded(make_split, runs):
+    with pytest.raises(LlafsError, match=r"a.json, annotation 1: (unreadable )?run lengths.* Correct"):
+        make_split([annotation(1, runs | {"x": 1})])
+
+
+@given(st.lists(st.integers(0, 300), min_size=1, max_size=30))
+def test_run_lengths_are_decoded_as_pycocotools_does(lengths):
+    size = (7, 1 + sum(lengths) // 7)
+    counts = [*lengths, 7 * size[1] - sum(lengths)]
+    theirs = mask_tools.decode(packed := mask_tools.frPyObjects({"size": size, "counts": counts}, *size))
+    for form in (counts, packed["counts"], packed["counts"].decode()):
+        plain, fault = run_lengths({"size": list(size), "counts": form}, size)
+        assert np.array_equal(decode(plain), theirs) if theirs.any() else fault == EMPTY
+
+
+@pytest.mark.parametrize(
+    "name", ["/etc/hostname", "../1.jpg", "a/../../1.jpg", "C:\\1.jpg", "..\\1.jpg", "\\\\a\\b\\1"]
+)
+def test_a_name_that_leads_out_of_the_folder(make_split, name):
+    with pytest.raises(LlafsError, match="a.json, entry 1 of 'images': 'file_name' must be a file in the image folder"):
+        make_split([], images=(IMAGE | {"file_name": name},))
+
+
+pieces = st.sampled_from(["..", ".", "/", "\\", "a", "1.jpg", "C:", "~", "\0", " ", "//x/y", "file:///", "%2e%2e/"])
+
+
+@given(st.lists(pieces, max_size=6).map("".join))
+def test_no_drawn_name_leads_out_of_the_folder(name):
+    try:
+        check_fields({"images": [IMAGE | {"file_name": name}], "annotations": [], "categories": []}, "a.json")
+    except LlafsError as error:
+        assert "'file_name' must be a file in the image folder" in str(error)
+    else:
+        for system in (posixpath, ntpath):
+            assert system.normpath(system.join("folder", name)).startswith("folder")
+
+
+def test_an_id_that_stands_twice(make_split):
+    split = make_split([annotation(1, [SQUARE]), annotation(2, [LATER])])
+    assert split.pixels.tolist() == [[121 - 25, 121]]
+    assert split.skipped == (
+        "1 × an annotation with the id of a later one, painted as well, the first in annotation 1",
+    )
+    with pytest.raises(LlafsError, match="lists an id or a name of a category twice"):
+        make_split([], categories=("zebra", "horse", "horse"))
+
+
+def test_a_huge_image_is_refused_before_its_label_map_is_made(make_split):
+    with pytest.raises(LlafsError, match="states 1000000000 × 30 px, which is more than"):
+        make_split([], images=(IMAGE | {"width": 10**9},))
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+def test_a_pipe_is_not_waited_for(make_split, tmp_path):
+    split = make_split([annotation(1, [SQUARE])])
+    (tmp_path / "images" / "1.jpg").unlink()
+    os.mkfifo(tmp_path / "images" / "1.jpg")
+    with pytest.raises(LlafsError, match="1.jpg is a pipe"):
+        split.check_files()
 
 
 def test_a_missing_category(make_split):

@@ -102,7 +102,7 @@ def damage_mat(root):
 
 def remove_mat(root):
     (root / "benchmark_RELEASE/dataset/cls/2008_000003.mat").unlink()
-    return "2008_000003.mat is not a readable SBD mask"
+    return "2008_000003.mat does not exist"
 
 
 @pytest.mark.parametrize("fault", [damage_png, colour_png, damage_mat, remove_mat])

@@ -98,7 +98,9 @@ def test_one_image_and_one_class_make_a_mask(run):
 
 def test_without_a_name_the_file_is_named_after_image_and_class(run):
     assert run("segment photos/a.jpg okapi --run bank --related disc")[1].endswith("written: a-okapi.png\n")
-    assert run("segment photos/a.jpg disc,box,Disc --run bank")[1].endswith("written: 1 image as mask in segmented\n")
+    assert run("segment photos/a.jpg disc,box,Disc --run bank")[1].endswith(
+        f"written: {Path('segmented/disc/a.png')}, {Path('segmented/box/a.png')}\n"
+    )
     assert run("segment photos/a.jpg box --run bank --format coco")[1].endswith("written: a-box.json\n")
     assert files("segmented") == ["box/a.png", "disc/a.png"]
     assert COCO("a-box.json").getImgIds() == [1] and Path("a-okapi.png").is_file()
