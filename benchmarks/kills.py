@@ -55,7 +55,8 @@ OPENS = {
     ".jpg": lambda path: Image.open(path).load(),
 }
 # What may differ: "seconds": {"training": 3.1} in JSON, the hash of such a file, 12 s or 870 MB in what people read.
-TIMES = r'"(seconds\w*|peak_rss_mb)": (\{[^{}]*\}|[\d.]+)|"sha256": "\w+"|\b[\d.]+ (s|ms|min|MB|hours?)\b'
+TIMES = r'"(seconds\w*|peak_rss_mb)": (\{[^{}]*\}|[\d.]+)|"(sha256|mtime_ns)": "?\w+|\b[\d.]+ (s|ms|min|MB|hours?)\b'
+COLUMNS = r"<td>\d+</td>"  # of seconds and MB in report.html; its other numbers are also in results.json
 
 
 def project(folder: Path) -> Path:
@@ -134,15 +135,21 @@ def differences(place: Path, reference: Path) -> list[str]:
     """What a finished project holds that the reference does not, or otherwise; and what a kill left lying about."""
     here, there = files_of(place, "runs"), files_of(reference, "runs")
     odd = [f"{name} is in one of them only" for name in here.keys() ^ there if "tensorboard" not in name]
-    odd += [f"{name} differs" for name in here.keys() & there if timeless(here[name]) != timeless(there[name])]
+    odd += [
+        f"{name} differs"
+        for name in here.keys() & there
+        if timeless(here[name], place) != timeless(there[name], reference)
+    ]
     return odd + [f"{p} is left" for p in place.glob("runs/**/*.partial*")]
 
 
-def timeless(path: Path) -> bytes:
+def timeless(path: Path, place: Path) -> bytes:
     if {"notebooks", "tensorboard"} & {*path.parts} or path.name == "sweep.log":
         return b""
     content = path.read_bytes()
-    return re.sub(TIMES, "", content.decode()).encode() if path.suffix in (".json", ".md", ".html") else content
+    if path.suffix not in (".json", ".md", ".html"):
+        return content
+    return re.sub(f"{TIMES}|{COLUMNS}", "", content.decode().replace(str(place), "")).encode()
 
 
 # --- kills -----------------------------------------------------------------------------------------------------------
