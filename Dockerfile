@@ -21,10 +21,12 @@ WORKDIR /home/llafs/project
 
 FROM base
 ARG TORCH_INDEX=""
-RUN pip install --no-cache-dir ${TORCH_INDEX:+--index-url "$TORCH_INDEX"} torch torchvision
+COPY --chown=llafs constraints.txt ./
+# An index of torch alone may lack the constrained versions of what torch needs: those come with the next command.
+RUN pip install --no-cache-dir -c constraints.txt ${TORCH_INDEX:+--no-deps --index-url "$TORCH_INDEX"} torch torchvision
 COPY --chown=llafs pyproject.toml README.md LICENSE ./
 COPY --chown=llafs llafs_lib llafs_lib
-RUN pip install --no-cache-dir -e ".[lab]"
+RUN pip install --no-cache-dir -c constraints.txt -e ".[lab]"
 COPY --chown=llafs data_scripts data_scripts
 COPY --chown=llafs docs docs
 COPY --chown=llafs notebooks notebooks

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from llafs_lib.artifacts import RunFolder
 from llafs_lib.evaluation.runner import Question
 from llafs_lib.records import Episode, RelatedClass, RelatedClasses
 from llafs_lib.retrieval.bank import SupportBank
@@ -155,6 +156,22 @@ def test_evaluation(photographs, cache, tmp_path, capsys, monkeypatch):
         assert text in found
 
 
+def test_kills_notices_what_is_half_written_and_what_differs_beyond_its_times(tmp_path):
+    kills, a, b = load("kills"), tmp_path / "a", tmp_path / "b"
+    for place, seconds in ((a, 1), (b, 2.5)):
+        with RunFolder(place / "runs", "toy", 0).writing("folds.json", {"fold": 0}) as partial:
+            partial.write_text(json.dumps({"n": 3, "seconds": {"all": seconds}}))
+        (place / "runs/toy/fold0/results.md").write_text(f"It took {seconds} s.")
+    assert kills.half_written(a) == kills.differences(a, b) == []
+    (b / "runs/toy/fold0/.7.7.partial.folds.json").touch()
+    (b / "runs/toy/fold0/results.md").write_text("It took 3 s, and one more.")
+    assert kills.half_written(b) == [] and len(kills.differences(b, a)) == 2
+    (a / "runs/toy/fold0/folds.json").write_text('{"n": 4}')
+    assert "does not match its manifest" in kills.half_written(a)[0]
+    (a / "runs/toy/fold0/folds.json").write_text('{"n":')
+    assert len(kills.half_written(a)) == 2 and "folds.json differs" in str(kills.differences(a, b))
+
+
 @pytest.mark.parametrize(
     ("name", "option"),
     [
@@ -164,6 +181,7 @@ def test_evaluation(photographs, cache, tmp_path, capsys, monkeypatch):
         ("policies", "--limit"),
         ("bank", "--rows"),
         ("gpu", "--quick"),
+        ("kills", "--sweep"),
     ],
 )
 def test_help(name, option, capsys, monkeypatch):

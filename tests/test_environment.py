@@ -13,7 +13,9 @@ import tomllib
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 
 from llafs_lib.tools.cli import main
 from llafs_lib.tools.tutorial import project_root
@@ -87,6 +89,22 @@ def test_what_is_copied_into_the_image_exists():
 def test_the_image_installs_an_extra_that_there_is():
     (extras,) = re.findall(r'-e "\.\[(.*?)\]"', "\n".join(instructions("RUN")))
     assert set(extras.split(",")) <= set(PROJECT["optional-dependencies"])
+
+
+def test_the_image_gets_the_known_good_versions():
+    installs = [line for line in instructions("RUN") if "pip install" in line]
+    assert len(installs) == 2 and all("-c constraints.txt" in line for line in installs)
+    order = re.findall(r"^(?:COPY .*constraints\.txt|RUN pip)", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    assert order[0].startswith("COPY"), "a layer needs the file that it reads"
+
+
+def test_the_known_good_versions_are_versions_of_all_that_is_listed_and_allowed():
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pins = dict(re.fullmatch(r"([\w.-]+)==(\d[\w.]*)", line).groups() for line in lines if line[0] != "#")
+    pins = {canonicalize_name(name): version for name, version in pins.items()}
+    listed = [Requirement(r) for r in [*PROJECT["dependencies"], *sum(PROJECT["optional-dependencies"].values(), [])]]
+    for one in listed:
+        assert one.name == PROJECT["name"] or one.specifier.contains(pins[canonicalize_name(one.name)]), one
 
 
 def test_nobody_is_root_and_data_lie_where_the_library_looks():

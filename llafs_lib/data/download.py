@@ -30,9 +30,11 @@ from llafs_lib.errors import LlafsError
 from llafs_lib.progress import bar, track
 
 MIRROR = "--mirror (PASCAL: --voc-mirror, --sbd-mirror)"  # the option that names another server
-RETRIES = 5  # a download is given up after this many retries in a row that brought no new byte
+RETRIES = 5  # a download is given up after this many retries in a row that brought no new bytes, or fewer than RATE
 BACKOFF = 0.5  # s between two tries; each failure in a row doubles the wait
 TIMEOUT = httpx.Timeout(30.0, connect=15.0)  # s without a single byte; s until the server answers a connection
+RATE, SPAN = 1_000, 30.0  # bytes/s; s over which a body must keep that rate, or the try has failed
+UNSTATED = 2**26  # bytes, the most that a file may have whose size is not published
 BLOCK = 2**20  # bytes
 DAMAGED = (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeError)
 
@@ -48,7 +50,7 @@ class Remote:
     Args:
         url: where it is.
         path: where it goes.
-        size: its published size in bytes.
+        size: its published size in bytes: no more are stored. Without one, at most `UNSTATED`.
         digest: its published hash, `"md5:…"` or `"sha256:…"`. Only a file with a hash is resumed.
         check: looks at the downloaded file and raises `ValueError` with what is wrong with it.
     """
@@ -199,16 +201,18 @@ def fetch(remote: Remote, client: httpx.Client, moved: Callable[[int], object] =
         return
     with _writing(remote.path):
         remote.path.parent.mkdir(parents=True, exist_ok=True)
-        _try_until_whole(remote, client, moved)
-        if problem := _problem(remote, remote.part):
+        if problem := _try_until_whole(remote, client, moved) or _problem(remote, remote.part):
             remote.part.unlink()  # else each later run would continue from it
             raise _unexpected(remote, problem)
         remote.part.replace(remote.path)  # `replacing` would delete the part of a download that was cut off
 
 
-def _try_until_whole(remote: Remote, client: httpx.Client, moved: Callable[[int], object]) -> None:
-    """Ask for the file until all its bytes are in the part; only tries in a row that bring nothing are counted."""
-    failures, most = 0, _size(remote.part)
+def _try_until_whole(remote: Remote, client: httpx.Client, moved: Callable[[int], object]) -> str | None:
+    """Ask for the file until all its bytes are in the part; returns what is wrong with them, if that shows already.
+
+    Only tries in a row that bring less than `RATE`, waits included, are counted: one byte is no progress.
+    """
+    failures, most, begun = 0, _size(remote.part), time.monotonic()
     while True:
         try:
             return _try(remote, client, moved)
@@ -217,8 +221,9 @@ def _try_until_whole(remote: Remote, client: httpx.Client, moved: Callable[[int]
                 f"{remote.url} is not a usable address ({error}). Check the address given as mirror, if any."
             ) from error
         except (_TryAgain, httpx.TransportError) as error:
-            have = _size(remote.part)
-            failures, most = (0, have) if have > most else (failures + 1, most)
+            have, now = _size(remote.part), time.monotonic()
+            failures = 0 if have - most > RATE * (now - begun) else failures + 1
+            most, begun = max(have, most), now
             if failures > RETRIES:
                 reason = str(error) or type(error).__name__
                 raise LlafsError(
@@ -228,23 +233,58 @@ def _try_until_whole(remote: Remote, client: httpx.Client, moved: Callable[[int]
         time.sleep(BACKOFF * 2**failures)
 
 
-def _try(remote: Remote, client: httpx.Client, moved: Callable[[int], object]) -> None:
-    """Ask once for the bytes that are missing, and append them to the part."""
-    have = _size(remote.part) if remote.digest else 0
+def _try(remote: Remote, client: httpx.Client, moved: Callable[[int], object]) -> str | None:
+    """Ask once for the bytes that are missing, and append them to the part; returns what is wrong with them."""
+    have, most = _size(remote.part) if remote.digest else 0, remote.size or UNSTATED
     if have and have == remote.size:
-        return  # the last run was cut off between the last byte and the renaming
+        return None  # the last run was cut off between the last byte and the renaming
     headers = {"Range": f"bytes={have}-"} if have else {}
     with client.stream("GET", remote.url, headers=headers) as response:
         start = _first_byte(response, remote, have)
-        total = start + int(response.headers.get("Content-Length", 0))
-        if remote.size and total > start and total != remote.size:
-            raise _unexpected(remote, f"has {total:,} bytes instead of {remote.size:,}")
+        ends = _ends(response, remote, start)
         moved(start - have)
         with open(remote.part, "ab" if start else "wb") as file:
-            for block in response.iter_raw():
+            for block in _steady(response.iter_raw()):
+                if file.tell() + len(block) > most:
+                    return f"has more than {most:,} bytes"
                 file.write(block)
                 file.flush()  # a kill loses no byte that has arrived
                 moved(len(block))
+            if not ends and file.tell() < (remote.size or 0):
+                raise _TryAgain(f"the server stopped after {file.tell():,} of {remote.size:,} bytes")
+    return None
+
+
+def _ends(response: httpx.Response, remote: Remote, start: int) -> bool:
+    """Whether the server says where the body ends, so that httpx reports one that was cut off.
+
+    Raises:
+        LlafsError: it announces another size than the published one, or nothing would tell a part from the whole.
+    """
+    if "chunked" in response.headers.get("Transfer-Encoding", "").lower():
+        return True
+    if length := response.headers.get("Content-Length"):
+        if remote.size not in (None, start + int(length)):
+            raise _unexpected(remote, f"has {start + int(length):,} bytes instead of {remote.size:,}")
+        return True
+    if not (remote.size or remote.digest):
+        raise LlafsError(
+            f"the server of {remote.url} does not say where the file ends, so a cut would pass unnoticed. Name another "
+            f"server with {MIRROR}."
+        )
+    return False
+
+
+def _steady(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """The same blocks, as long as each `SPAN` of seconds brings `RATE` bytes per second."""
+    begun, came = time.monotonic(), 0
+    for block in blocks:
+        yield block
+        came, lasted = came + len(block), time.monotonic() - begun
+        if lasted > SPAN:
+            if came < RATE * lasted:
+                raise _TryAgain(f"it sent {came:,} bytes in {lasted:.0f} s, less than {RATE:,} bytes per second")
+            begun, came = time.monotonic(), 0
 
 
 def _first_byte(response: httpx.Response, remote: Remote, have: int) -> int:

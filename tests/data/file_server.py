@@ -16,7 +16,8 @@ class Server(ThreadingHTTPServer):
     """Serves `files` by path. A path's `faults` are taken by one request each.
 
     A fault is a status to answer with, or a pair: `("cut", n)` closes the connection after n bytes of the body,
-    `("stall", n)` keeps silent after n bytes, -1 for not even a header.
+    `("stall", n)` keeps silent after n bytes, -1 for not even a header, `("drip", n)` sends single bytes after n.
+    `ends`: how a client sees the end of the body: by its "length", its last "chunk", or only by a "closed" connection.
     """
 
     daemon_threads = True
@@ -25,7 +26,8 @@ class Server(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.files: dict[str, bytes] = {}
         self.faults: dict[str, list] = {}
-        self.ranges, self.pause = True, 0.0  # does it know Range; s after each block of 16 KiB
+        self.ranges, self.pause = True, 0.0  # does it know Range; s after each block of 16 KiB, and each dripped byte
+        self.ends = "length"
         self.seen: list[tuple[str, str | None]] = []  # path, Range
         self.served = 0  # bytes of files
         self.closing = threading.Event()
@@ -62,17 +64,25 @@ class _Handler(BaseHTTPRequestHandler):
         kind, most = fault or ("", len(body))
         if most >= 0:
             self.send_response(status)
-            for name, value in {"Content-Length": str(len(body)), **headers}.items():
+            framing = {"length": ("Content-Length", str(len(body))), "chunk": ("Transfer-Encoding", "chunked")}
+            for name, value in [*filter(None, [framing.get(self.server.ends)]), *headers.items()]:
                 self.send_header(name, value)
             self.end_headers()
-            for i in range(0, min(most, len(body)), 16384):
-                block = body[i : min(i + 16384, most)]
-                self.server.served += len(block)  # before it arrives
-                self.wfile.write(block)
+            first = min(most, len(body))
+            ends = [*range(16384, first, 16384), first, *(range(first + 1, len(body) + 1) if kind == "drip" else ())]
+            for start, end in zip([0, *ends], ends, strict=False):
+                self.server.served += end - start  # before it arrives
+                self._send(body[start:end])
                 time.sleep(self.server.pause)
+            if self.server.ends == "chunk" and not kind:
+                self.wfile.write(b"0\r\n\r\n")
         if kind == "stall":
             self.server.closing.wait(60)
-        self.close_connection = bool(kind)
+        self.close_connection = bool(kind) or self.server.ends == "closed"
+
+    def _send(self, block: bytes):
+        chunk = self.server.ends == "chunk" and block
+        self.wfile.write(b"%x\r\n%s\r\n" % (len(block), block) if chunk else block)
 
 
 @contextmanager

@@ -139,6 +139,76 @@ def test_no_server_at_all_and_no_address_at_all(tmp_path):
             get(Remote(f"{address}/a.bin", tmp_path / "a.bin"))
 
 
+@pytest.mark.parametrize("ends", ["length", "chunk", "closed"])
+def test_a_server_that_drips_is_given_up_and_the_next_run_continues(server, remote, monkeypatch, ends):
+    monkeypatch.setattr(download, "SPAN", 0.1)
+    server.ends, server.pause, server.faults["/a.bin"] = ends, 0.02, [("drip", 20_000), *[("drip", 0)] * 9]
+    with pytest.raises(LlafsError, match=r"it sent \d+ bytes in 0 s, less than 1,000 bytes per second\).*continues"):
+        get(remote)
+    assert len(server.seen) <= 2 + download.RETRIES and 20_000 < (stored := remote.have) < 21_000
+    server.pause, server.faults = 0.0, {}
+    get(remote)
+    assert server.seen[-1] == ("/a.bin", f"bytes={stored}-") and remote.path.read_bytes() == BODY
+
+
+def test_a_byte_for_each_connection_is_no_progress(server, remote, monkeypatch):
+    monkeypatch.setattr(download, "BACKOFF", 0.01)
+    server.faults["/a.bin"] = [("cut", 1)] * 99
+    with pytest.raises(LlafsError, match="could not be downloaded"):
+        get(remote)
+    assert remote.have == len(server.seen) == 1 + download.RETRIES
+
+
+# --------------------------------------------------------------------------------------- where it ends
+
+
+@pytest.mark.parametrize("ends", ["length", "chunk"])
+def test_without_size_and_hash_a_body_counts_once_its_end_was_seen(server, remote, ends):
+    server.ends, server.faults["/a.bin"] = ends, [("cut", 20_000), ("cut", 50_000)]
+    get(replace(remote, size=None, digest=None))
+    assert remote.path.read_bytes() == BODY and len(server.seen) == 3
+
+
+@pytest.mark.parametrize("faults", [[], [("cut", 20_000)]])
+def test_without_any_sign_of_its_end_a_body_is_refused(server, remote, faults):
+    server.ends, server.faults["/a.bin"] = "closed", faults
+    with pytest.raises(LlafsError, match=r"/a\.bin does not say where the file ends.*--mirror"):
+        get(replace(remote, size=None, digest=None))
+    assert not names(remote.path.parent) and len(server.seen) == 1
+
+
+@pytest.mark.parametrize("known", [{"digest": None}, {"size": None}, {}])
+def test_a_published_size_or_hash_shows_the_end_of_a_body_that_has_none(server, remote, known):
+    server.ends = "closed"
+    get(replace(remote, **known))
+    assert remote.path.read_bytes() == BODY
+
+
+def test_a_body_that_only_stops_is_resumed(server, remote):
+    server.ends, server.faults["/a.bin"] = "closed", [("cut", 20_000)]
+    get(remote)
+    assert remote.path.read_bytes() == BODY and server.served == len(BODY)
+
+
+@pytest.mark.parametrize("ends", ["chunk", "closed"])
+@pytest.mark.parametrize("begun", [0, 20_000])
+def test_never_more_than_the_published_size_is_stored(server, remote, monkeypatch, ends, begun):
+    begin(remote, BODY[:begun])
+    server.ends, server.files["/a.bin"] = ends, BODY + bytes(10**6)
+    most = []
+    with connect() as client, pytest.raises(LlafsError, match="it has more than 51,200 bytes"):
+        fetch(remote, client, lambda n_bytes: most.append(remote.part.stat().st_size))
+    assert max(most) <= len(BODY) and not names(remote.path.parent)
+
+
+def test_a_file_without_a_published_size_has_a_limit(server, remote, monkeypatch):
+    monkeypatch.setattr(download, "UNSTATED", 40_000)
+    server.ends = "chunk"
+    with pytest.raises(LlafsError, match="it has more than 40,000 bytes"):
+        get(replace(remote, size=None, digest=None))
+    assert not names(remote.path.parent)
+
+
 # ------------------------------------------------------------------------------------ the right file
 
 
