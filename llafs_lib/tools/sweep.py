@@ -2,7 +2,7 @@
 
     llafs sweep --dataset coco-mini --folds 0-3 --seeds 0-2
 
-A run is notebooks 01 to 05 for one fold and one training seed, in a folder of its own:
+A run is notebooks 01 to 05, with 02b, for one fold and one training seed, in a folder of its own:
 
     runs/sweep/seed1/coco-mini/fold2/     a run, with its notebooks, their logs and sweep.log
     runs/sweep/coco-mini/                 the merged results and report.html

@@ -247,6 +247,7 @@ def test_only_runs_one_whatever_its_state(project):
     _, run = project
     run()
     assert run(only=["03"]) == "03"
+    assert run(only=["02b"]) == "02b"
 
 
 def test_a_kernel_is_told_to_leave_the_machine_to_others(tmp_path, monkeypatch):
