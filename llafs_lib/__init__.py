@@ -1,6 +1,6 @@
 """Language-guided few-shot segmentation: an image, a class nobody annotated, a mask.
 
-One notebook, one subpackage: `data` (01), `vision` (02), `language` (03), `retrieval` (04), `evaluation` (05).
+One notebook, one subpackage: `data` (01), `vision` (02, 02b), `language` (03), `retrieval` (04), `evaluation` (05).
 """
 
 __version__ = "0.2.0"

@@ -33,7 +33,8 @@ from llafs_lib.threads import threads_in_use
 # notebook → (artifacts it reads, artifacts it writes). This table is the whole wiring between the notebooks.
 NOTEBOOKS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "01_data_folds": ((), ("folds.json",)),
-    "02_backbone_training": (("folds.json",), ("hsnet.safetensors", "repri.safetensors", "vision.json")),
+    "02_backbone_training": (("folds.json",), ("hsnet.safetensors",)),
+    "02b_other_segmenters": (("folds.json", "hsnet.safetensors"), ("repri.safetensors", "vision.json")),
     "03_llm_prompting": (("folds.json",), ("related_classes.json",)),
     "04_retrieval_scoring": (
         ("folds.json", "hsnet.safetensors", "related_classes.json"),
@@ -57,6 +58,7 @@ METHOD = (*MODELS, "language", "retrieval", "evaluation", "pipeline")
 ROOMS: dict[str, tuple[str, ...]] = {
     "01_data_folds": ("classes", "records", "data"),
     "02_backbone_training": MODELS,
+    "02b_other_segmenters": MODELS,
     "03_llm_prompting": ("classes", "records", "data", "language"),
     "04_retrieval_scoring": METHOD,
     "05_full_evaluation": METHOD,
@@ -65,6 +67,11 @@ ROOMS: dict[str, tuple[str, ...]] = {
 _DECIDES = (".py", ".json", ".safetensors")  # endings of the files that decide
 
 _PACKAGES = ("torch", "torchvision", "numpy", "pycocotools", "openai", "accelerate")
+
+
+def number_of(book: str) -> str:
+    """The number of a notebook, by which it is called: "02b_other_segmenters" → "02b"."""
+    return book.partition("_")[0]
 
 
 class RunFolder:
@@ -170,7 +177,7 @@ class RunFolder:
 def run_again(name: str) -> str:
     """What makes an artifact anew, in words."""
     book = MADE_BY.get(name, "that writes it")
-    return f"run notebook {book} (`llafs tutorial --only {book[:2]}` with the same parameters)"
+    return f"run notebook {book} (`llafs tutorial --only {number_of(book)}` with the same parameters)"
 
 
 @contextmanager

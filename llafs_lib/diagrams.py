@@ -11,14 +11,18 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
-from llafs_lib.artifacts import MADE_BY, NOTEBOOKS
+from llafs_lib.artifacts import MADE_BY, NOTEBOOKS, number_of
 from llafs_lib.plots import NEUTRAL, PREDICTION, SUPPORT, TRUTH, draw_mask, finish
 
 # Where each notebook stands in the map of the series, and what it answers.
-_PLACES = {"01": (0, 1), "02": (1, 1.7), "03": (1, 0.3), "04": (2, 1), "05": (3, 1), "06": (4.2, 1)}
+_PLACES = {
+    **{"01": (0, 1), "02": (1, 1.7), "02b": (2, 1.7), "03": (1, 0.3), "04": (2, 0.3)},
+    **{"05": (3, 1), "06": (4.2, 1)},
+}
 _ANSWERS = {
     "01": "which classes,\nwhich images?",
     "02": "how do some images\nhelp segment another?",
+    "02b": "who else\ncan do that?",
     "03": "which classes\nlook alike?",
     "04": "which images\nto show?",
     "05": "does it help?",
@@ -45,7 +49,7 @@ def series_map() -> Figure:
 
 def _steps() -> list[tuple[str, str]]:
     """(maker, reader) of the artifacts that are read, without what follows from other steps."""
-    needs = {book[:2]: {MADE_BY[name][:2] for name in reads} for book, (reads, _) in NOTEBOOKS.items()}
+    needs = {number_of(book): {number_of(MADE_BY[name]) for name in reads} for book, (reads, _) in NOTEBOOKS.items()}
     return [(m, r) for r, makers in needs.items() for m in sorted(makers) if not any(m in needs[o] for o in makers)]
 
 
@@ -89,6 +93,49 @@ def correspondence(
         ax.set_title(title, fontsize=9)
         ax.axis("off")
     return finish(figure)
+
+
+def hsnet(taps: Sequence[Sequence[int]], levels: Sequence[Sequence[int]], ends: Sequence[Sequence[int]]) -> Figure:
+    """HSNet as boxes, each with the shape of the tensor that it leaves.
+
+    Args:
+        taps: of strides 8, 16 and 32: the shape of the taps of one image, [taps, C, h, w].
+        levels: of the same strides: correlations [taps, h, w, h', w'], what the encoder leaves of them, and at strides
+            8 and 16 what mixing leaves; nine shapes without the last, column by column.
+        ends: the shapes of the mean over the support plane, the logits and the mask.
+    """
+    figure, ax = plt.subplots(figsize=(10, 5))
+    titles = ("correlation", "encoder: three\ncentre-pivot layers", "add the level below,\nthree more layers")
+    places = {}
+    for row, (stride, shape) in enumerate(zip((8, 16, 32), taps, strict=True)):
+        ax.text(-0.62, -row, f"stride {stride}", rotation=90, ha="center", va="center", fontsize=8, color=NEUTRAL)
+        for lift, name, colour in ((0.21, "query", NEUTRAL), (-0.21, "support × mask", SUPPORT)):
+            _box(ax, (0, lift - row), f"{name}\n{list(shape)}", colour, 0.34)
+            places[name, row] = (0, lift - row)
+    for number, shape in enumerate(levels):
+        column, row = divmod(number, 3)
+        places[column + 1, row] = (column + 1, -row)
+        _box(ax, (column + 1, -row), f"{titles[column]}\n{list(shape)}", PREDICTION if column else "black")
+    steps = ("mean over the\nsupport plane", "decoder: four\n2-D convolutions", "resize; the larger\nlogit: the mask")
+    for row, (step, shape) in enumerate(zip(steps, ends, strict=True)):
+        places[4, row] = (4, -row)
+        _box(ax, (4, -row), f"{step}\n{list(shape)}", PREDICTION if row else "black")
+    arrows = [((name, row), (1, row)) for name in ("query", "support × mask") for row in range(3)]
+    arrows += [((1, row), (2, row)) for row in range(3)] + [((2, 0), (3, 0)), ((2, 1), (3, 1)), ((2, 2), (3, 1))]
+    for start, end in [*arrows, ((3, 1), (3, 0)), ((3, 0), (4, 0)), ((4, 0), (4, 1)), ((4, 1), (4, 2))]:
+        (x0, y0), (x1, y1) = places[start], places[end]
+        right, up = (0.43, 0) if x1 > x0 else (0, 0.34 if y1 > y0 else -0.34)  # from the box's centre to its side
+        arrow = {"arrowstyle": "-|>", "color": NEUTRAL}
+        ax.annotate("", (x1 - right, y1 - up), (x0 + right, y0 + up), arrowprops=arrow)
+    ax.set(xlim=(-0.7, 4.5), ylim=(-2.5, 0.5))
+    ax.axis("off")
+    return finish(figure)
+
+
+def _box(ax: Axes, centre: tuple[float, float], text: str, colour: str, height: float = 0.64) -> None:
+    (x, y), side = centre, {"fc": "white", "ec": colour, "lw": 1.5}
+    ax.add_patch(FancyBboxPatch((x - 0.41, y - height / 2), 0.82, height, "round,pad=0.01", **side))
+    ax.text(x, y, text, ha="center", va="center", fontsize=8)
 
 
 def kernel_taps(kept: np.ndarray) -> Figure:

@@ -19,7 +19,7 @@ from llafs_lib.classes import DATASETS, N_FOLDS, did_you_mean
 from llafs_lib.errors import LlafsError, told
 
 NOVEL_IN_TRAIN = ("background", "ignore", "drop")
-SEGMENTERS = ("hsnet", "repri", "prototype")
+SEGMENTERS = ("hsnet", "repri", "prototype", "insid3")
 LLM_MODES = ("auto", "replay", "refresh")
 PHOTOGRAPHS_BACKBONE = "efficientnet_lite2"  # where nothing else is asked for
 METHODS = ("hsnet", "prototypes")  # of `LLaFS` and of `llafs segment`; no notebook has it as a parameter
@@ -27,7 +27,7 @@ METHODS = ("hsnet", "prototypes")  # of `LLaFS` and of `llafs segment`; no noteb
 MOST = 1_000_000  # what a number of a run is at most, if nothing else is said
 MOST_SHOTS, LAST_SEED = 1000, 2**32 - 1  # NumPy and scikit-learn take no greater seed
 
-_DATA, _TRAINING = "data and model", "training (notebook 02)"
+_DATA, _TRAINING = "data and model", "training (notebooks 02 and 02b)"
 _EVALUATION, _LLM = "evaluation (notebook 05)", "language model"
 _KINDS = {bool: "True or False", int: "a whole number", float: "a number", str: "a text"}
 
@@ -101,7 +101,9 @@ class Settings:
     )
     hold_out: bool = parameter(True, _TRAINING, "keep a few base classes out of training to choose a model on")
     compare_losses: bool = parameter(False, _TRAINING, "train with three losses and compare them: minutes more")
-    segmenters: str = parameter(",".join(SEGMENTERS), _EVALUATION, "the models to ask, separated by commas")
+    segmenters: str = parameter(
+        "hsnet,repri,prototype", _EVALUATION, f"the models to ask, with commas between: {', '.join(SEGMENTERS)}"
+    )
     queries: int = parameter(150, _EVALUATION, "how many queries to ask at most; 0 asks all", low=0)
     llm: str = parameter("", _LLM, "the model to ask which classes look alike; without one, recorded answers serve")
     llm_mode: str = parameter(

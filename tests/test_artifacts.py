@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -22,6 +23,7 @@ from llafs_lib.artifacts import (
     replacing,
 )
 from llafs_lib.errors import LlafsError
+from llafs_lib.tools.tutorial import notebooks
 
 
 @pytest.fixture
@@ -277,6 +279,15 @@ def test_every_notebook_has_its_rooms():
     assert set(ROOMS) == set(NOTEBOOKS)
     rooms = {p.stem for p in LIBRARY.iterdir() if p.suffix == ".py" or (p / "__init__.py").is_file()}
     assert {room for of_one in ROOMS.values() for room in of_one} <= rooms
+
+
+@pytest.mark.parametrize("name", MADE_BY)
+def test_a_missing_artifact_names_the_notebook_by_a_number_that_there_is(run, name):
+    with pytest.raises(LlafsError, match="is missing: run notebook") as error:
+        run.require(name)
+    (number,) = re.findall(r"`llafs tutorial --only (\w+)` with", str(error.value))
+    (path,) = notebooks([number])
+    assert path.stem == MADE_BY[name]
 
 
 @pytest.mark.parametrize("text", ["[]", "null", '"x"', "3"])

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from matplotlib.text import Text
 
 from llafs_lib import diagrams, plots
+from llafs_lib.artifacts import NOTEBOOKS, number_of
 from llafs_lib.evaluation.arms import Arm
 from llafs_lib.records import Prediction, RelatedClass, RelatedClasses, Support
 
@@ -41,6 +42,23 @@ def test_a_name_is_drawn_as_it_is_written(figure, name):
     drawn.canvas.draw()
     texts = [text for text in drawn.findobj(Text) if name in text.get_text()]
     assert texts and not any(text.get_parse_math() for text in texts)
+
+
+def texts_of(figure):
+    return "\n".join(text.get_text() for text in figure.findobj(Text))
+
+
+def test_hsnet_is_drawn_with_every_shape():
+    taps, ends = [(2, 8, n, n) for n in (20, 10, 5)], [(128, 20, 20), (2, 40, 40), (70, 90)]
+    levels = [(c, n, n, m, m) for c, m in ((2, 7), (128, 2)) for n in (20, 10, 5)] + [
+        (64, n, n, 2, 2) for n in (20, 10)
+    ]
+    drawn = texts_of(diagrams.hsnet(taps, levels, ends))
+    assert all(str(list(shape)) in drawn for shape in (*taps, *levels, *ends))
+
+
+def test_the_map_of_the_series_has_every_notebook():
+    assert set(map(number_of, NOTEBOOKS)) <= set(texts_of(diagrams.series_map()).split("\n"))
 
 
 @given(st.text("ab$\\{}_^%&# ", min_size=1))

@@ -92,7 +92,7 @@ def _add_tutorial(parser: argparse.ArgumentParser) -> None:
         ("tutorial --only 04,05", "these two again, whatever their state"),
     )
     add_options(parser, PARAMETERS.values())
-    parser.add_argument("--only", help="run just these notebooks, whatever their state: 04, or 01,02", **_NUMBERS)
+    parser.add_argument("--only", help="run just these notebooks, whatever their state: 04, or 02,02b", **_NUMBERS)
     parser.set_defaults(command=_tutorial)
 
 

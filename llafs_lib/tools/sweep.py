@@ -2,7 +2,7 @@
 
     llafs sweep --dataset coco-mini --folds 0-3 --seeds 0-2
 
-A run is notebooks 01 to 05 for one fold and one training seed, in a folder of its own:
+A run is notebooks 01 to 05, with 02b, for one fold and one training seed, in a folder of its own:
 
     runs/sweep/seed1/coco-mini/fold2/     a run, with its notebooks, their logs and sweep.log
     runs/sweep/coco-mini/                 the merged results and report.html
@@ -23,7 +23,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from llafs_lib.artifacts import MADE_BY, NOTEBOOKS, replacing, write_json
+from llafs_lib.artifacts import MADE_BY, NOTEBOOKS, number_of, replacing, write_json
 from llafs_lib.errors import LlafsError, told
 from llafs_lib.progress import bar
 from llafs_lib.settings import Settings, data_name
@@ -74,7 +74,7 @@ class Sweep:
     @property
     def evaluates(self) -> bool:
         """Whether the notebook is among them whose results are merged."""
-        return not self.only or MADE_BY["results.json"][:2] in self.only
+        return not self.only or number_of(MADE_BY["results.json"]) in self.only
 
     def runs(self) -> list[Settings]:
         """The settings of each run, seed by seed."""
@@ -88,7 +88,7 @@ class Sweep:
         """Name of a run → the numbers of the notebooks that have to run, for those runs that are not finished."""
         check_own_data(checked(self.settings), self.folds)
         left = {
-            name_of(run): [book.stem[:2] for book in notebooks(self.only, MERGED) if Step(book, run).why_run()]
+            name_of(run): [number_of(book.stem) for book in notebooks(self.only, MERGED) if Step(book, run).why_run()]
             for run in self.runs()
         }
         return {name: books for name, books in left.items() if books}
@@ -152,7 +152,7 @@ def _run(
     with log_path.open("a", encoding="utf-8") as log:
         with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
             try:  # what a task before this one finished is not done again
-                run_tutorial(chosen, only or [name[:2] for name in MERGED], again=False, wait=True)
+                run_tutorial(chosen, only or [number_of(name) for name in MERGED], again=False, wait=True)
             except Exception as error:
                 print(f"{type(error).__name__}: {error}", flush=True)
                 raise LlafsError(f"{error} (see {log_path.as_posix()})") from None  # every worker can send this one

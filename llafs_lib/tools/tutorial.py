@@ -27,6 +27,7 @@ from llafs_lib.artifacts import (
     discard,
     file_hash,
     library_digest,
+    number_of,
     read_json,
     run_again,
     write_json,
@@ -278,7 +279,7 @@ def notebooks(only: Sequence[str] = (), names: Iterable[str] = NOTEBOOKS) -> lis
     Raises:
         LlafsError: there is no notebook with such a number.
     """
-    by_number = {name[:2]: project_root() / "notebooks" / f"{name}.ipynb" for name in names}
+    by_number = {number_of(name): project_root() / "notebooks" / f"{name}.ipynb" for name in names}
     for number in only:
         if number not in by_number:
             raise LlafsError(f"notebook {unknown(number, by_number)}")

@@ -16,7 +16,7 @@ from llafs_lib.vision.hsnet import HSNet
 from llafs_lib.vision.prototype import PrototypeSegmenter
 from llafs_lib.vision.pspnet import PSPNet
 from llafs_lib.vision.repri import RePRISegmenter
-from llafs_lib.vision.segmenter import HSNetSegmenter
+from llafs_lib.vision.segmenter import HSNetSegmenter, INSID3Segmenter
 
 
 def random_image(seed):
@@ -44,14 +44,14 @@ def backbone():
     return Backbone("small").freeze()
 
 
-@pytest.fixture(scope="module", params=["HSNet", "RePRI", "Prototype"])
+@pytest.fixture(scope="module", params=["HSNet", "RePRI", "Prototype", "INSID3"])
 def segmenter(request, backbone):
     torch.manual_seed(1)
     if request.param == "HSNet":
         return HSNetSegmenter(HSNet(backbone), 97)
     if request.param == "RePRI":
         return RePRISegmenter(PSPNet(backbone, 6, (8, 32), width=32), 97)
-    return PrototypeSegmenter(backbone, 97, 0.5)
+    return INSID3Segmenter(backbone, 97) if request.param == "INSID3" else PrototypeSegmenter(backbone, 97, 0.5)
 
 
 def supports_of(choices):
@@ -73,7 +73,7 @@ def test_two_images_with_one_id_are_refused(segmenter):
     a, b = (replace(s, image_id=0) for s in supports_of([Choice(1, "zebra", 1.0), Choice(2, "zebra", 1.0)]))
     with pytest.raises(LlafsError, match="give each image its own image_id"):
         segmenter.segment_each(random_image(9), [[a, b]], "zebra")
-    if not isinstance(segmenter, PrototypeSegmenter):  # prototypes share nothing between sets that could be mistaken
+    if isinstance(segmenter, HSNetSegmenter | RePRISegmenter):  # the others share nothing that could be mistaken
         with pytest.raises(LlafsError, match="give each image its own image_id"):
             segmenter.segment_each(random_image(9), [[a], [b]], "zebra")
 

@@ -10,7 +10,8 @@ import torch
 from llafs_lib.classes import TOY_CLASSES
 from llafs_lib.data.episodes import EpisodeSampler
 from llafs_lib.tools.tutorial import project_root
-from llafs_lib.vision.hsnet import CenterPivotConv4d, hypercorrelation
+from llafs_lib.vision import insid3
+from llafs_lib.vision.hsnet import CenterPivotConv4d, HSNetLearner, hypercorrelation
 
 
 def functions_of(name: str) -> dict:
@@ -53,10 +54,56 @@ def test_correlation(seed):
 
 
 @torch.no_grad()
-def test_center_pivot_convolution():
-    layer, x = CenterPivotConv4d(3, 4, 3, 1), torch.randn(3, 4, 5, 3, 2)
+@pytest.mark.parametrize(("kernel", "stride"), [(3, 1), (3, 2), (5, 4)])
+def test_center_pivot_convolution(kernel, stride):
+    layer, x = CenterPivotConv4d(3, 4, kernel, stride), torch.randn(3, 4, 5, 3, 6)
     by_hand = functions_of("02_backbone_training")["center_pivot_by_hand"](x, layer)
     torch.testing.assert_close(by_hand, layer(x[None])[0], atol=1e-5, rtol=0)
+
+
+@torch.no_grad()
+def test_squeeze_block():
+    block, x = HSNetLearner((2, 2, 2)).encoder_layer3, torch.rand(2, 3, 4, 7, 5)
+    for norm in block[1::3]:
+        torch.nn.init.normal_(norm.weight)
+        torch.nn.init.normal_(norm.bias)
+    by_hand = functions_of("02_backbone_training")["block_by_hand"](x, block)
+    torch.testing.assert_close(by_hand, block(x[None])[0], atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
+def test_mixing():
+    learner, coarse, fine = HSNetLearner((2, 2, 2)), torch.rand(1, 128, 3, 4, 2, 1), torch.rand(1, 128, 5, 7, 2, 1)
+    by_hand = functions_of("02_backbone_training")["mix"](coarse, fine, learner.encoder_layer4to3)
+    torch.testing.assert_close(by_hand, learner._mix(coarse, fine, learner.encoder_layer4to3), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("rank", [0, 3])
+def test_insid3(seed, rank):
+    """Every step, on features in a few directions, so that there are clusters and ties are rare."""
+    by_hand = functions_of("02b_other_segmenters")
+    generator = torch.Generator().manual_seed(seed)
+
+    def draw(*shape):
+        return torch.randn(*shape, generator=generator, dtype=torch.float64)
+
+    kinds = draw(4, 12)  # [kinds, C]
+
+    def features(*grid):
+        kind = torch.randint(4, grid, generator=generator)
+        return torch.nn.functional.normalize((kinds[kind] + 0.6 * draw(*grid, 12)).movedim(-1, -3), dim=-3)
+
+    shots = 1 + seed % 3
+    target, supports, black = features(6, 7), features(shots, 6, 5), features(6, 7)
+    masks = (draw(shots, 48, 40) > 0.3).long()
+    masks[:, :24] = 1
+    basis = insid3.position_basis(black, rank)
+    own = by_hand["position_basis_by_hand"](black, rank)
+    torch.testing.assert_close(own @ own.T, basis @ basis.T, atol=1e-6, rtol=0)
+    on_grid = insid3.masks_on_grid(masks, (6, 5))
+    found = by_hand["insid3_by_hand"](target, supports, on_grid, basis)
+    assert torch.equal(found, insid3.segment_features(target, supports, masks, basis))
 
 
 def test_masked_average():

@@ -42,7 +42,7 @@ def run(root, photographs):
 def test_all_notebooks_run_and_say_that_no_language_model_answered(place, photographs):
     root, printed = place
     (folder,) = (root / "runs").glob("objects-*/fold1")
-    assert printed.count(": run (not run yet)") == 6
+    assert printed.count(": run (not run yet)") == 7
     assert "no usable answer of a language model about any class" in " ".join(printed.split())
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     assert results["dataset"] == folder.parent.name and results["unanswered"] == [MONEY]
@@ -51,7 +51,7 @@ def test_all_notebooks_run_and_say_that_no_language_model_answered(place, photog
     assert any(f"no usable answer of a language model about {MONEY}" in line for line in said)
     report = (folder / "report.html").read_text(encoding="utf-8")
     assert "like names (no LLM answered)" in report and "<script" not in report
-    assert run(root, photographs).count(": reused, ") == 6
+    assert run(root, photographs).count(": reused, ") == 7
 
 
 def test_the_run_opens_from_anywhere_and_finds_its_data(place, photographs, monkeypatch, tmp_path):

@@ -27,14 +27,14 @@ def test_the_next_run_reuses_resumes_and_finishes(finished_run):
     assert results["paired"]["HSNet: llm 5-HSNet: random 5"]["ci95"] and results["peak_rss_mb"] < 4096
     log = (folder.path / "queries.novel.jsonl").read_text(encoding="utf-8").splitlines()
     assert len(log) == 1 + results["n_queries"] and set(json.loads(log[1])["answers"]) == set(results["arms"])
-    assert len(list((folder.path / "notebooks").glob("0?_*[a-z].ipynb"))) == 6
+    assert len(list((folder.path / "notebooks").glob("0*[a-z].ipynb"))) == 7
     assert not list((folder.path / "notebooks").glob("*.partial.ipynb"))
 
 
 def test_a_second_run_reuses_everything(finished_run):
     runs, _, _ = finished_run
     code, out, _ = tutorial(runs)
-    assert code == 0 and out.count("reused") == 6 and "LLM base supports" in out
+    assert code == 0 and out.count("reused") == 7 and "LLM base supports" in out
 
 
 def test_other_parameters_than_the_models_are_refused(finished_run):

@@ -12,7 +12,7 @@ from llafs_lib.tools.tutorial import project_root
 
 pytestmark = pytest.mark.slow
 ODD = "BUDGET=tiny QUERIES=10 FOLD=2 SHOTS=1 SEED=3 NOVEL_IN_TRAIN=ignore HOLD_OUT=no COMPARE_LOSSES=no"
-ODD += " SEGMENTERS=repri,prototype LLM_MODE=replay LLM_BUDGET=1"
+ODD += " SEGMENTERS=prototype,insid3 LLM_MODE=replay LLM_BUDGET=1"
 
 
 def test_make_tutorial_with_other_parameters(tmp_path):
@@ -27,5 +27,5 @@ def test_make_tutorial_with_other_parameters(tmp_path):
     folder = tmp_path / dataset / "fold2"
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
     assert results["n_queries"] == 10 and results["shots"] == [1] and results["seed"] == 3
-    assert {name.partition(":")[0] for name in results["arms"] if ":" in name} == {"RePRI", "Prototype"}
-    assert done.stdout.count(": run (not run yet)") == 6 and str(folder / "report.html") in done.stdout
+    assert {name.partition(":")[0] for name in results["arms"] if ":" in name} == {"Prototype", "INSID3"}
+    assert done.stdout.count(": run (not run yet)") == 7 and str(folder / "report.html") in done.stdout

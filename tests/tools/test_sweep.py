@@ -14,7 +14,7 @@ from types import SimpleNamespace
 import pytest
 from own_file import draw_own
 
-from llafs_lib.artifacts import NOTEBOOKS
+from llafs_lib.artifacts import NOTEBOOKS, number_of
 from llafs_lib.errors import LlafsError
 from llafs_lib.settings import Settings
 from llafs_lib.tools import sweep as sweeps
@@ -64,7 +64,7 @@ WITH_MANIFESTS = ("queries.novel.jsonl", "results.json", "examples.png")
 
 
 def notebook(name, made, seconds):
-    number = name[:2]
+    number = number_of(name)
     code = WORK.replace("BOOK", number).replace("SECONDS", str(seconds))
     code += ANSWERS if number == "05" else ""
     code += "".join(f"(folder / {m!r}).write_bytes(b'{number}')\n" for m in made if m not in WITH_MANIFESTS)
@@ -81,7 +81,7 @@ def project(in_tmp):
     """A project whose notebooks take a moment and write their artifacts."""
     (in_tmp / "notebooks").mkdir()
     for name, (_, made) in NOTEBOOKS.items():
-        seconds = 3 if name[:2] == "02" else 0.1
+        seconds = 3 if number_of(name) == "02" else 0.1
         (in_tmp / "notebooks" / f"{name}.ipynb").write_text(json.dumps(notebook(name, made, seconds)))
     return in_tmp
 
@@ -144,7 +144,7 @@ def test_impossible_resources(project, capsys, option, value):
 
 def test_a_dry_run_says_what_would_be_run(project):
     said = dry_run(sweep_of((0, 1), (0, 1)))
-    assert "seed 1, fold 0: 01, 02, 03, 04, 05" in said
+    assert "seed 1, fold 0: 01, 02, 02b, 03, 04, 05" in said
     assert said.endswith("4 of 4 runs to do") and not (project / "runs").exists()
     assert "seed 0, fold 1: 05" in dry_run(sweep_of((0, 1), only=("05",)))
 
@@ -283,7 +283,7 @@ def test_a_sweep_of_ones_own_data_has_the_folds_that_there_are(in_tmp, capsys):
     path = str(draw_own(in_tmp, [(c,) for c in ("hen", "pony") for _ in range(3)]))
     assert main(["sweep", "--dataset", path, "--dry-run", "--seeds", "0"]) == 0
     said = capsys.readouterr().out
-    assert "seed 0, fold 1: 01, 02, 03, 04, 05" in said and "2 of 2 runs to do" in said
+    assert "seed 0, fold 1: 01, 02, 02b, 03, 04, 05" in said and "2 of 2 runs to do" in said
     assert re.fullmatch(r"runs/sweep/objects-[0-9a-f]{4}", Sweep(Settings(dataset=path)).folder.as_posix())
     assert main(["sweep", "--dataset", path, "--dry-run", "--folds", "0-3"]) == 2
     assert "fill only 2 folds, so fold must be 0 or 1, not 2" in capsys.readouterr().err

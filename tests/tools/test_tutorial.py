@@ -11,7 +11,7 @@ import pytest
 from own_file import draw_own
 
 from llafs_lib import progress
-from llafs_lib.artifacts import NOTEBOOKS, SERIES
+from llafs_lib.artifacts import NOTEBOOKS, SERIES, number_of
 from llafs_lib.errors import LlafsError
 from llafs_lib.settings import Settings
 from llafs_lib.sharing import held
@@ -120,7 +120,7 @@ def project(in_tmp, monkeypatch):
     ran = []
 
     def execute(source, output, parameters, log=None):
-        ran.append(source.stem[:2])
+        ran.append(number_of(source.stem))
         output.write_text("executed")
         for artifact in NOTEBOOKS[source.stem][1]:
             with settings.run.writing(artifact, parameters) as path:
@@ -132,18 +132,18 @@ def project(in_tmp, monkeypatch):
     def run(only=()):
         ran.clear()
         tutorial.run_tutorial(settings, only)
-        return "".join(ran)
+        return " ".join(ran)
 
     return settings, run
 
 
 def test_a_second_run_reuses_everything(project, capsys):
     _, run = project
-    assert run() == "010203040506"
+    assert run() == "01 02 02b 03 04 05 06"
     capsys.readouterr()
     assert run() == ""
     said = capsys.readouterr().out.splitlines()
-    assert len(said) == 7 and all(": reused, " in line for line in said[1:]), "one line a notebook"
+    assert len(said) == 8 and all(": reused, " in line for line in said[1:]), "one line a notebook"
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff\xfe", b"[]", b"null", b"{}", b'{"cause": 3, "made": {}}'])
@@ -240,13 +240,14 @@ def test_only_an_edit_of_what_decides_a_result_runs_a_notebook_again(project, ed
     edit_library("tools/colab.py", "import re\n", "import re\n\nEDITED = True\n")
     assert run() == ""
     edit_library("vision/losses.py", "IGNORE = 255", "IGNORE = 254")
-    assert run() == "02040506", "all but the notebooks that do not load vision"
+    assert run() == "02 02b 04 05 06", "all but the notebooks that do not load vision"
 
 
 def test_only_runs_one_whatever_its_state(project):
     _, run = project
     run()
     assert run(only=["03"]) == "03"
+    assert run(only=["02b"]) == "02b"
 
 
 def test_a_kernel_is_told_to_leave_the_machine_to_others(tmp_path, monkeypatch):
