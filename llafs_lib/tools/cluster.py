@@ -14,7 +14,7 @@ from typing import Any
 
 from llafs_lib.errors import LlafsError
 from llafs_lib.settings import check_parameters, parameter
-from llafs_lib.tools.tutorial import import_extra
+from llafs_lib.tools.execution import import_extra
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from llafs_lib.artifacts import SERIES, replacing
 from llafs_lib.errors import LlafsError
-from llafs_lib.tools.tutorial import notebooks, project_root
+from llafs_lib.tools.execution import project_root
+from llafs_lib.tools.tutorial import notebooks
 
 _COLAB = "https://colab.research.google.com"
 _BADGE = re.compile(r"\[!\[Open in Colab\]\(.*?\)\]\(.*?\)\s*")

@@ -16,7 +16,8 @@ from typing import Any
 
 from llafs_lib.artifacts import SERIES, replacing
 from llafs_lib.errors import LlafsError
-from llafs_lib.tools.tutorial import execute, notebooks
+from llafs_lib.tools.execution import execute
+from llafs_lib.tools.tutorial import notebooks
 
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _WIDGET_STANDS_FOR = "(interactive: a menu and its figure appear here in a running notebook)"

@@ -28,7 +28,8 @@ from llafs_lib.errors import LlafsError, told
 from llafs_lib.progress import bar
 from llafs_lib.settings import Settings, data_name
 from llafs_lib.tools.cluster import Resources, cluster, environment
-from llafs_lib.tools.tutorial import Step, check_own_data, checked, import_extra, notebooks, run_tutorial
+from llafs_lib.tools.execution import import_extra
+from llafs_lib.tools.tutorial import Step, check_own_data, checked, notebooks, run_tutorial
 
 MERGED = tuple(name for name, (_, made) in NOTEBOOKS.items() if made)  # those that leave something for the report
 

@@ -12,7 +12,7 @@ import llafs_lib
 from llafs_lib.artifacts import number_of
 from llafs_lib.evaluation import report
 from llafs_lib.settings import Settings
-from llafs_lib.tools import committed, tutorial
+from llafs_lib.tools import committed, execution, tutorial
 from llafs_lib.tools.cli import main
 
 
@@ -139,7 +139,7 @@ def test_a_missing_extra_is_named_in_one_sentence(in_tmp, capsys, monkeypatch, c
 
 @pytest.mark.parametrize("command", ["tutorial", "sweep", "sweep --dry-run", "refresh", "stamp --repo a/b"])
 def test_missing_notebooks_are_named_in_one_sentence(in_tmp, capsys, monkeypatch, command):
-    monkeypatch.setattr(tutorial, "__file__", str(in_tmp / "site-packages" / "llafs_lib" / "tools" / "tutorial.py"))
+    monkeypatch.setattr(execution, "__file__", str(in_tmp / "site-packages" / "llafs_lib" / "tools" / "execution.py"))
     assert main(command.split()) == 2
     (said,) = capsys.readouterr().err.splitlines()
     assert said.startswith("llafs: there is no folder notebooks/ here: run this in a checkout")

@@ -16,7 +16,7 @@ from llafs_lib.errors import LlafsError
 from llafs_lib.settings import Settings
 from llafs_lib.sharing import held
 from llafs_lib.threads import threads
-from llafs_lib.tools import tutorial
+from llafs_lib.tools import execution, tutorial
 from llafs_lib.tools.cli import main
 from llafs_lib.tools.tutorial import settings_from
 
@@ -299,7 +299,7 @@ def test_one_line_shows_how_far_a_notebook_is_and_its_log_keeps_the_rest(in_tmp,
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LOGGED", 0)
     notebook = in_tmp / "02_training.ipynb"
     notebook.write_text(json.dumps({"cells": [{}, {}]}))
-    with tutorial._Watch(notebook, in_tmp / "02.log") as watch:
+    with execution._Watch(notebook, in_tmp / "02.log") as watch:
         watch.cell_starts(cell={}, cell_index=1)
         watch.write("loading\nepoch 4 of 10, loss 0.6\n")
     said = capsys.readouterr().err
