@@ -59,6 +59,15 @@ def test_parameters_are_literals(book):
         assert isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
 
 
+def test_what_is_trained_begins_the_same_in_a_resumed_run(book):
+    """A training that is finished draws nothing any more, so what is built after it must not go by what it drew."""
+    for cell in code_cells(book):
+        source = "".join(cell["source"])
+        after_training = "fit(" in "".join("".join(c["source"]) for c in code_cells(book)).partition(source)[0]
+        if after_training and re.search(r"= (HSNet|pspnet\.base_network)\(", source):
+            assert re.search(r"torch\.manual_seed\(seed\)[\s\S]*= (HSNet|pspnet\.base_network)\(", source), source
+
+
 def test_cells_are_short(book):
     lengths = [len("".join(c["source"]).splitlines()) for c in code_cells(book)]
     assert statistics.median(lengths) <= 11 and max(lengths) <= 60
