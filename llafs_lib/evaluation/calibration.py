@@ -67,6 +67,10 @@ class Calibration:
             f"a word that is annotated: {self.own}"
         )
 
+    def of(self, related: RelatedClasses) -> Expected:
+        """What to expect where these classes stand in: `own` is for a class whose own supports are shown."""
+        return self.own if related.source == "itself" else self.novel
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 

@@ -12,7 +12,7 @@ import torch
 from damage import DAMAGES, restored
 
 from llafs_lib import LLaFS
-from llafs_lib.artifacts import MADE_BY, NOTEBOOKS, file_hash, write_json
+from llafs_lib.artifacts import MADE_BY, NOTEBOOKS, file_hash, number_of, write_json
 from llafs_lib.data import folds
 from llafs_lib.data.splits import SupportReader
 from llafs_lib.data.toy.dataset import make_toy
@@ -162,7 +162,7 @@ def merged():
 
 
 def driver():
-    return [book for book in NOTEBOOKS if Step(notebooks([book[:2]])[0], OURS).why_run()]
+    return [book for book in NOTEBOOKS if Step(notebooks([number_of(book)])[0], OURS).why_run()]
 
 
 CONSUMERS = {

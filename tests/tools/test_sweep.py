@@ -276,7 +276,7 @@ def test_a_run_of_a_sweep_is_the_notebooks_that_leave_something(project, monkeyp
     monkeypatch.setattr(os, "environ", dict(os.environ))
     for only in ((), ("05",)):
         sweeps._run(str(project), {}, only, 1, {})
-    assert asked == [["01", "02", "03", "04", "05"], ["05"]]
+    assert asked == [["01", "02", "02b", "03", "04", "05"], ["05"]]
 
 
 def test_a_sweep_of_ones_own_data_has_the_folds_that_there_are(in_tmp, capsys):

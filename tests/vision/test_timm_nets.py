@@ -25,9 +25,9 @@ CNNS = [LITE, "test_convnext", "test_resnet", "test_byobnet", "densenet121"]
 
 
 def seeded(name):
-    torch.manual_seed(0)
     if timm.is_model(name) and not hasattr(timm.create_model(name), "forward_intermediates"):
         pytest.skip(f"timm {timm.__version__} gives no maps of {name}: a later one does")
+    torch.manual_seed(0)
     return Backbone(name).freeze()
 
 
