@@ -57,7 +57,7 @@ HSNET: dict[str, dict[str, Recipe]] = {
 # The base network that RePRI reads (spec §2.2). On `toy` it is trained whole, from scratch, and its backbone serves the
 # other models too; on photographs the small budgets train the head alone.
 _BASE_TINY = Recipe(size=129, epochs=2, batch=12, samples=96, optimizer="sgd", rate=1e-2, label_stride=4)
-_BASE_SMALL = replace(_BASE_TINY, size=225, epochs=10, samples=0)
+_BASE_SMALL = replace(_BASE_TINY, size=385, epochs=10, samples=0)
 _BASE_FULL = Recipe(417, 20, 12, optimizer="sgd", rate=2.5e-3, last_rate=1e-6, whole=True, upside_down=True)
 BASE: dict[str, dict[str, Recipe]] = {
     "tiny": {
