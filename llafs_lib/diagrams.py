@@ -119,7 +119,7 @@ def hsnet(taps: Sequence[Sequence[int]], levels: Sequence[Sequence[int]], ends: 
     steps = ("mean over the\nsupport plane", "decoder: four\n2-D convolutions", "resize; the larger\nlogit: the mask")
     for row, (step, shape) in enumerate(zip(steps, ends, strict=True)):
         places[4, row] = (4, -row)
-        _box(ax, (4, -row), f"{step}\n{list(shape)}", PREDICTION if row else "black")
+        _box(ax, (4, -row), f"{step}\n{list(shape)}", PREDICTION if row == 1 else "black")
     arrows = [((name, row), (1, row)) for name in ("query", "support × mask") for row in range(3)]
     arrows += [((1, row), (2, row)) for row in range(3)] + [((2, 0), (3, 0)), ((2, 1), (3, 1)), ((2, 2), (3, 1))]
     for start, end in [*arrows, ((3, 1), (3, 0)), ((3, 0), (4, 0)), ((4, 0), (4, 1)), ((4, 1), (4, 2))]:
@@ -145,19 +145,19 @@ def kernel_taps(kept: np.ndarray) -> Figure:
         kept: [9, 9] bool, those that are there: place in the query's 3 × 3 plane, place in the support's.
     """
     figure, ax = plt.subplots(figsize=(3.4, 3.2))
-    _squares(ax, kept)
+    _squares(ax, kept, ("#DDDDDD", "black"))
     ax.set_aspect("equal")
     offsets = [f"{i:+d},{j:+d}".replace("+0", "0") for i in (-1, 0, 1) for j in (-1, 0, 1)]
     ax.set_xticks(range(9), offsets, rotation=90, fontsize=7)
     ax.set_yticks(range(9), offsets, fontsize=7)
     ax.set(xlabel="offset in the support", ylabel="offset in the query")
-    ax.set_title(f"{int(kept.sum())} of {kept.size} weights (orange)", fontsize=9)
+    ax.set_title(f"{int(kept.sum())} of {kept.size} weights (black)", fontsize=9)
     return finish(figure)
 
 
-def _squares(ax: Axes, values: np.ndarray) -> None:
-    """A matrix [rows, columns] bool as squares with white lines between them: False blue, True orange."""
-    ax.imshow(values, cmap=ListedColormap([PREDICTION, SUPPORT]), vmin=0, vmax=1, aspect="auto")
+def _squares(ax: Axes, values: np.ndarray, colours: tuple[str, str] = (PREDICTION, SUPPORT)) -> None:
+    """A matrix [rows, columns] bool as squares with white lines between them, in the colours of False and True."""
+    ax.imshow(values, cmap=ListedColormap(colours), vmin=0, vmax=1, aspect="auto")
     rows, columns = values.shape
     ax.set_xticks(np.arange(columns) - 0.5, minor=True)
     ax.set_yticks(np.arange(rows) - 0.5, minor=True)

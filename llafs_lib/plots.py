@@ -35,8 +35,8 @@ ARM_COLOURS = {
 def draw_mask(
     ax: Axes, image: np.ndarray, mask: np.ndarray | None = None, colour: str = TRUTH, title: str = ""
 ) -> None:
-    """Show an image [H, W, 3] with a mask [H, W] as a tint and an outline."""
-    ax.imshow(image)
+    """Show an image [H, W, 3], or a map [H, W], with a mask [H, W] as a tint and an outline."""
+    ax.imshow(image, cmap="cividis")
     if mask is not None and mask.any():
         tint = np.zeros((*mask.shape, 4), np.uint8)  # bytes: a sheet of photographs in floats takes a gigabyte
         tint[mask] = (*(int(colour[i : i + 2], 16) for i in (1, 3, 5)), 89)  # 35% opaque
@@ -81,12 +81,13 @@ def training_curves(histories: Mapping[str, History]) -> Figure:
     for ax, (name, history) in zip(axes.flat, histories.items(), strict=True):
         ax.plot(range(1, len(history.losses) + 1), history.losses, marker="o", color=PREDICTION)
         ax.set(xlabel="epoch", title=name)
+        ax.locator_params(axis="x", integer=True)
         ax.set_ylabel("mean loss", color=PREDICTION)
         ax.spines[["top"]].set_visible(False)
         if history.scores:
             other = ax.twinx()
-            other.plot(range(1, len(history.scores) + 1), history.scores, marker="s", color=SUPPORT)
-            other.set_ylabel("validation mIoU (%)", color=SUPPORT)
+            other.plot(range(1, len(history.scores) + 1), history.scores, marker="s", color="black")
+            other.set_ylabel("validation mIoU (%)")
             other.axvline(history.best, color=NEUTRAL, linestyle="--", linewidth=1)
             other.spines[["top"]].set_visible(False)
     return finish(figure)
