@@ -89,7 +89,7 @@ def correspondence(
     axes[0].plot(place[1] * width, place[0] * height, "o", ms=10, mfc="none", mec=SUPPORT, mew=2.5)
     draw_mask(axes[1], support, mask, SUPPORT, "support")
     for ax, values, title in zip(axes[2:], maps, titles, strict=True):
-        ax.imshow(values, cmap="cividis", vmin=0, vmax=1)
+        ax.imshow(values, cmap="cividis", vmin=0, vmax=1, extent=(0, support.shape[1], support.shape[0], 0))
         ax.set_title(title, fontsize=9)
         ax.axis("off")
     return finish(figure)

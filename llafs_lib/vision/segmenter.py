@@ -183,7 +183,7 @@ class INSID3Segmenter:
             where in the image it looks.
         tau: as in `segment_features`.
         merge: the same. None takes the published 0.2 for a vision transformer and 0.025 for a convolutional network,
-            whose clusters hardly join the seed's otherwise: base classes chose it (docs/results.md).
+            whose clusters hardly join the seed's otherwise: questions that are not reported chose it (docs/results.md).
 
     Raises:
         LlafsError: a rank that is not below the features' dimension.
