@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from llafs_lib.classes import did_you_mean
+from llafs_lib.data.files import shown
 from llafs_lib.data.images import END_OF_JPEG, read_rgb
 from llafs_lib.data.labels import LabelStore, LabelView, void_of
 from llafs_lib.errors import LlafsError
@@ -132,11 +133,11 @@ class Split:
         """
         there = set(os.listdir(self.folder)) if self.folder.is_dir() else set()
         names = self._labels.files
-        missing = [f for f in names.values() if f not in there and not (self.folder / f).is_file()]
+        missing = [f for f in names.values() if f not in there and not os.path.isfile(self.folder / f)]
         if missing:
             raise LlafsError(
-                f"{len(missing):,} of {len(names):,} images are missing in {self.folder}, the first is {missing[0]}: "
-                f"{self.remedy}"
+                f"{len(missing):,} of {len(names):,} images are missing in {self.folder}, the first is "
+                f"{shown(missing[0])}: {self.remedy}"
             )
         for file in names.values():
             if not _ends_well(self.folder / file):

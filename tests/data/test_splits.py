@@ -56,6 +56,16 @@ def test_missing_files_are_found_before_the_work_begins(split):
         split.check_files()
 
 
+@pytest.mark.parametrize("name", ["x" * 300 + ".jpg", "deep/" * 2000 + "a.jpg", "two\nlines.jpg", "\ud800.jpg"])
+def test_a_file_name_that_no_file_can_have_is_missing_and_told_on_one_short_line(tmp_path, name):
+    content = {"images": [{"id": 1, "file_name": name, "width": 40, "height": 30}], "annotations": []}
+    (tmp_path / "a.json").write_text(json.dumps(content | {"categories": [{"id": 1, "name": "zebra"}]}))
+    split = CocoSplit(tmp_path, tmp_path / "a.json", ("zebra",))
+    with pytest.raises(LlafsError, match="1 of 1 images are missing") as failed:
+        split.check_files()
+    assert str(failed.value).isprintable() and len(str(failed.value)) < 500
+
+
 @pytest.mark.parametrize("damage", [lambda b: b[:-300], lambda b: b"", lambda b: b"<html>no such image</html>"])
 def test_cut_off_files_are_found_before_the_work_begins(split, damage):
     split.file(2).write_bytes(damage(split.file(2).read_bytes()))
