@@ -8,6 +8,7 @@ artifact is never rebuilt behind the reader's back: the error names the notebook
 from __future__ import annotations
 
 import ast
+import errno
 import functools
 import hashlib
 import importlib.metadata
@@ -22,6 +23,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from stat import S_ISREG
 from typing import Any
 
 import psutil
@@ -141,7 +143,7 @@ class RunFolder:
         try:
             found = file_hash(path)
         except OSError as error:
-            raise LlafsError(f"{path} cannot be read ({error.strerror}): change its permissions.") from error
+            raise LlafsError(f"{path} cannot be read ({error.strerror}): remove it and {again}.") from error
         if self.manifest(name).get("sha256") != found:
             raise LlafsError(f"{path} does not match its manifest (cut off or edited): {again} again.")
         for key, value in expected.items():
@@ -247,9 +249,9 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON object; empty where there is no file, or something else in it."""
+    """A JSON object; empty where there is no plain file, or something else in it."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}  # a pipe waits for ever
     except (OSError, ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
@@ -264,6 +266,8 @@ def file_hash(path: Path) -> str:
         listed = [f"{file.name} {file_hash(file)}" for file in sorted(path.iterdir())]
         return hashlib.sha256("\n".join(listed).encode()).hexdigest()
     stat = path.stat()
+    if not S_ISREG(stat.st_mode):  # it would be waited for, or read, for ever
+        raise OSError(errno.EINVAL, "it is a pipe or a device", str(path))
     if time.time() - stat.st_ctime < 1:  # the clock of a file system is coarse: a second write might not be seen
         return _hash_of(path)
     return _hash_once(path.absolute(), stat.st_ino, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns)

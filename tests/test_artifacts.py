@@ -297,3 +297,15 @@ def test_a_manifest_that_is_no_object_is_refused(run, text):
     (run.path / "folds.json.manifest.json").write_text(text)
     with pytest.raises(LlafsError, match="folds.json does not match its manifest"):
         run.require("folds.json", seed=3)
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no named pipes here")
+@pytest.mark.parametrize("name", ["folds.json", "folds.json.manifest.json"])
+def test_a_pipe_in_place_of_a_file_is_not_waited_for(run, name):
+    write(run)
+    (run.path / name).unlink()
+    os.mkfifo(run.path / name)
+    with pytest.raises(LlafsError, match="folds.json .*run notebook 01_data_folds"):
+        run.require("folds.json")
+    write(run)
+    assert run.require("folds.json").read_text() == "content"

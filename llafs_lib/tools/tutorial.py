@@ -255,7 +255,7 @@ def _digest(value: Any) -> str:
 
 
 def _hash_or_none(path: Path) -> str:
-    return file_hash(path) if path.exists() else ""
+    return file_hash(path) if path.is_file() or path.is_dir() else ""
 
 
 def notebooks(only: Sequence[str] = (), names: Iterable[str] = NOTEBOOKS) -> list[Path]:
