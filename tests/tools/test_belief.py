@@ -1,5 +1,6 @@
 """Nothing damaged is believed: artifact × damage × who reads it. Each cell is a sentence, a rebuild, or no effect."""
 
+import contextlib
 import hashlib
 import json
 import re
@@ -126,6 +127,7 @@ def project(tmp_path_factory):
         patch.chdir(root)
         patch.setattr(folds, "make_toy", lambda out: make_toy(out, n_train=40, n_val=20))
         patch.setattr(tutorial, "execute", loads)
+        patch.setattr(tutorial, "in_root", contextlib.nullcontext)  # the scenes are drawn here, not in the checkout
         patch.setattr("torch.set_num_threads", lambda n: None)
         for settings in (OURS, *OTHERS.values()):
             made_run(settings)
