@@ -100,7 +100,10 @@ class CocoSplit(Split):
         for info in self._coco.dataset.get("images", []):
             if images.setdefault(info["id"], info) is not info:
                 if images[info["id"]] != info:
-                    raise LlafsError(f"{self.annotations} lists image {info['id']} twice, with different facts.")
+                    raise LlafsError(
+                        f"{self.annotations} lists image {info['id']} twice, with different facts: correct it, or "
+                        "download it again."
+                    )
                 skipped.add("an image listed twice", f"image {info['id']}")
         return images
 
