@@ -23,8 +23,6 @@ PARAMETERS := DATASET IMAGES VAL MIN_AREA FOLD SHOTS SEED BACKBONE RUNS BUDGET N
 
 # A value counts only where it stands behind `make`: a FOLD that was exported for another purpose decides nothing. It is
 # taken letter by letter, and reaches the commands as a variable of theirs, so that neither make nor the shell runs it.
-# A value counts only where it stands behind `make`: a FOLD that was exported for another purpose decides nothing. It is
-# taken letter by letter, and reaches the commands as a variable of theirs, so that neither make nor the shell runs it.
 given := $(foreach v,$(.VARIABLES),$(if $(filter command,$(origin $v)),$v))
 unknown := $(filter-out $(PARAMETERS) PYTHON TESTS,$(given))
 $(if $(unknown),$(error unknown parameter $(unknown); there are $(PARAMETERS)))
