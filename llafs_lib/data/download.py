@@ -7,7 +7,6 @@ name can be trusted. `official.py` lists the official archives.
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import shutil
 import stat
@@ -17,7 +16,6 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PureWindowsPath
 from typing import IO
@@ -26,7 +24,7 @@ import httpx
 
 from llafs_lib.artifacts import replacing
 from llafs_lib.data.official import Archive
-from llafs_lib.errors import LlafsError
+from llafs_lib.errors import LlafsError, writing_to
 from llafs_lib.progress import bar, track
 
 MIRROR = "--mirror (PASCAL: --voc-mirror, --sbd-mirror)"  # the option that names another server
@@ -122,7 +120,7 @@ def unpack(archive: Path, folder: Path, wants: Callable[[str], bool] = lambda me
             target = folder / name
             if target.is_file() and target.stat().st_size == size:
                 continue
-            with _writing(target), replacing(target) as partial, open(partial, "wb") as file:
+            with replacing(target) as partial, open(partial, "wb") as file:
                 shutil.copyfileobj(source, file, BLOCK)
     except DAMAGED as error:
         reason = str(error).partition(":\n")[0] or type(error).__name__  # tarfile lists every format that it tried
@@ -199,7 +197,7 @@ def fetch(remote: Remote, client: httpx.Client, moved: Callable[[int], object] =
     """
     if remote.path.is_file() and _problem(remote, remote.path) is None:
         return
-    with _writing(remote.path):
+    with writing_to(remote.path):
         remote.path.parent.mkdir(parents=True, exist_ok=True)
         if problem := _try_until_whole(remote, client, moved) or _problem(remote, remote.part):
             remote.part.unlink()  # else each later run would continue from it
@@ -355,16 +353,3 @@ def require_space(folder: Path, n_bytes: int, what: str) -> None:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else 0
-
-
-@contextmanager
-def _writing(path: Path) -> Iterator[None]:
-    """Turn an `OSError` from writing `path` into a `LlafsError`."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):  # the disk is full, or the user's quota
-            raise LlafsError(f"no space is left for {path}. Free some and run again; it continues there.") from error
-        raise LlafsError(
-            f"{path} cannot be written ({error.strerror or error}). Choose a folder that you may write to."
-        ) from error
