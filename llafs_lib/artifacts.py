@@ -192,7 +192,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         Unwritable: the disk is full, or the place may not be written; the message says what to do.
     """
-    partial = path.with_name(f".{_here()}.{os.getpid()}.{threading.get_ident()}.partial.{path.name}")
+    partial = partial_of(path)
     try:
         with writing_to(path):
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -201,6 +201,11 @@ def replacing(path: Path) -> Iterator[Path]:
             os.replace(partial, path)
     finally:
         discard(partial)
+
+
+def partial_of(path: Path) -> Path:
+    """The temporary name under which this thread writes what is to stand at `path`."""
+    return path.with_name(f".{_here()}.{os.getpid()}.{threading.get_ident()}.partial.{path.name}")
 
 
 @functools.cache

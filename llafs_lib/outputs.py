@@ -18,6 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
+from llafs_lib.artifacts import partial_of
 from llafs_lib.errors import LlafsError, told
 from llafs_lib.settings import unknown
 
@@ -231,7 +232,7 @@ def _check_targets(output: Output, inputs: Sequence[str | Path]) -> None:
         check_folder(folder)
     for target in targets:
         try:
-            _is_there(target.with_name(f".{'0' * 32}.partial.{target.name}"))  # as `artifacts.replacing` calls it first
+            _is_there(partial_of(target))
         except OSError as error:
             raise LlafsError(
                 f"{told(str(target))} cannot be written ({error.strerror}): choose another name."
