@@ -23,7 +23,7 @@ from llafs_lib.artifacts import discard, read_json, replacing
 from llafs_lib.data.folds import data_root
 from llafs_lib.data.own import OwnSplit, images_of
 from llafs_lib.data.splits import SupportReader
-from llafs_lib.errors import LlafsError, told, why
+from llafs_lib.errors import LlafsError, told
 from llafs_lib.evaluation.calibration import Calibration, calibrate
 from llafs_lib.language.asking import Asker
 from llafs_lib.language.replay import ReplayMiss
@@ -149,13 +149,8 @@ def make_bank_folder(
         raise LlafsError(f"{source['name']} leaves no support: no mask covers {wanted.min_area:.2%} of its image.")
     check_place(folder)
     made_by = describer(split, wanted)  # before anything is written
-    try:
-        with held(folder, wait=True):
-            _make(folder, split, shown, source, wanted, asker, *made_by)
-    except OSError as error:
-        raise LlafsError(
-            f"the bank {folder} cannot be written ({why(error)}): choose another folder for the bank."
-        ) from error
+    with held(folder, wait=True):
+        _make(folder, split, shown, source, wanted, asker, *made_by)
 
 
 def _make(

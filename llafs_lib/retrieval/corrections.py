@@ -83,18 +83,15 @@ class Corrections:
             raise LlafsError(f"the mask of {class_name!r} is empty, so it would show nothing: mark the object in it.")
         image = within(image, SIDE)
         mask = shrunk(mask, image.shape[:2])
-        try:
-            with held(self.folder, wait=True):  # else two processes would take the same number
-                number = max(self._numbers(), default=0) + 1
-                with replacing(self.folder / str(number)) as new:
-                    new.mkdir()
-                    write_image(new / "image.jpg", image)
-                    write_image(new / "mask.png", mask)
-                    files = {name: file_hash(new / name) for name in _FILES}
-                    write_sealed(new / "about.json", {"class_name": class_name, "source": source, **files})
-            self.listed.append(self._read(number))
-        except OSError as error:
-            raise LlafsError(f"{self.folder} cannot be written ({why(error)}): the correction is not kept.") from error
+        with held(self.folder, wait=True):  # else two processes would take the same number
+            number = max(self._numbers(), default=0) + 1
+            with replacing(self.folder / str(number)) as new:
+                new.mkdir()
+                write_image(new / "image.jpg", image)
+                write_image(new / "mask.png", mask)
+                files = {name: file_hash(new / name) for name in _FILES}
+                write_sealed(new / "about.json", {"class_name": class_name, "source": source, **files})
+        self.listed.append(self._read(number))
         return number
 
     def remove(self, number: int) -> None:

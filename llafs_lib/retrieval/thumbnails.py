@@ -6,7 +6,6 @@ thumbnails/000012/12345.3.png    its mask of class 3 (of the bank's list), at th
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -37,7 +36,6 @@ class Thumbnails:
         """Write the thumbnail of an image [H, W, 3] uint8 and of its masks [H, W] bool by class."""
         small = within(image, SIDE)
         place = self._place(image_id)
-        place.parent.mkdir(parents=True, exist_ok=True)
         write_image(place.with_name(f"{image_id}.jpg"), small)
         for name, mask in masks.items():
             write_image(place.with_name(f"{image_id}.{self.index[name]}.png"), shrunk(mask, small.shape[:2]))
@@ -84,10 +82,8 @@ def shrunk(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def write_image(path: Path, pixels: np.ndarray) -> None:
     """Write [H, W, 3] or [H, W] uint8 in the format that the file's ending names, whole or not at all."""
-    buffer, kind = io.BytesIO(), "JPEG" if path.suffix == ".jpg" else "PNG"
-    Image.fromarray(pixels).save(buffer, kind, quality=90)
     with replacing(path) as partial:
-        partial.write_bytes(buffer.getvalue())
+        Image.fromarray(pixels).save(partial, quality=90)
 
 
 def read_mask(path: Path) -> np.ndarray:
