@@ -1,23 +1,28 @@
-"""One image, one class: from features and related classes to a prediction."""
+"""What is asked of an image, and the answer: from features and related classes to a prediction."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from torch import Tensor
 
+from llafs_lib.classes import normalise
+from llafs_lib.errors import LlafsError, told
 from llafs_lib.evaluation.calibration import Calibration
 from llafs_lib.evaluation.presence import presence_score
+from llafs_lib.language.prompts import check_class_name
 from llafs_lib.records import Episode, Prediction, RelatedClasses
 from llafs_lib.retrieval.bank import SupportBank
 from llafs_lib.retrieval.corrections import Correction
 from llafs_lib.retrieval.evidence import class_prototypes, shown_supports
 from llafs_lib.retrieval.policies import Request
 from llafs_lib.retrieval.thumbnails import within
+from llafs_lib.settings import MOST_SHOTS
 from llafs_lib.vision.backbone import resize
 from llafs_lib.vision.features import query_embedding
 from llafs_lib.vision.prototype import PrototypeSegmenter, similarity, stretched
@@ -25,6 +30,61 @@ from llafs_lib.vision.segmenter import HSNetSegmenter
 
 NOT_A_QUERY_ID = -1  # an image of one's own belongs to no data set
 MAX_SIDE = 2048  # px; a larger image is segmented at this size
+
+Related = RelatedClasses | Mapping[str, float] | Iterable[str] | str
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of every image: each class with those that stand in for it, and the caller's settings."""
+
+    related: Mapping[str, RelatedClasses]
+    several: bool
+    shots: int
+    least: float | None
+
+
+def related_by_class(names: Sequence[str], related: Any) -> Mapping[str, Related]:
+    """Class → the related classes that were given for it; without those for which none were given.
+
+    Raises:
+        LlafsError: several classes, and the related ones are not given by class.
+    """
+    if related is None:
+        return {}
+    if len(names) == 1:
+        named = related.get(names[0]) if isinstance(related, Mapping) else None
+        keyed = named is not None and not isinstance(named, int | float)  # a number is a score: a class for itself
+        return related if keyed else {names[0]: related}
+    if not isinstance(related, Mapping) or not set(related) <= set(names):
+        raise LlafsError(
+            "for several classes, give the related ones by class, such as "
+            f"related={{{names[0]!r}: ['zebra', 'horse']}}; the others are asked for."
+        )
+    return related
+
+
+def check_question(class_name: str | Sequence[str], shots: int, least: float | None) -> None:
+    """Look at what was asked for: a class or several, how many supports, the least confidence or None.
+
+    Raises:
+        LlafsError: it cannot be answered.
+    """
+    several = isinstance(class_name, Collection) and not isinstance(class_name, str | bytes)
+    names = list(class_name) if several else [class_name]
+    if not names:
+        raise LlafsError("no class was asked for: give a name, or a list of names.")
+    for name in names:
+        check_class_name(name)
+    if len({normalise(n) for n in names}) < len(names):
+        raise LlafsError(f"a class is asked for twice in {', '.join(names)}: name each once.")
+    if type(shots) is not int or not 1 <= shots <= MOST_SHOTS:
+        raise LlafsError(f"shots must be a whole number of at least 1 and at most {MOST_SHOTS:,}, not {told(shots)}.")
+    if least is not None and not (isinstance(least, int | float) and np.isfinite(least)):
+        raise LlafsError(f"min_confidence must be a number, not {told(least)}.")
+
+
+# --- answering it -----------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)

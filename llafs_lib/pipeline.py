@@ -11,7 +11,7 @@ To reach HSNet's correlations from here, read `LLaFS.segment`, then `HSNetSegmen
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import numpy as np
 from torch import Tensor
 
 from llafs_lib import bank_folder
-from llafs_lib.answering import Finder, label_map
+from llafs_lib.answering import Finder, Question, Related, check_question, label_map, related_by_class
 from llafs_lib.bank_folder import Wanted
 from llafs_lib.classes import find_class, normalise
 from llafs_lib.data.files import path_of
@@ -36,13 +36,12 @@ from llafs_lib.progress import track
 from llafs_lib.records import Prediction, Predictions, RelatedClass, RelatedClasses
 from llafs_lib.retrieval.bank import SupportBank
 from llafs_lib.retrieval.corrections import Correction, Corrections
-from llafs_lib.settings import METHODS, MOST_SHOTS
+from llafs_lib.settings import METHODS
 from llafs_lib.vision.clicks import Click, corrected
 from llafs_lib.vision.prototype import PrototypeSegmenter
 from llafs_lib.vision.segmenter import HSNetSegmenter
 
 Image = Any  # a path, a PIL image, [H, W, 3] as an array or a tensor: whatever `data.images.as_rgb` takes
-Related = RelatedClasses | Mapping[str, float] | Iterable[str] | str
 
 
 class LLaFS:
@@ -197,7 +196,7 @@ class LLaFS:
             LlafsError: an argument cannot be used, or there is neither a recorded answer for the class nor an `llm` to
                 ask. Arguments are looked at before anybody is asked.
         """
-        _check(class_name, shots, min_confidence)
+        check_question(class_name, shots, min_confidence)
         read = read_image(image)  # first, because a question to a language model may cost something
         question = self._question(class_name, shots, related, llm, min_confidence)
         return self._answer(read, _name_of(image), question)
@@ -219,7 +218,7 @@ class LLaFS:
         Args:
             images: a folder, a pattern such as "photos/*.jpg", or anything that yields images.
         """
-        _check(class_name, shots, min_confidence)
+        check_question(class_name, shots, min_confidence)
         taken = find_images(images) if isinstance(images, (str, Path)) else images
         if not isinstance(taken, Iterable) or (isinstance(taken, np.ndarray | Tensor) and taken.ndim < 4):
             raise LlafsError(
@@ -231,7 +230,7 @@ class LLaFS:
         return self._one_by_one(taken, self._question(class_name, shots, related, llm, min_confidence))
 
     def _one_by_one(
-        self, images: Iterable[Image], question: _Question
+        self, images: Iterable[Image], question: Question
     ) -> Iterator[Prediction | Predictions | LlafsError]:
         for image in track(images, f"looking for {', '.join(question.related)}", "image"):
             try:
@@ -314,13 +313,13 @@ class LLaFS:
         related: Related | Mapping[str, Related] | None,
         llm: str | Asker | None,
         least: float | None,
-    ) -> _Question:
+    ) -> Question:
         names = [class_name] if isinstance(class_name, str) else list(class_name)
-        own = _by_class(names, related)
+        own = related_by_class(names, related)
         asked = {n: given(n, own[n], self.bank.classes) if n in own else self.related(n, llm) for n in names}
-        return _Question(asked, not isinstance(class_name, str), shots, least)
+        return Question(asked, not isinstance(class_name, str), shots, least)
 
-    def _answer(self, read: ReadImage, source: str, question: _Question) -> Prediction | Predictions:
+    def _answer(self, read: ReadImage, source: str, question: Question) -> Prediction | Predictions:
         query, settings = self.finder.look(read.pixels, source), (question.shots, question.least)
         answers = [
             self.finder.find(query, name, self._known_as(name), related, self._added(name), *settings)
@@ -332,56 +331,10 @@ class LLaFS:
         return Predictions(found, label_map(found, likeness), source) if question.several else found[0]
 
 
-@dataclass(frozen=True)
-class _Question:
-    """What is asked of every image: each class with those that stand in for it, and the caller's settings."""
-
-    related: Mapping[str, RelatedClasses]
-    several: bool
-    shots: int
-    least: float | None
-
-
-def _by_class(names: Sequence[str], related: Any) -> Mapping[str, Related]:
-    """Class → the related classes that were given for it."""
-    if related is None:
-        return {}
-    if len(names) == 1:
-        named = related.get(names[0]) if isinstance(related, Mapping) else None
-        by_class = named is not None and not isinstance(named, int | float)  # a number is a score: a class for itself
-        return related if by_class else {names[0]: related}
-    if not isinstance(related, Mapping) or not set(related) <= set(names):
-        raise LlafsError(
-            "for several classes, give the related ones by class, such as "
-            f"related={{{names[0]!r}: ['zebra', 'horse']}}; the others are asked for."
-        )
-    return related
-
-
 def _asker(llm: str | Asker | None) -> Asker:
     if not isinstance(llm, str | Asker | None):
         raise LlafsError(f"llm must be the name of a model or an Asker, not {told(llm)}.")
     return llm if isinstance(llm, Asker) else Asker(llm)
-
-
-def _check(class_name: str | Sequence[str], shots: int, least: float | None) -> None:
-    """Look at what was asked for.
-
-    Raises:
-        LlafsError: it cannot be answered.
-    """
-    several = isinstance(class_name, Iterable) and not isinstance(class_name, str | bytes)
-    names = list(class_name) if several else [class_name]
-    if not names:
-        raise LlafsError("no class was asked for: give a name, or a list of names.")
-    for name in names:
-        check_class_name(name)
-    if len({normalise(n) for n in names}) < len(names):
-        raise LlafsError(f"a class is asked for twice in {', '.join(names)}: name each once.")
-    if type(shots) is not int or not 1 <= shots <= MOST_SHOTS:
-        raise LlafsError(f"shots must be a whole number of at least 1 and at most {MOST_SHOTS:,}, not {told(shots)}.")
-    if least is not None and not (isinstance(least, int | float) and np.isfinite(least)):
-        raise LlafsError(f"min_confidence must be a number, not {told(least)}.")
 
 
 def _name_of(image: Image) -> str:
