@@ -19,7 +19,7 @@ from llafs_lib.evaluation.tables import FEW, arms_in, label, pairs_in
 from llafs_lib.records import Prediction, RelatedClasses, Support
 
 if TYPE_CHECKING:  # importing these takes a second, as they train and evaluate models
-    from llafs_lib.evaluation.runner import Asked
+    from llafs_lib.evaluation.log import Asked
     from llafs_lib.vision.training import History
 
 plt.rcParams["figure.dpi"] = 80  # a notebook with its figures stays well below 2 MB

@@ -1,32 +1,17 @@
-"""Ask every arm the same questions. What arms share is computed once, and each query leaves one line in a log.
-
-The log makes long work survive a kill: what it holds is not computed again. It is also the raw result: every table can
-be made again from it, without a model.
-
-    {"key": …, "arms": {"HSNet: llm 5": {"model": "HSNet", "policy": "llm", "k": 5, …}, …}}
-    {"class_name": "giraffe", "image_id": 7, "pixels": …, "truth": …, "answers": {…}, "at_400": {…}, "supports": {…},
-     "sum": …}
-
-`key` is what decides the answers. `answers` holds [inter, union, inter_bg, union_bg] by arm at the image's own size and
-`at_400` the same squashed to 400 × 400. `supports` lists which [image id, class, weight] an arm showed, or how many if
-it showed more than 20. `sum` is a hash of the key and of the line before it: what was damaged, edited, or taken from
-another log is asked again. Each query is one line.
-"""
+"""Ask every arm the same questions. What arms share is computed once, and each query leaves a line in the log."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from llafs_lib.artifacts import file_hash, make_room, replacing
 from llafs_lib.errors import LlafsError
 from llafs_lib.evaluation.arms import Arm
+from llafs_lib.evaluation.log import Asked, add_to, resume
 from llafs_lib.evaluation.metrics import ConfusionCounts, Curve, best_threshold, count, curve, squashed
 from llafs_lib.progress import track
 from llafs_lib.records import Episode, RelatedClasses
@@ -177,53 +162,6 @@ class Panel:
 # --- asking -----------------------------------------------------------------------------------------------------------
 
 
-@dataclass
-class Asked:
-    """One query, what each arm answered (masks also squashed to 400 × 400), and the supports, by their name."""
-
-    class_name: str
-    image_id: int
-    pixels: int  # of the query that are not void
-    truth: int  # of these pixels, the class's
-    answers: dict[Arm, ConfusionCounts | Curve] = field(default_factory=dict)
-    at_400: dict[Arm, ConfusionCounts] = field(default_factory=dict)
-    supports: dict[str, list | int] = field(default_factory=dict)
-
-    @property
-    def area(self) -> float:
-        """The share of the image that the class covers, in [0, 1]."""
-        return self.truth / max(self.pixels, 1)
-
-    def add(self, other: Asked) -> None:
-        """Take over the answers of other arms to the same query."""
-        for part in ("answers", "at_400", "supports"):
-            getattr(self, part).update(getattr(other, part))
-
-    def line(self, key: str = "") -> str:
-        """As the log with that key has it.
-
-        Raises:
-            LlafsError: one of the answers is a curve.
-        """
-        if any(isinstance(c, Curve) for c in self.answers.values()):
-            raise LlafsError("score maps cannot be logged: give no log, or let the models answer with masks.")
-        entry = {name: getattr(self, name) for name in ("class_name", "image_id", "pixels", "truth")}
-        for name in ("answers", "at_400"):
-            counts = getattr(self, name).items()
-            entry[name] = {arm.name: [c.inter, c.union, c.inter_bg, c.union_bg] for arm, c in counts}
-        text = json.dumps(entry | {"supports": self.supports}, ensure_ascii=False)
-        return f'{text[:-1]}, "sum": "{_sum(key, text)}"}}'
-
-    @classmethod
-    def of(cls, line: str, arms: Mapping[str, Arm]) -> Asked:
-        """The query that a line of the log describes; `arms` maps the names in it to their arms."""
-        entry = {name: value for name, value in json.loads(line).items() if name != "sum"}
-        query = entry["class_name"], entry["image_id"]
-        for name in ("answers", "at_400"):
-            entry[name] = {arms[arm]: ConfusionCounts(*query, *counts) for arm, counts in entry[name].items()}
-        return cls(**entry)
-
-
 def evaluate(
     questions: Sequence[Question],
     panel: Panel,
@@ -247,7 +185,7 @@ def evaluate(
     if len(set(queries)) < len(queries):
         raise LlafsError("a query stands twice among the questions: ask about each (class, image) pair once.")
     arms = [*panel.floors, *panel.arms]
-    done = _resume(log, key, arms) if log else {}
+    done = resume(log, key, arms) if log else {}
     for query, question in zip(queries, track(questions, "evaluating", "query"), strict=True):
         missing = [arm for arm in arms if query not in done or arm not in done[query].answers]
         if missing:
@@ -255,7 +193,7 @@ def evaluate(
             if log:
                 with log.open("a", encoding="utf-8") as file:
                     file.write(asked.line(key) + "\n")
-            _add(done, asked)
+            add_to(done, asked)
     found = [done[query] for query in queries]
     for asked in found:  # in the order of the arms, without those of an earlier list
         asked.answers = {arm: asked.answers[arm] for arm in arms}
@@ -304,75 +242,3 @@ def cut_scores(curves: Mapping[Arm, Sequence[Curve]]) -> tuple[dict[Arm, list[Co
         arm: [c.at(thresholds[arm]) for c in asked if c.image_id not in tuned_on] for arm, asked in curves.items()
     }
     return counts, thresholds
-
-
-# --- the log ----------------------------------------------------------------------------------------------------------
-
-BROKEN = (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError)  # what a damaged log raises
-Queries = dict[tuple[str, int], Asked]  # by (class, image id)
-
-
-def read_log(log: Path, sha256: str = "") -> list[Asked]:
-    """All that a finished log holds, without asking anybody.
-
-    Args:
-        sha256: the log's, as the results that were made from it state it; empty compares nothing.
-
-    Raises:
-        LlafsError: there is none, it is not such a log, or it is another one.
-    """
-    try:
-        if sha256 and file_hash(log) != sha256:
-            raise LlafsError(f"{log} is not the log that the results beside it were made from: run notebook 05 again.")
-        header, lines = _parts(log)
-        return list(_queries(lines, _arms(header)).values())
-    except BROKEN as error:
-        raise LlafsError(f"{log} is not the log of an evaluation ({error}): run notebook 05 again.") from error
-
-
-def _resume(log: Path, key: str, arms: Sequence[Arm]) -> Queries:
-    """What an earlier run with the same key left. The log of another run is begun anew, and `arms` join its header."""
-    known = {arm.name: arm for arm in arms}
-    try:
-        header, lines = _parts(log)
-        earlier = _arms(header) if header["key"] == key else {}
-        lines = [line for line in lines if earlier and _is_whole(key, line)]
-        done, known = _queries(lines, earlier | known), earlier | known
-    except BROKEN:  # there is none yet, or something that is no log
-        done, lines = {}, []
-    header = json.dumps({"key": key, "arms": {name: asdict(arm) for name, arm in known.items()}}, ensure_ascii=False)
-    make_room(log)
-    with replacing(log) as partial:
-        partial.write_text("\n".join([header, *lines, ""]), encoding="utf-8")
-    return done
-
-
-def _parts(log: Path) -> tuple[dict, list[str]]:
-    """The header and the whole lines of a log: what follows the last line break is empty or was cut off."""
-    header, *lines = log.read_text(encoding="utf-8").split("\n")
-    return json.loads(header), lines[:-1]
-
-
-def _sum(key: str, text: str) -> str:
-    return hashlib.sha256(f"{key}\n{text}".encode()).hexdigest()[:16]
-
-
-def _is_whole(key: str, line: str) -> bool:
-    text, _, last = line.rpartition(', "sum": "')
-    return last == f'{_sum(key, text + "}")}"}}'
-
-
-def _arms(header: Mapping) -> dict[str, Arm]:
-    arms = {name: Arm(**fields) for name, fields in header["arms"].items()}
-    return {name: arm for name, arm in arms.items() if arm.name == name}
-
-
-def _queries(lines: Sequence[str], arms: Mapping[str, Arm]) -> Queries:
-    done: Queries = {}
-    for line in lines:
-        _add(done, Asked.of(line, arms))
-    return done
-
-
-def _add(done: Queries, asked: Asked) -> None:
-    done.setdefault((asked.class_name, asked.image_id), asked).add(asked)

@@ -22,8 +22,9 @@ from typing import Any
 import pandas as pd
 
 from llafs_lib.evaluation.arms import FLOORS, LABELS, UNANSWERED, Arm, document_pairs, null_pair
+from llafs_lib.evaluation.log import Asked
 from llafs_lib.evaluation.metrics import ConfusionCounts, class_ious, fb_iou, miou
-from llafs_lib.evaluation.runner import Asked, counts_of
+from llafs_lib.evaluation.runner import counts_of
 from llafs_lib.evaluation.statistics import Bootstrap, deviations, pooled
 
 FEW = 8  # queries; a class with fewer proves nothing by itself

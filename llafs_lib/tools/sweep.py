@@ -179,8 +179,8 @@ def merge(sweep: Sweep, failed: Mapping[str, str] | None = None) -> dict[str, An
     """
     from llafs_lib import plots
     from llafs_lib.evaluation.arms import EVERYTHING, Arm, models_of
+    from llafs_lib.evaluation.log import Asked, read_log
     from llafs_lib.evaluation.report import html_report, markdown_report
-    from llafs_lib.evaluation.runner import Asked, read_log
     from llafs_lib.evaluation.tables import arms_in, merged
 
     asked: dict[int, list[Asked]] = {}

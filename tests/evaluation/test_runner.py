@@ -9,8 +9,9 @@ from small_bank import bank
 from llafs_lib.artifacts import file_hash
 from llafs_lib.errors import LlafsError
 from llafs_lib.evaluation.arms import EVERYTHING, Arm, predict_everything
+from llafs_lib.evaluation.log import Asked, read_log
 from llafs_lib.evaluation.metrics import class_ious, count, curve, miou
-from llafs_lib.evaluation.runner import Asked, Panel, Question, arms_of, counts_of, cut_scores, evaluate, read_log
+from llafs_lib.evaluation.runner import Panel, Question, arms_of, counts_of, cut_scores, evaluate
 from llafs_lib.records import Episode, RelatedClass, RelatedClasses
 
 EPISODES = [Episode(name, i, (90, 91, 92)) for i, name in enumerate(["giraffe", "okapi"] * 5)]

@@ -7,6 +7,7 @@ import pytest
 
 from llafs_lib import plots
 from llafs_lib.evaluation.arms import EVERYTHING, FLOORS, Arm, document_arms, document_pairs
+from llafs_lib.evaluation.log import Asked
 from llafs_lib.evaluation.metrics import ConfusionCounts, class_ious, miou
 from llafs_lib.evaluation.report import (
     findings,
@@ -17,7 +18,6 @@ from llafs_lib.evaluation.report import (
     text_report,
     verdicts,
 )
-from llafs_lib.evaluation.runner import Asked
 from llafs_lib.evaluation.tables import (
     arms_in,
     arms_table,
