@@ -26,6 +26,7 @@ NEEDS_OUTLINES = (
     "boxes (Segment Anything does that in CVAT, Label Studio and Roboflow), and export as COCO again."
 )
 EXPORT_AGAIN = "Correct the file, or export it again as COCO instance segmentation."
+LOOK_ELSEWHERE = "The images were looked for in {} and its subfolders: name the folder that holds them."
 MISSING = "an image that is missing"
 FILE_KEYS = ("file_name", "filename", "path", "coco_url")  # the last is where LVIS names the file
 JOINERS = "\u200c\u200d"  # what Persian, Hindi and emoji need between two characters
@@ -68,8 +69,8 @@ def tidy(raw: dict, folder: Path, source: Path, skipped: Skipped) -> dict[str, l
         crowd = int(crowds and bool(annotation.get("iscrowd")))
         objects += [(name, image, {"segmentation": segment, "iscrowd": crowd}) for segment in segments]
     missing = lost.most_common(1) and lost.most_common(1)[0][0].endswith(MISSING)
-    remedy = f"The images were looked for in {folder} and its subfolders: name the folder that holds them."
-    refuse_if_most(lost, len(lists["annotations"]), source, remedy if missing else EXPORT_AGAIN)
+    remedy = LOOK_ELSEWHERE.format(folder) if missing else EXPORT_AGAIN
+    refuse_if_most(lost, len(lists["annotations"]), source, remedy)
     return _numbered(objects, images, names, skipped)
 
 
@@ -77,11 +78,11 @@ class _Lost(Exception):
     """Why an object cannot be used."""
 
 
-def refuse_if_most(lost: Counter, total: int, source: Path, remedy: str) -> None:
-    """Raise a `LlafsError` with counts and causes where more than half of the objects are lost."""
+def refuse_if_most(lost: Counter, total: int, source: Path, remedy: str, what: str = "objects") -> None:
+    """Raise a `LlafsError` with counts and causes where more than half of the objects, or images, are lost."""
     if 2 * lost.total() > total:
         listed = "; ".join(f"{count:,} × {reason}" for reason, count in lost.most_common())
-        raise LlafsError(f"{source}: {lost.total():,} of {total:,} objects cannot be used ({listed}). {remedy}")
+        raise LlafsError(f"{source}: {lost.total():,} of {total:,} {what} cannot be used ({listed}). {remedy}")
 
 
 def _dicts(entries: Any, key: str, skipped: Skipped) -> list[dict]:
@@ -245,19 +246,14 @@ def _pixels(value: Any) -> int | None:
 
 
 def _refuse_if_most_are_lost(images: list[dict], folder: Path, source: Path) -> None:
-    lost = [image for image in images if image["lost"]]
     if not images:
         raise LlafsError(f"{source} lists no image, so nobody knows where its objects are. Export it again.")
-    if 2 * len(lost) > len(images):
-        causes = "; ".join(f"{n:,} × {why}" for why, n in Counter(i["lost"] for i in lost).most_common())
+    lost = [image for image in images if image["lost"]]
+    if lost:
+        reasons = Counter(image["lost"] for image in lost)
         first = shown(lost[0]["name"]) or f"image {lost[0]['id']}"
-        remedy = f"They were looked for in {folder} and its subfolders: name the folder that holds them."
-        if not any(image["lost"].endswith(MISSING) for image in lost):
-            remedy = "Correct the file, or export it again as COCO instance segmentation."
-        raise LlafsError(
-            f"{source}: {len(lost):,} of {len(images):,} images cannot be used ({causes}), the first is {first}. "
-            f"{remedy}"
-        )
+        remedy = LOOK_ELSEWHERE.format(folder) if MISSING in reasons else EXPORT_AGAIN
+        refuse_if_most(reasons, len(images), source, f"The first is {first}. {remedy}", "images")
 
 
 # --- objects ---------------------------------------------------------------------------------------------------------

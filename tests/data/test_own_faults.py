@@ -168,12 +168,12 @@ REFUSED = {
     "strange images": (each("annotations", image_id=77), "3 of 3 objects .*3 × an object whose image is not listed"),
     "missing images": (
         each("images", file_name=lambda name: f"other-{name}"),
-        r"2 of 2 images cannot be used \(2 × an image that is missing\), the first is other-p1.jpg. They "
-        r"were looked for in .*images and its subfolders: name the folder",
+        r"2 of 2 images cannot be used \(2 × an image that is missing\). The first is other-p1.jpg. The "
+        r"images were looked for in .*images and its subfolders: name the folder",
     ),
     "one id for all images": (
         each("images", id=1),
-        r"2 of 2 images .*\(2 × an image with the id of another one\), the first is p1.jpg. Correct the file",
+        r"2 of 2 images .*\(2 × an image with the id of another one\). The first is p1.jpg. Correct the file",
     ),
     "run lengths of another size": (
         segmentation(lambda p: listed(p) | {"size": [3, 4]}),
