@@ -5,13 +5,13 @@ Fold → Episode → RelatedClasses → Support → Prediction
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+
+from llafs_lib.seals import digest_of
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Fold:
     @property
     def digest(self) -> str:
         """A short hash of the whole fold. Whatever is made from a fold carries its digest."""
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
+        return digest_of(asdict(self))
 
     def __str__(self) -> str:
         def count(images: Mapping[str, tuple[int, ...]], classes: tuple[str, ...]) -> str:

@@ -11,19 +11,20 @@ from typing import Any
 from llafs_lib.artifacts import file_hash, read_json, write_json
 
 
+def digest_of(value: Any) -> str:
+    """16 hexadecimal digits by which a JSON value is known: equal values have equal ones, others have others."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
 def write_sealed(path: Path, value: Mapping[str, Any]) -> None:
     """Write a JSON object with a hash of itself, by which `read_sealed` knows it again."""
-    write_json(path, {**value, "seal": _seal(value)})
+    write_json(path, {**value, "seal": digest_of(value)})
 
 
 def read_sealed(path: Path) -> dict[str, Any]:
     """The JSON object that `write_sealed` wrote; empty where there is none, or it is not as it was written."""
     found = read_json(path)
-    return found if found.pop("seal", None) == _seal(found) else {}
-
-
-def _seal(value: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+    return found if found.pop("seal", None) == digest_of(found) else {}
 
 
 def size_and_time(path: Path) -> list[int]:

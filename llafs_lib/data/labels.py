@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import json
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ import numpy as np
 
 from llafs_lib.artifacts import discard, replacing
 from llafs_lib.errors import LlafsError
-from llafs_lib.seals import described, is_unchanged, read_sealed, write_sealed
+from llafs_lib.seals import described, digest_of, is_unchanged, read_sealed, size_and_time, write_sealed
 
 CACHE = Path("data/cache")  # under the working directory, because the data itself may be read-only
 RULE_VERSION = 2  # raise it when the rule of reading or painting changes, so that every cache is made again
@@ -134,7 +133,7 @@ class LabelView:
         lacking = np.zeros((len(store.pixels), 1), store.pixels.dtype)
         self.pixels = np.hstack([store.pixels, lacking])[rows][:, list(values)]
         self.skipped = store.skipped
-        self.fingerprint = _digest([store.fingerprint, list(self._ids.items()), list(values)])[:16]
+        self.fingerprint = digest_of([store.fingerprint, list(self._ids.items()), list(values)])
         ours, theirs = label_type(len(values)), label_type(store.pixels.shape[1])
         self._table = np.zeros(np.iinfo(theirs).max + 1, ours)
         self._table[-1] = np.iinfo(ours).max  # void
@@ -177,9 +176,10 @@ def open_labels(
         LlafsError: there is no image, or the cache cannot be written.
     """
     cache = CACHE if cache is None else cache
-    key = [RULE_VERSION, list(classes), [_state(path) for path in sources], *([] if also is None else [also])]
-    where = _digest([str(Path(path).resolve()) for path in sources])[:8]
-    folder = cache / f"{name}-{where}-{_digest(key)[:8]}"
+    states = [[str(path.resolve()), *size_and_time(path)] for path in sources]
+    key = [RULE_VERSION, list(classes), states, *([] if also is None else [also])]
+    where = digest_of([str(Path(path).resolve()) for path in sources])[:8]
+    folder = cache / f"{name}-{where}-{digest_of(key)[:8]}"
     with contextlib.suppress(LlafsError):
         return LabelStore(folder)
     discard(folder)  # what is damaged; another process may be just as far, and then one of them is faster below
@@ -188,15 +188,6 @@ def open_labels(
         if outdated != folder:
             discard(outdated)
     return LabelStore(folder)
-
-
-def _state(path: Path) -> tuple[str, int, int]:
-    stat = path.stat()
-    return str(path.resolve()), stat.st_size if path.is_file() else 0, stat.st_mtime_ns
-
-
-def _digest(value: object) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
 
 
 def _write(

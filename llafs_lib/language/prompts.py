@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import re
@@ -143,11 +142,6 @@ class Question:
             wrong = "Your answer could not be read. Give the list in the form that was asked for, and nothing else."
         again = f"{wrong}\nAnswer again with candidates only, copied verbatim: {_as_json(list(self.candidates))}"
         return replace(self, earlier=(*self.earlier, (answer, again)))
-
-
-def digest_of(request: dict) -> str:
-    """A hash of a canonical request: the key under which its answer is kept."""
-    return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def answer_schema(candidates: Sequence[str]) -> dict:

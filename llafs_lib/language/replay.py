@@ -25,8 +25,9 @@ from filelock import FileLock, Timeout
 from llafs_lib.artifacts import replacing
 from llafs_lib.classes import COCO_CLASSES, PASCAL_CLASSES, did_you_mean, normalise
 from llafs_lib.errors import LlafsError
-from llafs_lib.language.prompts import Question, digest_of
+from llafs_lib.language.prompts import Question
 from llafs_lib.language.server import LLMError
+from llafs_lib.seals import digest_of
 
 SCHEMA_VERSION = 2
 DEFAULT_CACHE = Path("data/llm_cache")

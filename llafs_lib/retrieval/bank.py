@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import os
 import zlib
 from collections import deque
@@ -29,7 +28,7 @@ from torch import Tensor
 from llafs_lib.artifacts import discard, file_hash, replacing
 from llafs_lib.errors import LlafsError, writing_to
 from llafs_lib.progress import track
-from llafs_lib.seals import read_sealed, size_and_time, write_sealed
+from llafs_lib.seals import digest_of, read_sealed, size_and_time, write_sealed
 from llafs_lib.vision.backbone import Backbone
 from llafs_lib.vision.features import masked_means
 from llafs_lib.vision.prototype import combine
@@ -218,8 +217,7 @@ def _begin(path: Path, index: Mapping, pairs: Sequence[tuple[int, str]], describ
 
     Its name holds a hash of what the bank is made from, so that the rows of another bank are not taken for its own.
     """
-    described = json.dumps([index, pairs], sort_keys=True).encode()
-    folder = path.with_name(f".{path.name}.{hashlib.sha256(described).hexdigest()[:16]}.partial")
+    folder = path.with_name(f".{path.name}.{digest_of([index, pairs])}.partial")
     known = {
         "image_ids": np.array([image_id for image_id, _ in pairs], np.int64),
         "class_index": np.array([index["classes"].index(name) for _, name in pairs], np.int64),

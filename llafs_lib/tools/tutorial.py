@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ast
 import functools
-import hashlib
 import json
 import os
 import time
@@ -32,6 +31,7 @@ from llafs_lib.artifacts import (
 )
 from llafs_lib.classes import DATASETS
 from llafs_lib.errors import LlafsError
+from llafs_lib.seals import digest_of
 from llafs_lib.settings import Settings, unknown
 from llafs_lib.sharing import held
 from llafs_lib.tools.execution import execute, project_root
@@ -235,9 +235,9 @@ class Step:
         """Hashes of all that decides the result, by what to call it."""
         cells = json.loads(self.notebook.read_text(encoding="utf-8"))["cells"]
         cause = {
-            "the notebook": _digest([(c["cell_type"], "".join(c["source"])) for c in cells]),
+            "the notebook": digest_of([(c["cell_type"], "".join(c["source"])) for c in cells]),
             # Where the run lies decides nothing: its folder may be moved or named in another way.
-            "a parameter": _digest(sorted((k, v) for k, v in self.parameters.items() if k != "runs")),
+            "a parameter": digest_of(sorted((k, v) for k, v in self.parameters.items() if k != "runs")),
             "the library": library_digest(ROOMS[self.notebook.stem]),
             "the data set": self._data_digest(),
         }
@@ -247,11 +247,7 @@ class Step:
     def _data_digest(self) -> str:
         from llafs_lib.data.folds import source_files
 
-        return _digest([_hash_or_none(path) for path in source_files(self.settings.dataset, self.settings.val)])
-
-
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
+        return digest_of([_hash_or_none(path) for path in source_files(self.settings.dataset, self.settings.val)])
 
 
 def _hash_or_none(path: Path) -> str:

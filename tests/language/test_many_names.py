@@ -12,8 +12,9 @@ from llafs_lib.classes import COCO_CLASSES, DATASETS
 from llafs_lib.language.asking import Asker
 from llafs_lib.language.cost import Price, cost_line
 from llafs_lib.language.parsing import parse_related
-from llafs_lib.language.prompts import CONSTRAINED, MOST_CANDIDATES, OPEN, Question, digest_of
+from llafs_lib.language.prompts import CONSTRAINED, MOST_CANDIDATES, OPEN, Question
 from llafs_lib.language.replay import ReplayMiss
+from llafs_lib.seals import digest_of
 
 NAMES = tuple(f"thing {i}" for i in range(2_000))
 ALIKE = {f"thing {i}": round(0.99 - i / 3_000, 4) for i in range(0, 2_000, 190)}  # some in every part

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from llafs_lib.errors import LlafsError
-from llafs_lib.language.prompts import CONSTRAINED, OPEN, ClassNameError, Question, digest_of
+from llafs_lib.language.prompts import CONSTRAINED, OPEN, ClassNameError, Question
+from llafs_lib.seals import digest_of
 
 
 def test_open_is_the_question_of_the_source_document():
