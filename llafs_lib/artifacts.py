@@ -300,7 +300,7 @@ def library_digest(rooms: tuple[str, ...] = METHOD, root: Path = Path(__file__).
         root: the folder that holds the rooms.
     """
     files = [p for room in rooms for p in (root / f"{room}.py", *(root / room).rglob("*")) if p.suffix in _DECIDES]
-    makers = {root / "data" / name for name in ("toy", "download.py", "official.py")}
+    makers = {root / "data" / name for name in ("toy", "download.py", "official.py", "unpacking.py")}
     files = sorted(p for p in files if p.is_file() and not makers & {p, *p.parents})
     described = [f"{p.relative_to(root).as_posix()} {_code_hash(p)}" for p in files]
     return hashlib.sha256("\n".join(described).encode()).hexdigest()[:16]
