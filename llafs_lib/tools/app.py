@@ -25,7 +25,7 @@ from llafs_lib.records import Prediction, RelatedClasses
 from llafs_lib.settings import Settings
 from llafs_lib.threads import share_cores
 from llafs_lib.tools.demo import BANK, QUERY, WORD, has_desktop, unpacked
-from llafs_lib.tools.options import LLM, PARAMETERS, add_options, asker_of, examples, made
+from llafs_lib.tools.options import LLM, PARAMETERS, add_options, add_supports, asker_of, check_supports, examples, made
 
 if TYPE_CHECKING:
     from llafs_lib.pipeline import LLaFS
@@ -157,10 +157,7 @@ def add_app(parser: argparse.ArgumentParser) -> None:
         ("app --supports annotations.json --images images/", "with annotated images of your own"),
         ("app --run okapi-bank/ --llm MODEL", "with a bank; MODEL names the look-alikes"),
     )
-    group = parser.add_argument_group("supports")
-    group.add_argument("--supports", metavar="FILE", help="a COCO file of your annotated images, or a folder of masks")
-    group.add_argument("--bank", metavar="DIR", help="where their bank is kept (default: beside the file)")
-    group.add_argument("--run", metavar="DIR", help="a bank or run folder")
+    add_supports(parser.add_argument_group("supports"))
     page = parser.add_argument_group("page")
     page.add_argument("--host", default=HOST, help="whom it answers; 0.0.0.0: all who reach it (default: %(default)s)")
     page.add_argument("--port", type=int, help="1 to 65535 (default: the first free one from 7860 on)")
@@ -191,11 +188,7 @@ def _app(arguments: argparse.Namespace) -> None:
 
 def _check(arguments: argparse.Namespace) -> None:
     """Refuse what cannot work before anything is loaded."""
-    if arguments.supports and arguments.run:
-        raise LlafsError("--supports and --run do not go together: the supports come from the file or from a bank.")
-    for option in ("images", "bank"):
-        if getattr(arguments, option) and not arguments.supports:
-            raise LlafsError(f"--{option} goes with --supports, which names the COCO file.")
+    check_supports(arguments, "images", "bank")
     if arguments.port is not None and not 1 <= arguments.port <= 65535:
         raise LlafsError(f"--port must be a number from 1 to 65535, not {arguments.port}.")
     _check_address(arguments.host, arguments.port)

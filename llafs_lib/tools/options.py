@@ -37,6 +37,27 @@ def add_options(parser: argparse.ArgumentParser, parameters: Iterable[Field]) ->
         )
 
 
+def add_supports(group: Any, run_default: str = "") -> None:
+    """Options that say where supports come from: annotations and the place of their bank, or a bank or run folder."""
+    group.add_argument("--supports", metavar="FILE", help="a COCO file of your annotated images, or a folder of masks")
+    group.add_argument("--bank", metavar="DIR", help="where their bank is kept (default: beside the file)")
+    group.add_argument("--run", metavar="DIR", help=f"a bank or run folder{run_default}")
+
+
+def check_supports(arguments: argparse.Namespace, *needing_a_file: str) -> None:
+    """Refuse options that do not go together; `needing_a_file` go with --supports only.
+
+    Raises:
+        LlafsError: names two of them.
+    """
+    for other in ("run", "method"):
+        if arguments.supports and getattr(arguments, other, None):
+            raise LlafsError(f"--supports and --{other} do not go together: supports come from the file or from a run.")
+    for option in needing_a_file:
+        if getattr(arguments, option) not in (None, "", "auto") and not arguments.supports:
+            raise LlafsError(f"--{option} goes with --supports, which names the COCO file.")
+
+
 def made(kind: type[T], arguments: argparse.Namespace, *without: str) -> T:
     """A `Settings` or `Resources` of the options that the command has, but for some."""
     given = {name: value for name, value in vars(arguments).items() if name not in without}

@@ -19,7 +19,7 @@ from llafs_lib.outputs import FORMATS, Output, plan_output, safe_name
 from llafs_lib.records import Prediction, Predictions
 from llafs_lib.settings import METHODS, Settings
 from llafs_lib.threads import share_cores
-from llafs_lib.tools.options import LLM, PARAMETERS, add_options, asker_of, examples, made
+from llafs_lib.tools.options import LLM, PARAMETERS, add_options, add_supports, asker_of, check_supports, examples, made
 
 if TYPE_CHECKING:
     from llafs_lib.language.asking import Asker
@@ -47,7 +47,13 @@ def add_segment(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "classes", metavar="CLASS", help="what to look for: okapi or okapi,lion; a name with a comma in double quotes"
     )
-    _add_supports(parser.add_argument_group("supports"))
+    group = parser.add_argument_group("supports")
+    add_supports(group, f" (default: {Settings().run.path.as_posix()})")
+    group.add_argument(
+        "--method", choices=METHODS,
+        help="of a run folder: hsnet, the trained model with a few supports, or prototypes, the mean of all related "
+        "ones, better on photographs (default: hsnet)",
+    )  # fmt: skip
     parser.add_argument(
         "--related", metavar="CLASSES",
         help="annotated classes that look like the one looked for, in place of a question to a model: zebra,horse or "
@@ -67,17 +73,6 @@ def add_segment(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--json", action="store_true", help="print one JSON object a line for each result")
     add_options(parser, [*(PARAMETERS[name] for name in ("images", "shots", "backbone")), *LLM])
     parser.set_defaults(command=_segment)
-
-
-def _add_supports(group: Any) -> None:
-    group.add_argument("--supports", metavar="FILE", help="a COCO file of your annotated images, or a folder of masks")
-    group.add_argument("--bank", metavar="DIR", help="where their bank is kept (default: beside the file)")
-    group.add_argument("--run", metavar="DIR", help=f"a bank or run folder (default: {Settings().run.path.as_posix()})")
-    group.add_argument(
-        "--method", choices=METHODS,
-        help="of a run folder: hsnet, the trained model with a few supports, or prototypes, the mean of all related "
-        "ones, better on photographs (default: hsnet)",
-    )  # fmt: skip
 
 
 def _segment(arguments: argparse.Namespace) -> int:
@@ -119,13 +114,7 @@ def _class_names(arguments: argparse.Namespace) -> list[str]:
 
 
 def _check_together(arguments: argparse.Namespace) -> None:
-    """Refuse options that do not go together."""
-    if arguments.supports and (arguments.run or arguments.method):
-        other = "--run" if arguments.run else "--method"
-        raise LlafsError(f"--supports and {other} do not go together: the supports come from the file or from a run.")
-    for option in ("images", "bank", "backbone"):
-        if getattr(arguments, option) not in (None, "", "auto") and not arguments.supports:
-            raise LlafsError(f"--{option} goes with --supports, which names the COCO file.")
+    check_supports(arguments, "images", "bank", "backbone")
     if arguments.min_confidence is not None and not math.isfinite(arguments.min_confidence):
         raise LlafsError(f"--min-confidence must be a number, not {arguments.min_confidence}.")
 
