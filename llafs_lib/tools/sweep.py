@@ -21,7 +21,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llafs_lib.artifacts import MADE_BY, NOTEBOOKS, number_of, replacing, write_json
 from llafs_lib.errors import LlafsError, told
@@ -30,6 +30,9 @@ from llafs_lib.settings import Settings, data_name
 from llafs_lib.tools.cluster import Resources, cluster, environment
 from llafs_lib.tools.execution import import_extra
 from llafs_lib.tools.tutorial import Step, check_own_data, checked, notebooks, run_tutorial
+
+if TYPE_CHECKING:
+    from llafs_lib.evaluation.log import Asked
 
 MERGED = tuple(name for name, (_, made) in NOTEBOOKS.items() if made)  # those that leave something for the report
 
@@ -177,26 +180,10 @@ def merge(sweep: Sweep, failed: Mapping[str, str] | None = None) -> dict[str, An
     Raises:
         LlafsError: no seed has finished all folds, or a file of a run is damaged or of another run.
     """
-    from llafs_lib import plots
-    from llafs_lib.evaluation.arms import EVERYTHING, Arm, models_of
-    from llafs_lib.evaluation.log import Asked, read_log
     from llafs_lib.evaluation.report import html_report, markdown_report
-    from llafs_lib.evaluation.tables import arms_in, merged
+    from llafs_lib.evaluation.tables import merged
 
-    asked: dict[int, list[Asked]] = {}
-    runs: dict[str, Any] = {}
-    failed = dict(failed or {})
-    for settings in sweep.runs():
-        run = settings.run
-        if name_of(settings) in failed:
-            continue
-        if not (run.path / "results.json").exists():
-            failed[name_of(settings)] = f"{run.path / 'results.json'} is missing: run the sweep again."
-            continue
-        found = run.require("results.json", **settings.model)
-        runs[name_of(settings)] = json.loads(found.read_text(encoding="utf-8"))
-        log = run.path / "queries.novel.jsonl"
-        asked.setdefault(settings.seed, []).extend(read_log(log, runs[name_of(settings)]["log"]["sha256"]))
+    runs, asked, failed = _read(sweep, failed or {})
     whole = {s: a for s, a in asked.items() if all(f"seed {s}, fold {f}" in runs for f in sweep.folds)}
     if not whole:
         why = next(iter(failed.values()), "")
@@ -209,21 +196,50 @@ def merge(sweep: Sweep, failed: Mapping[str, str] | None = None) -> dict[str, An
         "seconds": {name: round(sum(run["seconds"].values()), 1) for name, run in runs.items()},
         "failed": failed,
     }
-    model, k = models_of(arms_in(results))[0], max(results["shots"])
-    shown, one_seed = [Arm(model, policy, k) for policy in ("true", "llm", "random")], next(iter(whole.values()))
-    figures = {
-        "Paired differences, 95% intervals; grey: two random draws": plots.differences(results),
-        "mIoU of every arm, 95% intervals": plots.arm_intervals(results),
-        f"IoU of each class, {model}": plots.per_class(results, shown),
-        f"IoU by the size of the object, {model}": plots.iou_by_area(one_seed, [EVERYTHING, *shown]),
-    } | {
-        f"Fold {s.fold}: best, middling and worst query of the LLM arm": s.run.require(
-            "examples.png", **s.model
-        ).read_bytes()
-        for s in sweep.runs() if s.seed == min(whole)
-    }  # fmt: skip
+    figures = _figures(sweep, results, whole)  # before anything is written: a run may lack its examples
     write_json(sweep.folder / "results.json", results)
     for name, text in {"results.md": markdown_report(results), "report.html": html_report(results, figures)}.items():
         with replacing(sweep.folder / name) as partial:
             partial.write_text(text, encoding="utf-8")
     return results
+
+
+def _read(sweep: Sweep, failed: Mapping[str, str]) -> tuple[dict[str, Any], dict[int, list[Asked]], dict[str, str]]:
+    """Run → its results, seed → the answers of all its runs, and run → why it is not among them."""
+    from llafs_lib.evaluation.log import read_log
+
+    runs: dict[str, Any] = {}
+    asked: dict[int, list[Asked]] = {}
+    failed = dict(failed)
+    for settings in sweep.runs():
+        name, folder = name_of(settings), settings.run.path
+        if name in failed:
+            continue
+        if not (folder / "results.json").exists():
+            failed[name] = f"{folder / 'results.json'} is missing: run the sweep again."
+            continue
+        found = settings.run.require("results.json", **settings.model)
+        runs[name] = json.loads(found.read_text(encoding="utf-8"))
+        log = read_log(folder / "queries.novel.jsonl", runs[name]["log"]["sha256"])
+        asked.setdefault(settings.seed, []).extend(log)
+    return runs, asked, failed
+
+
+def _figures(sweep: Sweep, results: Mapping[str, Any], asked: Mapping[int, list[Asked]]) -> dict[str, Any]:
+    """Title → figure, or the bytes of one, for the report. Single queries are shown of the first seed only."""
+    from llafs_lib import plots
+    from llafs_lib.evaluation.arms import EVERYTHING, Arm, models_of
+    from llafs_lib.evaluation.tables import arms_in
+
+    model, k = models_of(arms_in(results))[0], max(results["shots"])
+    shown, one_seed = [Arm(model, policy, k) for policy in ("true", "llm", "random")], next(iter(asked.values()))
+    figures = {
+        "Paired differences, 95% intervals; grey: two random draws": plots.differences(results),
+        "mIoU of every arm, 95% intervals": plots.arm_intervals(results),
+        f"IoU of each class, {model}": plots.per_class(results, shown),
+        f"IoU by the size of the object, {model}": plots.iou_by_area(one_seed, [EVERYTHING, *shown]),
+    }
+    for settings in (s for s in sweep.runs() if s.seed == min(asked)):
+        title = f"Fold {settings.fold}: best, middling and worst query of the LLM arm"
+        figures[title] = settings.run.require("examples.png", **settings.model).read_bytes()
+    return figures
