@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict
 
+from llafs_lib.artifacts import file_hash
 from llafs_lib.errors import LlafsError
 
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors")
@@ -50,8 +50,7 @@ def find_weights(folder: str | Path, name: str, stems: Sequence[str], official: 
 
 def provenance(path: Path, official: Sequence[str], licence: str) -> Provenance:
     """What a run records about the file that was taken; what is not as it should be is printed as well."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    digest = file_hash(path)
     named, notes = re.search(r"-([0-9a-f]{8,64})\.", path.name), []
     if path.name not in official and path.name != "model.safetensors" and official:
         notes.append(f"{path.name} holds other weights than {official[0]}, so results are this file's")
