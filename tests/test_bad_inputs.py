@@ -327,6 +327,7 @@ CALLS = {
     "segment: no class": (ask(name=None), "None", ""),
     "segment: a number as class": (ask(name=7), "7", ""),
     "segment: an empty list": (ask(name=[]), "no class", "give a name"),
+    "segment: classes that can be named once only": (ask(name=iter(["zebra"])), "list_iterator", "okapi"),
     "segment: a list with a number": (ask(name=["zebra", 7]), "7", ""),
     "segment: a class twice": (ask(name=["zebra", "Zebra"]), "twice", "once"),
     "segment: a class that nobody knows": (ask(name="qwertz"), "qwertz", "--llm"),
