@@ -29,9 +29,9 @@ class Unwritable(LlafsError, OSError):
         return self.args[0]
 
 
-def why(error: OSError) -> str:
+def why(error: Exception) -> str:
     """What the system says about a file, without its number and the file's name: "No space left on device"."""
-    return error.strerror or type(error).__name__
+    return getattr(error, "strerror", None) or type(error).__name__
 
 
 @contextmanager

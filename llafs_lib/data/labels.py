@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 
 from llafs_lib.artifacts import discard, replacing
-from llafs_lib.errors import LlafsError
+from llafs_lib.errors import LlafsError, why
 from llafs_lib.seals import described, digest_of, is_unchanged, read_sealed, size_and_time, write_sealed
 
 CACHE = Path("data/cache")  # under the working directory, because the data itself may be read-only
@@ -208,8 +208,8 @@ def _write(
     except OSError as error:
         if not folder.is_dir():  # otherwise another process was faster, and its label maps are the same
             raise LlafsError(
-                f"the cache of label maps, {folder}, cannot be written ({error}). Start from a folder that you may "
-                "write to, with some space left."
+                f"the cache of label maps, {folder}, cannot be written ({why(error)}). Start from a folder that "
+                "you may write to, with some space left."
             ) from error
 
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from filelock import FileLock
 
 from llafs_lib.artifacts import write_json
+from llafs_lib.errors import why
 from llafs_lib.language.prompts import Question
 from llafs_lib.language.server import LLMError
 from llafs_lib.records import Call, RelatedClasses
@@ -155,7 +156,7 @@ class Budget:
                 if numbers != before:
                     write_json(self.ledger, numbers)
         except (OSError, ValueError) as error:
-            raise LLMError(f"The account of the budget, {self.ledger}, cannot be kept: {error}.", True) from error
+            raise LLMError(f"The account of the budget, {self.ledger}, cannot be kept: {why(error)}.", True) from error
 
     @property
     def spent(self) -> float:
