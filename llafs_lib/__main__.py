@@ -9,6 +9,8 @@ import sys
 import threading
 import time
 
+from llafs_lib.errors import INTERRUPTED
+
 _signals: list[tuple[int, float]] = []  # what came, and when
 
 
@@ -54,8 +56,7 @@ def _end(status: int) -> None:
 
 
 def _say() -> None:
-    text = "llafs: interrupted. What was finished is kept: give the same command again to go on.\n"
-    os.write(2, text.encode())
+    os.write(2, f"llafs: {INTERRUPTED}\n".encode())
 
 
 if __name__ == "__main__":

@@ -17,6 +17,8 @@ _PLACE = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, e
 _PLACE |= {errno.EIO, errno.EFBIG, errno.ELOOP, errno.ENOENT}
 _NO_MEMORY = ("allocate memory", "out of memory", "start new thread", "failed to map segment", "bad_alloc")
 
+INTERRUPTED = "interrupted. What was finished is kept: give the same command again to go on."  # Ctrl-C or SIGTERM
+
 
 class LlafsError(Exception):
     """Something a user can mend. The message says what is wrong, where, and what to do next."""

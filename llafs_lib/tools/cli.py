@@ -10,7 +10,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from llafs_lib import __version__
-from llafs_lib.errors import LlafsError, refused
+from llafs_lib.errors import INTERRUPTED, LlafsError, refused
 from llafs_lib.outputs import check_folder
 from llafs_lib.settings import Settings
 from llafs_lib.tools.app import add_app
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"llafs: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("llafs: interrupted. What was finished is kept: give the same command again to go on.", file=sys.stderr)
+        print(f"llafs: {INTERRUPTED}", file=sys.stderr)
         return 130
     except Exception as error:
         if not (said := refused(error)):
