@@ -186,7 +186,8 @@ def _make(
         "calibration": found.to_dict(),
         "skipped": list(split.skipped),
     }
-    images = {os.path.relpath(split.file(i), split.folder): described(split.file(i)) for i in shown}
+    there = [file for file in map(split.file, shown) if file.is_file()]  # one may have gone since it was described
+    images = {os.path.relpath(file, split.folder): described(file) for file in there}
     for name, content in ((FILES, {"rows": states_of(rows), "images": images}), (ABOUT, about)):
         if (folder / name).is_dir():
             discard(folder / name)
