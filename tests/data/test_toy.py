@@ -299,3 +299,9 @@ def test_an_empty_folder_and_missing_parents_will_do(tmp_path):
 def test_numbers_out_of_range_are_named(tmp_path, wrong):
     with pytest.raises(LlafsError, match=next(iter(wrong))):
         make_toy(tmp_path / "toy", **wrong)
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(LlafsError, match="toy cannot be written .*choose another place"):
+        make_toy(tmp_path / "file" / "toy", 1, 1)

@@ -27,7 +27,7 @@ from llafs_lib.data.toy.indoors import INDOORS
 from llafs_lib.data.toy.ink import Rng
 from llafs_lib.data.toy.outdoors import OUTDOORS
 from llafs_lib.data.toy.sketch import Sketch, finish, shrink
-from llafs_lib.errors import LlafsError
+from llafs_lib.errors import LlafsError, writing_to
 from llafs_lib.progress import track
 from llafs_lib.seals import read_sealed, write_sealed
 from llafs_lib.writing import coco_object
@@ -184,8 +184,9 @@ def make_toy(out: Path, n_train: int = 400, n_val: int = 160, seed: int = 0, for
     _refuse_to_overwrite(out, info, force)
 
     target = out.resolve()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(target.with_name(f".{target.name}.lock")):  # several runs may start at once
+    with writing_to(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+    with writing_to(target), FileLock(target.with_name(f".{target.name}.lock")):  # several runs may start at once
         if not force and _is_finished(out, info):
             return out
         with replacing(target) as fresh:
