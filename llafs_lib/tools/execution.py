@@ -52,6 +52,7 @@ def execute(source: Path, output: Path, parameters: Mapping[str, Any], log: Path
                 parameters=dict(parameters),
                 kernel_name="python3",
                 cwd=str(project_root()),
+                start_timeout=600,  # seconds; on a busy machine a minute is too short
                 execution_timeout=CELL_TIMEOUT,
                 progress_bar=False,
                 config=Config(

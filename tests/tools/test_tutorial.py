@@ -250,14 +250,15 @@ def test_only_runs_one_whatever_its_state(project):
     assert run(only=["02b"]) == "02b"
 
 
-def test_a_kernel_is_told_to_leave_the_machine_to_others(tmp_path, monkeypatch):
+def test_a_kernel_is_told_to_leave_the_machine_to_others_and_given_time_to_start(tmp_path, monkeypatch):
     seen = {}
-    monkeypatch.setattr("papermill.execute_notebook", lambda *a, **k: seen.update(os.environ))
+    monkeypatch.setattr("papermill.execute_notebook", lambda *a, **k: seen.update(os.environ, **k))
     for name in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "LLAFS_PROGRESS"):
         monkeypatch.setenv(name, "")  # so that the test ends with what it found
         monkeypatch.delenv(name)
     tutorial.execute(tmp_path / "a.ipynb", tmp_path / "b.ipynb", {})
     assert seen["OMP_NUM_THREADS"] == str(threads()) and seen["OMP_WAIT_POLICY"] == "PASSIVE"
+    assert seen["start_timeout"] >= 300
 
 
 def test_a_failing_notebook_leaves_no_final_output(project, monkeypatch):
