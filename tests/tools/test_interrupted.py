@@ -14,7 +14,8 @@ pytestmark = pytest.mark.skipif(os.name == "nt", reason="Windows ends a process 
 ENDED = "llafs: interrupted. What was finished is kept: give the same command again to go on.\n"
 SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143}
 RUN = """
-import sys
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a background shell has it ignored
 from llafs_lib import __main__
 
 class Loads:  # says when the handlers are in place, and the program is about to be loaded
