@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -13,10 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 ROOT = Path(__file__).resolve().parent.parent
-TELLER = f"""#!{sys.executable}
-import json, sys
-open("told", "w").write(json.dumps(sys.argv[1:]))
-"""
+TELL = """import json, sys; open("told", "w").write(json.dumps(sys.argv[1:]))"""
+TELLER = f"#!/bin/sh\nexec {shlex.quote(sys.executable)} -c '{TELL}' \"$@\"\n"  # a first line takes no path with spaces
 RUNNING = (
     "$(touch ran)",
     "`touch ran`",
