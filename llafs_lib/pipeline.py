@@ -321,11 +321,13 @@ class LLaFS:
 
     def _answer(self, read: ReadImage, source: str, question: Question) -> Prediction | Predictions:
         query, settings = self.finder.look(read.pixels, source), (question.shots, question.least)
-        answers = [
-            self.finder.find(query, name, self._known_as(name), related, self._added(name), *settings)
-            for name, related in question.related.items()
-        ]
-        self.finder.method.features.forget(query.small)  # or memory would grow with the number of images
+        try:
+            answers = [
+                self.finder.find(query, name, self._known_as(name), related, self._added(name), *settings)
+                for name, related in question.related.items()
+            ]
+        finally:
+            self.finder.method.forget(query.small)  # or memory would grow with the number of images
         found, likeness = zip(*answers, strict=True)
         found = tuple(replace(one, notes=(*read.notes, *one.notes)) for one in found)
         return Predictions(found, label_map(found, likeness), source) if question.several else found[0]

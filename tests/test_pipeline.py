@@ -101,6 +101,18 @@ def test_an_image_and_a_word_make_a_mask(project, model, tmp_path):
     assert np.array_equal(again.probability, found.probability)
 
 
+@pytest.mark.parametrize("compared_at", [None, 129])
+def test_the_features_of_images_asked_about_are_not_kept(model, compared_at):
+    torch.manual_seed(0)
+    method = HSNetSegmenter(HSNet(Backbone("small").freeze()), 97, compared_at)
+    asked = LLaFS(method, model.bank, model.read, model.vocabulary)
+    held = []
+    for n in range(3):
+        asked.segment(np.full((64, 64, 3), n, np.uint8), "giraffe", shots=2)
+        held.append((method.features.used, method.compared.used))
+    assert held[0][0] > 0 and len(set(held)) == 1  # those of the supports, which are the same for each image
+
+
 def test_a_base_class_is_its_own_support(model):
     related = model.related("zebra")
     assert related.source == "itself" and related.names == ("zebra",)

@@ -253,6 +253,10 @@ class PrototypeSegmenter:
         """What `stretched` needs beside the scores of an image with these features [C, h, w]."""
         return None if self.sharpness is None else affinities(features, self.sharpness)
 
+    def forget(self, image: np.ndarray) -> None:
+        """Keep the features of an image no longer, which will not be asked for again."""
+        self.features.forget(image)
+
     def describe(self, image: np.ndarray) -> Tensor:
         """The unit features [C, h, w] of an image, which prototypes are compared with."""
         return unit_features(self.features(image), self.backbone.levels)

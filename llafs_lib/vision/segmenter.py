@@ -116,6 +116,11 @@ class HSNetSegmenter:
         """The unit features [C, h, w] of an image, by which it is compared with the supports of a bank."""
         return unit_features(self.compared(image), self.model.backbone.levels)
 
+    def forget(self, image: np.ndarray) -> None:
+        """Keep the features of an image no longer, which will not be asked for again."""
+        for cache in (self.features, self.compared):
+            cache.forget(image)
+
     @torch.inference_mode()
     def segment(self, query: np.ndarray, supports: Sequence[Support], class_name: str = "") -> Prediction:
         """Segment `query` [H, W, 3] uint8; `probability` is the supports' weighted mean, `mask` is their vote.
