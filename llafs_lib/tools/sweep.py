@@ -216,7 +216,7 @@ def _read(sweep: Sweep, failed: Mapping[str, str]) -> tuple[dict[str, Any], dict
         if name in failed:
             continue
         if not (folder / "results.json").exists():
-            failed[name] = f"{folder / 'results.json'} is missing: run the sweep again."
+            failed[name] = f"{folder / 'results.json'} is missing: run `llafs sweep` again."
             continue
         found = settings.run.require("results.json", **settings.model)
         runs[name] = json.loads(found.read_text(encoding="utf-8"))
