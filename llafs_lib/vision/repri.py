@@ -275,6 +275,23 @@ def _pooled(tasks: Sequence[Sequence[Support]]) -> tuple[list[Support], Tensor]:
     return list(pool.values()), weights
 
 
+def _groups(tasks: Sequence[Sequence[Support]]) -> list[list[int]]:
+    """The tasks, by number, that are best fitted together: each shows at least half of its supports to others, too.
+
+    A step computes every task of a group at every support of the group. So it pays to share, and strangers cost.
+    """
+    groups: list[tuple[set, list[int]]] = []
+    for n in sorted(range(len(tasks)), key=lambda n: -len(tasks[n])):
+        keys = {s.key for s in tasks[n]}
+        fitting = ((pool, group) for pool, group in groups if 2 * len(keys & pool) >= len(keys))
+        pool, group = next(fitting, (set(), []))
+        if not group:
+            groups.append((pool, group))
+        pool |= keys
+        group.append(n)
+    return [group for _, group in groups]
+
+
 class RePRISegmenter:
     """RePRI as a `Segmenter`: the supports are pooled (spec §2.3), and their pixels count by the supports' weights.
 
@@ -309,10 +326,13 @@ class RePRISegmenter:
     def segment_each(
         self, query: np.ndarray, shown: Sequence[Sequence[Support]], class_name: str = ""
     ) -> list[Prediction]:
-        """`segment` with several sets of supports. They are fitted together and share their features."""
+        """`segment` with several sets of supports. They share their features, and are fitted together where it pays."""
         for supports in shown:
             check_supports(supports, class_name, "RePRI")
-        fitted = [unpadded(p, query.shape[:2]).cpu().numpy() for p in self._fit(query, shown)]
+        device = next(self.model.parameters()).device
+        groups = _groups(shown) if device.type == "cpu" else [list(range(len(shown)))]  # a GPU would rather wait once
+        found = {n: p for g in groups for n, p in zip(g, self._fit(query, [shown[n] for n in g]), strict=True)}
+        fitted = [unpadded(found[n], query.shape[:2]).cpu().numpy() for n in range(len(shown))]
         note = ("no support shows the class on the feature grid: nothing is marked",)
         return [
             Prediction(class_name, p > 0.5, p, tuple(supports), notes=() if p.any() else note)
