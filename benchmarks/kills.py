@@ -42,10 +42,11 @@ OPENS = {
     ".html": lambda path: path.read_text(encoding="utf-8").rindex("</html>"),
     ".safetensors": load_file,
 }
-# What may differ: "seconds": {"training": 3.1} in JSON, the hash of such a file, a commit made meanwhile, 12 s, 870 MB
-# in what people read, and the columns of such numbers in report.html, whose others are also in results.json.
-TIMES = r'"(seconds\w*|peak_rss_mb)": (\{[^{}]*\}|[\d.]+)|"(sha256|mtime_ns|git_commit)": "?\w+'
-TIMES += r"|\b[\d.]+ (s|ms|min|MB|hours?)\b|<td>\d+</td>"
+# What may differ: "seconds": {"training": 3.1} in JSON, the hash or the seal of such a file, the nanosecond at which a
+# file was written, a commit made meanwhile, 12 s, 870 MB in what people read, and the columns of such numbers in
+# report.html, whose others are also in results.json.
+TIMES = r'"(seconds\w*|peak_rss_mb)": (\{[^{}]*\}|[\d.]+)|"(sha256|seal|git_commit)": "?\w+'
+TIMES += r"|\b\d{19}\b|\b[\d.]+ (s|ms|min|MB|hours?)\b|<td>\d+</td>"
 
 
 def project(folder: Path) -> Path:
