@@ -1,54 +1,245 @@
-"""How sure we are: bootstrap intervals that respect how the queries were drawn, and where the spread comes from.
+"""How sure we are: intervals of mIoU and of paired differences that include everything that varies.
 
-Images are resampled, not queries, so that several questions about one image stay together. Each class has few queries
-here, and a bootstrap of n values shows only (n − 1)/n of their variance, so intervals are widened class by class.
+A class's IoU is the mean of its queries' IoUs, weighted by their unions, and mIoU is the mean over classes. The classes
+are fixed. Three things could have come out otherwise:
 
-On simulated data with 1 to 12 queries a class, the 95% interval of a paired difference then covers the truth in 93 to
-97 of 100 cases (without widening: 92 to 95). The interval of one arm's mIoU covers it in 91 to 96 (without: 84 to 91),
-because a ratio of few sums leans to one side. With five classes of very unequal objects both cover it in 92.
-`tests/evaluation/test_statistics.py` measures the former.
+* **The queries.** Their spread within a class gives the variance of the class's IoU. Questions about one image stay
+  together: their deviations are added up before they are squared. A class of n queries shows only (n − 1)/n of its
+  variance, and less if one object is much larger than the others. So each deviation is divided by the share that it
+  can be expected to show (Bell and McCaffrey, 2002). A class with a single query shows nothing, and is given the mean
+  variance of the other classes' queries.
+* **The draws of supports.** They are independent from query to query, so the spread between queries holds them already.
+  A query's draws are added up beforehand. A level of resampling for draws would count their noise twice.
+* **The trainings.** Each fold has its own. The variance between a fold's trainings is added, less what they differ by
+  because they answer single queries differently: the spread between queries holds that. One training shows no variance.
+  Without a known one (`training_sd`) the interval then says nothing about other trainings.
+
+Nothing is drawn by chance: an interval is the value and Student's quantile times the deviation, for rows on the scale
+of log odds, because low rows lean to one side. Few trainings have few degrees of freedom. So the probability of being
+farther off is the mean of those that the queries' and the trainings' degrees of freedom give, weighted by variance.
+
+In simulations (`benchmarks/coverage.py`) the intervals hold the truth in 93 to 97 of 100 cases. A row's truth is the
+mean over other samples of as many queries. Where large objects are easier, that mean lies below what ever more queries
+of each class would give, because the IoU of few queries is hardly weighted. In differences this cancels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
+from scipy.optimize import brentq
+from scipy.special import expit, logit
+from scipy.stats import t as student
 
 from llafs_lib.errors import LlafsError
 from llafs_lib.evaluation.metrics import ConfusionCounts, miou
 
+FEWEST = 10  # queries beyond one per class, and images beyond one, that an interval needs
 Interval = tuple[float, float]
+Runs = Sequence[Sequence[ConfusionCounts]]  # one entry per training: counts of the same queries in the same order
+Parts = list[tuple[float, float]]  # (variance, its degrees of freedom)
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A figure with its 95% interval, in percent or points.
+
+    `ci95` is None where the queries are too few (`Estimator.enough`) or all alike, so that no spread is seen.
+    `p` is the two-sided probability of such a difference if there were none: below 0.05 exactly where the interval
+    excludes 0. It is None without an interval, and for rows.
+    """
+
+    value: float
+    ci95: Interval | None
+    p: float | None
+
+
+class Estimator:
+    """Estimates rows and paired differences from the counts of the same queries.
+
+    `enough` says whether the queries can carry an interval: there must be ten more of them than classes, more than ten
+    images, and more classes with several queries than with a single one.
+
+    Args:
+        counts: those of any arm, to know the queries.
+        over_classes: the interval says how it would be with other images *and* other classes.
+        fold_of: class → fold; without it all classes belong to one.
+    """
+
+    def __init__(
+        self,
+        counts: Sequence[ConfusionCounts],
+        over_classes: bool = False,
+        fold_of: Mapping[str, int] | None = None,
+    ):
+        self.queries, self._over_classes = queries_of(counts), over_classes
+        classes, self._class = np.unique([name for name, _ in self.queries], return_inverse=True)  # _class: [queries]
+        self._image = np.unique([image for _, image in self.queries], return_inverse=True)[1]  # [queries]
+        fold_of_class = np.unique([fold_of[name] if fold_of else 0 for name in classes], return_inverse=True)[1]
+        self._fold = fold_of_class[self._class]  # [queries]
+        self._share = np.bincount(fold_of_class) / len(classes)  # [folds], of the classes
+        self._members = [np.flatnonzero(self._class == c) for c in range(len(classes))]
+        several = sum(len(own) > 1 for own in self._members)
+        beyond = min(len(self.queries) - len(classes), self._image.max())
+        self.enough = bool(beyond >= FEWEST and several > len(classes) / 2)
+
+    def row(self, runs: Runs, training_sd: float = 0.0) -> Estimate:
+        """mIoU of one arm, its trainings pooled.
+
+        Args:
+            runs: counts by training, each with the estimator's queries in their order.
+            training_sd: of one fold's mIoU from training to training, in points, if known. It counts where there is one
+                training; several show their own.
+
+        Raises:
+            LlafsError: other queries, or in another order.
+        """
+        value, parts = miou(pooled(runs)), self._parts([runs], training_sd)
+        if not parts:
+            return Estimate(value, None, None)
+        half = _half(parts)
+        if not 0 < value < 100:
+            return Estimate(value, (max(value - half, 0.0), min(value + half, 100.0)), None)
+        share = value / 100
+        low, high = expit(logit(share) + np.array([-half, half]) / 100 / (share * (1 - share))) * 100
+        return Estimate(value, (float(low), float(high)), None)
+
+    def difference(self, a_runs: Runs, b_runs: Runs, training_sd: float = 0.0) -> Estimate:
+        """mIoU(a) − mIoU(b) of the same queries and trainings; arguments and errors as in `row`."""
+        value, parts = miou(pooled(a_runs)) - miou(pooled(b_runs)), self._parts([a_runs, b_runs], training_sd)
+        if not parts:
+            alike = self.enough and value == 0
+            return Estimate(value, (0.0, 0.0) if alike else None, 1.0 if alike else None)
+        half = _half(parts)
+        return Estimate(value, (value - half, value + half), _beyond(abs(value), parts))
+
+    def _parts(self, arms: Sequence[Runs], training_sd: float) -> Parts:
+        """What the variance of the row, or of the first row minus the second, is made of; empty if none is to be seen."""
+        if not self.enough:
+            return []
+        if len({len(runs) for runs in arms}) > 1:
+            raise LlafsError("a paired comparison needs the same trainings in both arms.")
+        (deviations, ious), *others = [self._deviations(runs) for runs in arms]
+        for other, other_ious in others:
+            deviations, ious = deviations - other, ious - other_ious
+        weights = np.mean([self._weights(runs) for runs in arms], axis=0)  # [queries]
+        n = len(deviations)
+        of_queries = deviations.sum(axis=0)  # [queries]
+        if self._over_classes:
+            first = self._of_classes(of_queries, ious, weights)
+        else:
+            first = float(self._variance(of_queries, weights)), self._freedom(weights)
+        squares = self._share**2  # [folds]
+        if n == 1:
+            trainings = training_sd**2 * squares.sum(), np.inf
+        else:
+            answers = deviations - weights * self._in_class(deviations) - of_queries / n  # to single queries
+            of_trainings = (_sums(deviations, self._fold) ** 2).sum() - self._variance(answers, weights).sum()
+            freedom = (n - 1) * squares.sum() ** 2 / (squares**2).sum()
+            trainings = max(float(of_trainings), 0.0) * n / (n - 1), freedom
+        return [part for part in (first, trainings) if part[0] > 0]
+
+    def _pixels(self, runs: Runs, part: str) -> np.ndarray:
+        if any(queries_of(run) != self.queries for run in runs):
+            raise LlafsError("a comparison needs the same queries in the same order in every arm.")
+        return np.array([[getattr(c, part) for c in run] for run in runs], float)  # [trainings, queries]
+
+    def _weights(self, runs: Runs) -> np.ndarray:
+        """Each query's share of its class's union, [queries]."""
+        union = self._pixels(runs, "union").sum(axis=0)
+        return union / np.maximum(self._in_class(union), 1)
+
+    def _deviations(self, runs: Runs) -> tuple[np.ndarray, np.ndarray]:
+        """By how many points of mIoU each answer lifts its class above its IoU, [trainings, queries]; IoUs [queries]."""
+        inter, union = self._pixels(runs, "inter"), self._pixels(runs, "union")
+        of_class = np.maximum(self._in_class(union.sum(axis=0)), 1)  # [queries]
+        iou = self._in_class(inter.sum(axis=0)) / of_class  # [queries], of the query's class
+        return 100 * (inter - iou * union) / of_class / len(self._members), 100 * iou
+
+    def _variance(self, deviations: np.ndarray, weights: np.ndarray) -> np.ndarray:
+        """Variance of mIoU that the queries' deviations [..., queries] show, [...]."""
+        shown, alone, borrowed = self._shown(weights)
+        scaled = np.where(alone, 0, deviations / np.sqrt(np.where(alone, 1, shown)))
+        each = np.where(alone | (weights == 0), 0, deviations / np.where(weights == 0, 1, weights))
+        return (_sums(scaled, self._image) ** 2).sum(axis=-1) + borrowed * (each**2).sum(axis=-1)
+
+    def _shown(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, float]:
+        """The share of its variance that each query shows; which show nothing; these, per query that shows its own."""
+        shown = 1 - 2 * weights + self._in_class(weights**2)  # 1 − 1/n for n equal weights
+        alone = shown < 1e-9
+        return shown, alone, alone.sum() / max(shown[~alone].sum(), 1e-9)
+
+    def _freedom(self, weights: np.ndarray) -> float:
+        """Degrees of freedom of `_variance`, were all queries equally uncertain; at most those of the images."""
+        shown, alone, borrowed = self._shown(weights)
+        factor = np.where(alone, 0, weights**2 / np.where(alone, 1, shown) + borrowed)
+        trace = squares = 0.0
+        for own in self._members:
+            w = weights[own]
+            form = factor[own] * (np.eye(len(own)) - w[:, None] - w + (w**2).sum())  # [n, n]
+            trace, squares = trace + np.trace(form), squares + (form * form.T).sum()
+        return min(trace**2 / squares, float(self._image.max()))
+
+    def _of_classes(self, deviations: np.ndarray, ious: np.ndarray, weights: np.ndarray) -> tuple[float, float]:
+        """The variance between classes, which holds that of their queries, and what classes share by their images."""
+        n = len(self._members)
+        between = np.var([ious[own[0]] for own in self._members], ddof=1) / n
+        shared = (_sums(deviations, self._image) ** 2).sum() - (deviations**2).sum()
+        return max(float(between + shared), float(self._variance(deviations, weights))), n - 1.0
+
+    def _in_class(self, values: np.ndarray) -> np.ndarray:
+        """The sum over the query's class, for values [..., queries]."""
+        return _sums(values, self._class)[..., self._class]
+
+
+def _sums(values: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Sums of the values [..., n] that share a label, [..., labels]."""
+    return np.apply_along_axis(lambda row: np.bincount(labels, row), -1, values)
+
+
+def _beyond(distance: float, parts: Parts) -> float:
+    """The probability of lying farther off than `distance`, on either side."""
+    variance = sum(part for part, _ in parts)
+    each = [part / variance * 2 * student.sf(distance / variance**0.5, freedom) for part, freedom in parts]
+    return float(min(sum(each), 1.0))
+
+
+def _half(parts: Parts) -> float:
+    """Half the 95% interval: the distance that is exceeded in 5 of 100 cases."""
+    deviation = sum(part for part, _ in parts) ** 0.5
+    most = 2 * max(student.ppf(0.975, freedom) for _, freedom in parts)
+    return float(deviation * brentq(lambda z: _beyond(z * deviation, parts) - 0.05, 1, most, xtol=1e-9))
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """p values corrected for their number (Holm, 1979), in their order; None stays None and is not counted."""
+    known = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
+    corrected: list[float | None] = [None] * len(p_values)
+    highest = 0.0
+    for rank, (p, i) in enumerate(known):
+        highest = corrected[i] = max(highest, min(p * (len(known) - rank), 1.0))
+    return corrected
 
 
 class Bootstrap:
-    """Resamples query images, and on request classes as well.
+    """Resamples query images, to be looked at; `Estimator` needs no resamples.
 
     The same resamples serve every arm. The difference of two arms is therefore a paired one: the spread that the choice
     of queries gives to both of them cancels.
 
     Args:
         counts: those of any arm; all arms must list the same queries in the same order.
-        resamples: how many.
-        seed: of the resampling.
-        over_classes: draw classes too, independently of images (Owen's pigeonhole bootstrap, 2007). The interval then
-            says how it would be with other images *and* other classes. It is cautious: it covers 96 to 99 of 100.
     """
 
-    def __init__(
-        self, counts: Sequence[ConfusionCounts], resamples: int = 2000, seed: int = 0, over_classes: bool = False
-    ):
+    def __init__(self, counts: Sequence[ConfusionCounts], resamples: int = 2000, seed: int = 0):
         self.queries = queries_of(counts)
         images, image = np.unique([c.image_id for c in counts], return_inverse=True)
         self.classes, class_index = np.unique([c.class_name for c in counts], return_inverse=True)
         self._one_hot = np.eye(len(self.classes))[class_index]  # [queries, classes]
-        rng = np.random.default_rng(seed)
-        self._weights = _draws(rng, len(images), resamples)[:, image]  # [resamples, queries]
-        self._drawn = (self._weights @ self._one_hot) > 0  # [resamples, classes]
-        self._over_classes = over_classes
-        self._class_weights = _draws(rng, len(self.classes), resamples) if over_classes else np.ones(self._drawn.shape)
-        self._knows_nothing = bool((self._one_hot.sum(axis=0) < 2).all())  # one query a class: no spread to be seen
+        drawn = np.random.default_rng(seed).multinomial(len(images), np.full(len(images), 1 / len(images)), resamples)
+        self._weights = drawn[:, image]  # [resamples, queries], how often each was drawn
 
     def class_ious(self, counts: Sequence[ConfusionCounts]) -> np.ndarray:
         """IoU of each class in every resample, [resamples, classes], percent.
@@ -64,58 +255,11 @@ class Bootstrap:
         union = self._one_hot * np.array([[c.union] for c in counts])
         resampled = 100.0 * (self._weights @ inter) / np.maximum(self._weights @ union, 1)  # [resamples, classes]
         observed = 100.0 * inter.sum(axis=0) / np.maximum(union.sum(axis=0), 1)  # [classes]
-        return np.where(self._drawn, resampled, observed)
+        return np.where(self._weights @ self._one_hot > 0, resampled, observed)
 
     def miou(self, counts: Sequence[ConfusionCounts]) -> np.ndarray:
         """mIoU of one arm in every resample, [resamples], percent."""
-        return self._mean(self.class_ious(counts))
-
-    def interval(self, counts: Sequence[ConfusionCounts]) -> Interval:
-        """95% interval of one arm's mIoU, cut off at 0 and 100; all of that where no class has two queries."""
-        if self._knows_nothing:
-            return 0.0, 100.0
-        low, high = self._percentiles(self.class_ious(counts))
-        return max(low, 0.0), min(high, 100.0)
-
-    def paired_interval(self, a: Sequence[ConfusionCounts], b: Sequence[ConfusionCounts]) -> Interval:
-        """95% interval of mIoU(a) − mIoU(b) on the same queries; from −100 to 100 where no class has two queries."""
-        if self._knows_nothing:
-            return -100.0, 100.0
-        return self._percentiles(self.class_ious(a) - self.class_ious(b))
-
-    def spread(self, counts: Sequence[ConfusionCounts]) -> float:
-        """The standard deviation of one arm's mIoU that comes from the choice of queries, in points."""
-        ious = self.class_ious(counts)
-        return float(self._mean(ious).std() * self._widening(ious))
-
-    def _mean(self, ious: np.ndarray) -> np.ndarray:
-        return np.average(ious, axis=1, weights=self._class_weights)
-
-    def _percentiles(self, ious: np.ndarray) -> Interval:
-        values = self._mean(ious)
-        centre = values.mean()
-        low, high = np.percentile(centre + (values - centre) * self._widening(ious), [2.5, 97.5])
-        return float(low), float(high)
-
-    def _widening(self, ious: np.ndarray) -> float:
-        """The factor by which the resamples spread too little: each class's variance lacks n / (n − 1).
-
-        A class with one query shows no spread at all, so it is given that of the other classes' queries.
-        """
-        if self._over_classes:  # drawing both images and classes counts the queries' spread twice: it is wide enough
-            return 1.0
-        n = self._one_hot.sum(axis=0)  # queries of each class
-        shown = ious.var(axis=0)  # [classes]
-        if not shown.sum() or not (n > 1).any():
-            return 1.0
-        more = np.maximum(n - 1, 1)
-        one_query = (shown * n * n / more)[n > 1].mean()
-        return float(np.sqrt(np.where(n > 1, shown * n / more, one_query).sum() / shown.sum()))
-
-
-def _draws(rng: np.random.Generator, n: int, resamples: int) -> np.ndarray:
-    """How often each of n things is drawn, [resamples, n]."""
-    return rng.multinomial(n, np.full(n, 1 / n), size=resamples)
+        return self.class_ious(counts).mean(axis=1)
 
 
 def queries_of(counts: Sequence[ConfusionCounts]) -> list[tuple[str, int]]:
@@ -123,7 +267,7 @@ def queries_of(counts: Sequence[ConfusionCounts]) -> list[tuple[str, int]]:
     return [(c.class_name, c.image_id) for c in counts]
 
 
-def pooled(runs: Sequence[Sequence[ConfusionCounts]]) -> list[ConfusionCounts]:
+def pooled(runs: Runs) -> list[ConfusionCounts]:
     """Several runs' answers to the same queries as one: the pixels of all runs are added up.
 
     Raises:
@@ -136,18 +280,3 @@ def pooled(runs: Sequence[Sequence[ConfusionCounts]]) -> list[ConfusionCounts]:
         ConfusionCounts(same[0].class_name, same[0].image_id, *(sum(getattr(c, part) for c in same) for part in parts))
         for same in zip(*runs, strict=True)
     ]
-
-
-def deviations(runs: Mapping[tuple[int, int], Sequence[ConfusionCounts]], bootstrap: Bootstrap) -> dict[str, float]:
-    """How far mIoU spreads, as standard deviations in points, by where the spread comes from.
-
-    Args:
-        runs: (training seed, draw of supports) → answers to the same queries.
-
-    Returns: "training" is the spread between seeds with the same draw, "draws" that between draws with the same seed,
-        and "queries" that of all runs pooled, by the bootstrap. nan where there is one value only.
-    """
-    mious = pd.Series({key: miou(counts) for key, counts in runs.items()})  # by (training seed, draw)
-    between_seeds, between_draws = (float(mious.groupby(level=same).var().mean() ** 0.5) for same in (1, 0))
-    of_queries = bootstrap.spread(pooled(list(runs.values())))
-    return {"training": between_seeds, "draws": between_draws, "queries": of_queries}
