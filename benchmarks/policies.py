@@ -54,7 +54,7 @@ from llafs_lib.evaluation.runner import (
     cut_scores,
     evaluate,
 )
-from llafs_lib.evaluation.statistics import Bootstrap
+from llafs_lib.evaluation.statistics import Estimator
 from llafs_lib.language.asking import Asker
 from llafs_lib.language.relations import shuffled
 from llafs_lib.progress import track
@@ -93,19 +93,19 @@ def main() -> None:
         sys.exit(f"policies: {error}")
     counts, thresholds = cut_scores(curves)
     first = next(iter(counts))
-    bootstrap, unlabelled = Bootstrap(counts[first]), study.unlabelled_share()
+    estimator, unlabelled = Estimator(counts[first]), study.unlabelled_share()
     reported = {c.image_id for c in counts[first]}
     everything = miou([c.at(0) for c in curves[first] if c.image_id in reported])
     print(f"\n{study.described}\n{len(counts[first])} queries reported; ", end="")
     print(f"marking the whole image: {everything:.1f}; ", end="")
     print(f"{unlabelled:.0%} of the chosen five supports show the class asked for unlabelled\n")
-    print_policies(counts, bootstrap)
-    print_relative(counts, bootstrap)
-    print_ideas(counts, bootstrap)
-    print_augmented(counts, bootstrap)
+    print_policies(counts, estimator)
+    print_relative(counts, estimator)
+    print_ideas(counts, estimator)
+    print_augmented(counts, estimator)
     if options.insid3:
         counts |= study.ask_insid3(counts[first])
-        print_insid3(counts, bootstrap)
+        print_insid3(counts, estimator)
         thresholds |= dict.fromkeys(insid3_arms())
     if options.out:
         write_counts(options.out, counts, thresholds)

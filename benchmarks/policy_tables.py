@@ -11,7 +11,7 @@ from policy_ideas import IDEAS, KEPT, Drawn, augmented_arms
 
 from llafs_lib.evaluation.arms import Arm
 from llafs_lib.evaluation.metrics import ConfusionCounts, miou
-from llafs_lib.evaluation.statistics import Bootstrap
+from llafs_lib.evaluation.statistics import Estimate, Estimator
 from llafs_lib.evaluation.tables import interval
 from llafs_lib.retrieval.policies import POLICIES, RELATIONS
 
@@ -44,21 +44,24 @@ def insid3_arms() -> list[Arm]:
 # --- tables ----------------------------------------------------------------------------------------------------------
 
 
-def _cell(counts: Counts, arm: Arm, bootstrap: Bootstrap) -> str:
-    return f"{miou(counts[arm]):.1f} {interval(bootstrap.interval(counts[arm]))}" if arm in counts else ""
+def _cell(counts: Counts, arm: Arm, estimator: Estimator) -> str:
+    return _shown(estimator.row([counts[arm]])) if arm in counts else ""
 
 
-def _difference_of(counts: Counts, a: Arm, b: Arm, bootstrap: Bootstrap) -> str:
-    paired = bootstrap.paired_interval(counts[a], counts[b])
-    return f"{miou(counts[a]) - miou(counts[b]):+.1f} {interval(paired, '+.1f')}"
+def _difference_of(counts: Counts, a: Arm, b: Arm, estimator: Estimator) -> str:
+    return _shown(estimator.difference([counts[a]], [counts[b]]), "+.1f")
 
 
-def print_policies(counts: Counts, bootstrap: Bootstrap) -> None:
+def _shown(found: Estimate, form: str = ".1f") -> str:
+    return f"{found.value:{form}} {interval(found.ci95, form) if found.ci95 else ''}".rstrip()
+
+
+def print_policies(counts: Counts, estimator: Estimator) -> None:
     """mIoU by policy and number of supports, then the differences that matter."""
     numbers = (*SHOTS, "all")
     print("| policy | " + " | ".join(f"K = {k}" for k in numbers) + " |\n|---|" + "---|" * len(numbers))
     for policy in POLICIES:
-        cells = [_cell(counts, Drawn(MODEL, policy, k), bootstrap) for k in numbers]
+        cells = [_cell(counts, Drawn(MODEL, policy, k), estimator) for k in numbers]
         print(f"| {policy} | " + " | ".join(cells) + " |")
     llm, random = ({k: Drawn(MODEL, policy, k) for k in numbers} for policy in ("llm", "random"))
     text, every = {k: Drawn(MODEL, "text", k) for k in numbers}, Drawn(MODEL, "all", "all")
@@ -70,43 +73,43 @@ def print_policies(counts: Counts, bootstrap: Bootstrap) -> None:
     pairs += [(clean_llm["all"], replace(every, clean=True)), *((clean_llm[k], llm[k]) for k in (5, "all"))]
     print("\n| paired difference | mIoU |\n|---|---|")
     for a, b in pairs:
-        print(f"| {a.supports} − {b.supports} | {_difference_of(counts, a, b, bootstrap)} |")
+        print(f"| {a.supports} − {b.supports} | {_difference_of(counts, a, b, estimator)} |")
 
 
-def print_ideas(counts: Counts, bootstrap: Bootstrap) -> None:
+def print_ideas(counts: Counts, estimator: Estimator) -> None:
     """One idea a row, with its difference to what is kept."""
     print("\n| llm, all supports | mIoU | − kept |\n|---|---|---|")
     for idea in IDEAS:
         arm, kept = Drawn(idea, "llm", "all"), Drawn(KEPT, "llm", "all")
-        print(f"| {idea} | {_cell(counts, arm, bootstrap)} | {_difference_of(counts, arm, kept, bootstrap)} |")
+        print(f"| {idea} | {_cell(counts, arm, estimator)} | {_difference_of(counts, arm, kept, estimator)} |")
 
 
-def print_relative(counts: Counts, bootstrap: Bootstrap) -> None:
+def print_relative(counts: Counts, estimator: Estimator) -> None:
     """What true supports gain because they also say how similar the class is."""
     print("\n| true supports | relative scores alone | gain of the absolute ones |\n|---|---|---|")
     for arm in relative_arms():
-        gain = _difference_of(counts, replace(arm, model=MODEL), arm, bootstrap)
-        print(f"| {arm.k} | {_cell(counts, arm, bootstrap)} | {gain} |")
+        gain = _difference_of(counts, replace(arm, model=MODEL), arm, estimator)
+        print(f"| {arm.k} | {_cell(counts, arm, estimator)} | {gain} |")
 
 
-def print_augmented(counts: Counts, bootstrap: Bootstrap) -> None:
+def print_augmented(counts: Counts, estimator: Estimator) -> None:
     """True supports and base supports together, with the difference to the true ones alone."""
     print("\n| true supports and … | mIoU | − true alone |\n|---|---|---|")
     for arm in augmented_arms(MODEL):
         alone = Drawn(MODEL, "true", arm.k)
-        print(f"| {arm.supports} | {miou(counts[arm]):.1f} | {_difference_of(counts, arm, alone, bootstrap)} |")
+        print(f"| {arm.supports} | {miou(counts[arm]):.1f} | {_difference_of(counts, arm, alone, estimator)} |")
 
 
-def print_insid3(counts: Counts, bootstrap: Bootstrap) -> None:
+def print_insid3(counts: Counts, estimator: Estimator) -> None:
     """INSID3 with its difference to prototypes of the same supports, then the differences that matter."""
     print("\n| INSID3 | mIoU | − prototypes |\n|---|---|---|")
     arms = {(arm.policy, arm.k): arm for arm in insid3_arms()}
     for arm in arms.values():
-        against = _difference_of(counts, arm, replace(arm, model=MODEL), bootstrap)
-        print(f"| {arm.supports} | {_cell(counts, arm, bootstrap)} | {against} |")
+        against = _difference_of(counts, arm, replace(arm, model=MODEL), estimator)
+        print(f"| {arm.supports} | {_cell(counts, arm, estimator)} | {against} |")
     for k in (1, 5):
         for other in ("random", "true"):
-            print(f"| llm {k} − {other} {k} | {_difference_of(counts, arms['llm', k], arms[other, k], bootstrap)} | |")
+            print(f"| llm {k} − {other} {k} | {_difference_of(counts, arms['llm', k], arms[other, k], estimator)} | |")
 
 
 def write_counts(path: Path, counts: Counts, thresholds: Mapping[Arm, float | None]) -> None:
