@@ -12,10 +12,11 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.text import Text
 
-from llafs_lib.evaluation.arms import FLOORS, Arm, models_of
-from llafs_lib.evaluation.tables import FEW, arms_in, label, pairs_in
+from llafs_lib.evaluation.arms import FLOORS, Arm
+from llafs_lib.evaluation.tables import FEW, arms_in, label
 from llafs_lib.records import Prediction, RelatedClasses, Support
 
 if TYPE_CHECKING:  # importing these takes a second, as they train and evaluate models
@@ -28,8 +29,9 @@ plt.rcParams["figure.dpi"] = 80  # a notebook with its figures stays well below 
 TRUTH, SUPPORT, PREDICTION, NEUTRAL = "#009E73", "#E69F00", "#0072B2", "#999999"
 ARM_COLOURS = {
     "everything": NEUTRAL, "centre prior": NEUTRAL, "random": SUPPORT, "llm": PREDICTION, "true": TRUTH,
-    "shuffled": "#CC79A7", "all": "#56B4E9",
+    "shuffled": "#CC79A7", "all": "#56B4E9", "supercategory": "#D55E00", "text": "#8C6D31",
 }  # fmt: skip
+MARKERS = "osD^"  # of the models, in their order
 
 
 def draw_mask(
@@ -193,57 +195,58 @@ def contact_sheet(images: Sequence[np.ndarray], predictions: Sequence[Prediction
 
 
 def arm_intervals(results: Mapping[str, Any]) -> Figure:
-    """mIoU of every arm with its interval, one panel for each model; the floors that need no model as dashed lines."""
+    """mIoU of every arm with its interval, a marker for each model; the floors that need no model as dashed lines."""
     arms = arms_in(results)
-    floors = [floor for floor in FLOORS if floor in arms]
-    figure, axes = _panels({
-        model: [Row(label(a, results), f["miou"], f["ci95"], _colour(a)) for a, f in arms.items() if a.model == model]
-        for model in models_of(arms)
-    })  # fmt: skip
-    for ax in axes:
-        for floor in floors:
-            ax.axvline(arms[floor]["miou"], color=NEUTRAL, linestyle="--", linewidth=1)
-        ax.set_xlim(0, None)
-    axes[-1].set_xlabel("mIoU, novel classes (%); dashed: " + ", ".join(floor.name for floor in floors))
+    floors, rows = [floor for floor in FLOORS if floor in arms], {}
+    for arm, found in arms.items():
+        if arm.model:
+            of_models = rows.setdefault(label(arm, results), {})
+            of_models[arm.model] = Value(found["miou"], found["ci95"], _colour(arm))
+    figure, ax = _forest(rows, "mIoU, novel classes (%); dashed: " + ", ".join(floor.name for floor in floors))
+    for floor in floors:
+        ax.axvline(arms[floor]["miou"], color=NEUTRAL, linestyle="--", linewidth=1)
+    ax.set_xlim(0, None)
     return finish(figure)
 
 
-def differences(results: Mapping[str, Any]) -> Figure:
-    """Paired differences with their intervals, one panel for each model; grey: two random draws, the null test."""
-    rows: dict[str, list[Row]] = {}
-    for (a, b), found in pairs_in(results).items():
-        colour = NEUTRAL if a.draw else PREDICTION
-        row = Row(f"{a.supports} − {b.supports}", found["diff"], found["ci95"], colour)
-        rows.setdefault(a.model, []).append(row)
-    figure, axes = _panels(rows)
-    for ax in axes:
-        ax.axvline(0, color="black", linewidth=0.8)
-    axes[-1].set_xlabel("paired difference of mIoU (points), 95% interval")
+def claims(results: Mapping[str, Any]) -> Figure:
+    """The differences that decide the six claims, a marker for each model; grey where nothing can be told."""
+    rows: dict[str, dict[str, Value]] = {}
+    for claim in results["claims"]:
+        found = results["paired"][f"{claim['a']}-{claim['b']}"]
+        colour = {"holds": PREDICTION, "contradicted": SUPPORT}.get(claim["verdict"], NEUTRAL)
+        rows.setdefault(claim["says"], {})[claim["model"]] = Value(found["diff"], found["ci95"], colour)
+    said = "blue: the claim holds, orange: contradicted, grey: cannot tell"
+    figure, ax = _forest(rows, f"difference of mIoU (points), 95% interval; {said}")
+    ax.axvline(0, color="black", linewidth=0.8)
     return finish(figure)
 
 
-class Row(NamedTuple):
-    """A value with its interval, in a panel of such."""
+class Value(NamedTuple):
+    """A value with its interval, if it has one, and its colour."""
 
-    label: str
     value: float
-    interval: Sequence[float]
+    interval: Sequence[float] | None
     colour: str
 
 
-def _panels(rows: Mapping[str, Sequence[Row]]) -> tuple[Figure, Sequence[Axes]]:
-    """One panel above the other for each model, as high as its rows need."""
-    heights = [len(own) for own in rows.values()]
-    size, shares = (8, sum(0.3 * n + 0.9 for n in heights)), [n + 2 for n in heights]
-    figure, axes = plt.subplots(len(rows), 1, figsize=size, sharex=True, squeeze=False, height_ratios=shares)
-    for ax, (model, own) in zip(axes[:, 0], rows.items(), strict=True):
-        for y, row in enumerate(own):
-            ax.plot(row.interval, [y, y], color=row.colour, linewidth=3, alpha=0.6)
-            ax.plot(row.value, y, "o", color=row.colour)
-        ax.set_yticks(range(len(own)), [row.label for row in own], fontsize=8)
-        ax.set(ylim=(len(own) - 0.5, -0.5), title=model)
-        ax.spines[["top", "right"]].set_visible(False)
-    return figure, axes[:, 0]
+def _forest(rows: Mapping[str, Mapping[str, Value]], unit: str) -> tuple[Figure, Axes]:
+    """Label → model → value: one row for each label, in which every model has its own marker."""
+    models = list(dict.fromkeys(model for row in rows.values() for model in row))
+    height = len(rows) * (0.2 + 0.12 * len(models)) + 0.9
+    figure, ax = plt.subplots(figsize=(8, height))
+    for y, row in enumerate(rows.values()):
+        for model, found in row.items():
+            n = models.index(model)
+            where = y + 0.7 * (n - (len(models) - 1) / 2) / len(models)
+            ax.plot(found.interval or [found.value] * 2, [where, where], color=found.colour, linewidth=2, alpha=0.6)
+            ax.plot(found.value, where, MARKERS[n % len(MARKERS)], color=found.colour, markersize=5)
+    ax.set_yticks(range(len(rows)), rows, fontsize=8)
+    ax.set(ylim=(len(rows) - 0.5, -0.5), xlabel=unit)
+    handles = [Line2D([], [], color="black", marker=m, linestyle="") for m in MARKERS[: len(models)]]
+    ax.legend(handles, models, frameon=False, fontsize=8, ncols=4, loc="lower left", bbox_to_anchor=(0, 1))
+    ax.spines[["top", "right"]].set_visible(False)
+    return figure, ax
 
 
 def _colour(arm: Arm) -> str:

@@ -162,7 +162,7 @@ def test_kills_notices_what_is_half_written_and_what_differs_beyond_its_times(tm
         with RunFolder(place / "runs", "toy", 0).writing("folds.json", {"fold": 0}) as partial:
             partial.write_text(json.dumps({"n": 3, "seconds": {"all": seconds}}))
         (place / "runs/toy/fold0/results.md").write_text(f"It took {seconds} s.")
-        state = {"images": {"a.jpg": [3, int(seconds * 10**18)]}, "seal": f"{seconds}ab"}
+        state = {"images": {"a.jpg": [3, int(seconds * 10**18)]}, "seal": f"{int(seconds)}ab"}
         (place / "runs/toy/fold0/files.json").write_text(json.dumps(state))
     assert kills.half_written(a) == kills.differences(a, b) == []
     (b / "runs/toy/fold0/.7.7.partial.folds.json").touch()

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from llafs_lib.errors import LlafsError
 from llafs_lib.evaluation.arms import Arm
 from llafs_lib.evaluation.runner import Panel, Question, arms_of, counts_of, evaluate
-from llafs_lib.evaluation.tables import arms_in, summarise
+from llafs_lib.evaluation.summary import summarise
+from llafs_lib.evaluation.tables import arms_in
 from llafs_lib.records import Episode, Prediction, Support
 from llafs_lib.vision.backbone import Backbone, to_mask, toy_backbone
 from llafs_lib.vision.features import squashed_taps, unit_features

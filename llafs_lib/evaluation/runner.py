@@ -153,10 +153,14 @@ class Panel:
         without_model = dict.fromkeys(replace(arm, model="") for arm in of_models)  # chosen once for all models
         chosen = {arm: arm.choose(question.bank, request) for arm in without_model}
         for name, model in self.models.items():
-            own = [a for a in of_models if a.model == name]
-            shown = [chosen[replace(arm, model="")] for arm in own]
-            if own:
-                yield from zip(own, model.answers(question, image, shown), shown, strict=True)
+            own = {arm: chosen[replace(arm, model="")] for arm in of_models if arm.model == name}
+            sets = {_shown(choices): choices for choices in own.values()}  # where two arms show the same, ask once
+            answers = dict(zip(sets, model.answers(question, image, list(sets.values())) if sets else (), strict=True))
+            yield from ((arm, answers[_shown(choices)], choices) for arm, choices in own.items())
+
+
+def _shown(choices: Sequence[Choice]) -> tuple:
+    return tuple((c.image_id, c.class_name, c.weight) for c in choices)
 
 
 # --- asking -----------------------------------------------------------------------------------------------------------

@@ -116,7 +116,7 @@ class Estimator:
         return Estimate(value, (value - half, value + half), _beyond(abs(value), parts))
 
     def _parts(self, arms: Sequence[Runs], training_sd: float) -> Parts:
-        """What the variance of the row, or of the first row minus the second, is made of; empty if none is to be seen."""
+        """What the variance of the row, or of the first row minus the second, is made of; empty if none shows."""
         if not self.enough:
             return []
         if len({len(runs) for runs in arms}) > 1:
@@ -152,7 +152,7 @@ class Estimator:
         return union / np.maximum(self._in_class(union), 1)
 
     def _deviations(self, runs: Runs) -> tuple[np.ndarray, np.ndarray]:
-        """By how many points of mIoU each answer lifts its class above its IoU, [trainings, queries]; IoUs [queries]."""
+        """By how many points of mIoU each answer lifts its class, [trainings, queries]; the class's IoU, [queries]."""
         inter, union = self._pixels(runs, "inter"), self._pixels(runs, "union")
         of_class = np.maximum(self._in_class(union.sum(axis=0)), 1)  # [queries]
         iou = self._in_class(inter.sum(axis=0)) / of_class  # [queries], of the query's class

@@ -152,9 +152,12 @@ def _allowed(bank: SupportBank, rows: np.ndarray, request: Request) -> np.ndarra
 
 
 def _any(bank: SupportBank, request: Request, k: K, rng: np.random.Generator) -> Chosen:
-    """A random draw, or all rows. Their score is 0, because no reason favours any of them."""
+    """A random draw, or all rows. Their score is 0, because no reason favours any of them.
+
+    A draw of one is the first of a draw of five, so that a model need not be shown more than five images for both.
+    """
     rows = _allowed(bank, np.arange(len(bank)), request)
-    rows = rows if k == "all" else rng.choice(rows, min(k, len(rows)), replace=False)
+    rows = rows if k == "all" else rng.permutation(rows)[:k]
     return Chosen(rows, np.zeros(len(rows)), np.ones(len(rows)))
 
 

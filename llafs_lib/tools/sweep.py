@@ -181,17 +181,18 @@ def merge(sweep: Sweep, failed: Mapping[str, str] | None = None) -> dict[str, An
         LlafsError: no seed has finished all folds, or a file of a run is damaged or of another run.
     """
     from llafs_lib.evaluation.report import html_report, markdown_report
-    from llafs_lib.evaluation.tables import merged
+    from llafs_lib.evaluation.summary import merged
 
     runs, asked, failed = _read(sweep, failed or {})
-    whole = {s: a for s, a in asked.items() if all(f"seed {s}, fold {f}" in runs for f in sweep.folds)}
+    seeds = [seed for seed in sweep.seeds if all((seed, fold) in asked for fold in sweep.folds)]
+    whole = {run: own for run, own in asked.items() if run[0] in seeds}
     if not whole:
         why = next(iter(failed.values()), "")
         raise LlafsError(f"no seed has finished all folds, so there is nothing to merge yet. {why}".rstrip())
     results = {
         "dataset": data_name(sweep.settings.dataset),
         "folds": list(sweep.folds),
-        "seeds": list(whole),
+        "seeds": seeds,
         **merged(whole, list(runs.values())),
         "seconds": {name: round(sum(run["seconds"].values()), 1) for name, run in runs.items()},
         "failed": failed,
@@ -204,12 +205,15 @@ def merge(sweep: Sweep, failed: Mapping[str, str] | None = None) -> dict[str, An
     return results
 
 
-def _read(sweep: Sweep, failed: Mapping[str, str]) -> tuple[dict[str, Any], dict[int, list[Asked]], dict[str, str]]:
-    """Run → its results, seed → the answers of all its runs, and run → why it is not among them."""
+Runs = dict[tuple[int, int], "list[Asked]"]  # by (seed, fold): what a run was asked
+
+
+def _read(sweep: Sweep, failed: Mapping[str, str]) -> tuple[dict[str, Any], Runs, dict[str, str]]:
+    """Run → its results, (seed, fold) → the answers of it, and run → why it is not among them."""
     from llafs_lib.evaluation.log import read_log
 
     runs: dict[str, Any] = {}
-    asked: dict[int, list[Asked]] = {}
+    asked: Runs = {}
     failed = dict(failed)
     for settings in sweep.runs():
         name, folder = name_of(settings), settings.run.path
@@ -221,25 +225,26 @@ def _read(sweep: Sweep, failed: Mapping[str, str]) -> tuple[dict[str, Any], dict
         found = settings.run.require("results.json", **settings.model)
         runs[name] = json.loads(found.read_text(encoding="utf-8"))
         log = read_log(folder / "queries.novel.jsonl", runs[name]["log"]["sha256"])
-        asked.setdefault(settings.seed, []).extend(log)
+        asked[settings.seed, settings.fold] = log
     return runs, asked, failed
 
 
-def _figures(sweep: Sweep, results: Mapping[str, Any], asked: Mapping[int, list[Asked]]) -> dict[str, Any]:
+def _figures(sweep: Sweep, results: Mapping[str, Any], asked: Runs) -> dict[str, Any]:
     """Title → figure, or the bytes of one, for the report. Single queries are shown of the first seed only."""
     from llafs_lib import plots
     from llafs_lib.evaluation.arms import EVERYTHING, Arm, models_of
     from llafs_lib.evaluation.tables import arms_in
 
     model, k = models_of(arms_in(results))[0], max(results["shots"])
-    shown, one_seed = [Arm(model, policy, k) for policy in ("true", "llm", "random")], next(iter(asked.values()))
+    shown, first = [Arm(model, policy, k) for policy in ("true", "llm", "random")], results["seeds"][0]
+    one_seed = [query for (seed, _), own in asked.items() if seed == first for query in own]
     figures = {
-        "Paired differences, 95% intervals; grey: two random draws": plots.differences(results),
+        "The six claims: differences of mIoU with their 95% intervals": plots.claims(results),
         "mIoU of every arm, 95% intervals": plots.arm_intervals(results),
         f"IoU of each class, {model}": plots.per_class(results, shown),
         f"IoU by the size of the object, {model}": plots.iou_by_area(one_seed, [EVERYTHING, *shown]),
     }
-    for settings in (s for s in sweep.runs() if s.seed == min(asked)):
+    for settings in (s for s in sweep.runs() if s.seed == first):
         title = f"Fold {settings.fold}: best, middling and worst query of the LLM arm"
         figures[title] = settings.run.require("examples.png", **settings.model).read_bytes()
     return figures

@@ -229,12 +229,7 @@ def _nearest(masks: Tensor, grid: tuple[int, int]) -> Tensor:
 
 
 def _check(
-    support: Tensor,
-    query: Tensor,
-    masks: Tensor,
-    padding: Tensor,
-    proportion: Tensor | None,
-    weights: Tensor | None,
+    support: Tensor, query: Tensor, masks: Tensor, padding: Tensor, proportion: Tensor | None, weights: Tensor | None
 ) -> None:
     if support.dim() != 5 or not support.shape[1]:
         raise LlafsError(f"support features {list(support.shape)} must be [n, K, C, h, w]; RePRI needs K ≥ 1 supports.")
@@ -283,8 +278,7 @@ def _groups(tasks: Sequence[Sequence[Support]]) -> list[list[int]]:
     groups: list[tuple[set, list[int]]] = []
     for n in sorted(range(len(tasks)), key=lambda n: -len(tasks[n])):
         keys = {s.key for s in tasks[n]}
-        fitting = ((pool, group) for pool, group in groups if 2 * len(keys & pool) >= len(keys))
-        pool, group = next(fitting, (set(), []))
+        pool, group = next(((p, g) for p, g in groups if 2 * len(keys & p) >= len(keys)), (set(), []))
         if not group:
             groups.append((pool, group))
         pool |= keys
@@ -332,12 +326,12 @@ class RePRISegmenter:
         device = next(self.model.parameters()).device
         groups = _groups(shown) if device.type == "cpu" else [list(range(len(shown)))]  # a GPU would rather wait once
         found = {n: p for g in groups for n, p in zip(g, self._fit(query, [shown[n] for n in g]), strict=True)}
-        fitted = [unpadded(found[n], query.shape[:2]).cpu().numpy() for n in range(len(shown))]
-        note = ("no support shows the class on the feature grid: nothing is marked",)
-        return [
-            Prediction(class_name, p > 0.5, p, tuple(supports), notes=() if p.any() else note)
-            for p, supports in zip(fitted, shown, strict=True)
-        ]
+        return [self._answer(found[n], query, supports, class_name) for n, supports in enumerate(shown)]
+
+    def _answer(self, found: Tensor, query: np.ndarray, supports: Sequence[Support], class_name: str) -> Prediction:
+        p = unpadded(found, query.shape[:2]).cpu().numpy()
+        notes = () if p.any() else ("no support shows the class on the feature grid: nothing is marked",)
+        return Prediction(class_name, p > 0.5, p, tuple(supports), notes=notes)
 
     def _fit(self, query: np.ndarray, tasks: Sequence[Sequence[Support]]) -> Tensor:
         """Probability [n, S, S] of n tasks."""

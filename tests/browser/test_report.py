@@ -10,7 +10,7 @@ from llafs_lib import plots
 from llafs_lib.evaluation.arms import FLOORS, Arm, document_arms, document_pairs
 from llafs_lib.evaluation.metrics import ConfusionCounts
 from llafs_lib.evaluation.report import html_report
-from llafs_lib.evaluation.tables import spreads, summarise
+from llafs_lib.evaluation.summary import spreads, summarise
 
 
 def made(folder, classes, odd=None):
@@ -22,10 +22,10 @@ def made(folder, classes, odd=None):
     counts = {a: [ConfusionCounts(c, i, int(rng.integers(100, 900)), 1000, 0, 1) for c, i in asked] for a in arms}
     facts = {"dataset": "toy", "fold": 0, "shots": [1, 5], "n_queries": len(asked), "backbone": "small"}
     facts |= {"seed": 0, "budget": "tiny"}
-    results = facts | summarise(counts, document_pairs(arms, (1, 5)), at_400=counts)
+    results = facts | summarise([counts], document_pairs(arms, (1, 5)), (1, 5), at_400=[counts])
     results |= {"spread": spreads({0: counts}), "absent": {"HSNet: llm 5": 12.5}}
     figures = {
-        "differences": plots.differences(results),
+        "differences": plots.claims(results),
         "arms": plots.arm_intervals(results),
         "classes": plots.per_class(results, [Arm("HSNet", policy, 5) for policy in ("true", "llm")]),
     }
