@@ -261,6 +261,16 @@ def test_a_kernel_is_told_to_leave_the_machine_to_others_and_given_time_to_start
     assert seen["start_timeout"] >= 300
 
 
+@pytest.mark.parametrize(("budget", "ends"), [("tiny", True), ("small", True), ("full", False)])
+def test_training_for_days_is_not_taken_for_a_cell_that_hangs(tmp_path, monkeypatch, budget, ends):
+    seen = {}
+    monkeypatch.setattr("papermill.execute_notebook", lambda *a, **k: seen.update(k))
+    monkeypatch.setattr(execution, "share_cores", lambda: None)
+    monkeypatch.setenv("LLAFS_PROGRESS", "none")
+    execution.execute(tmp_path / "a.ipynb", tmp_path / "b.ipynb", {"budget": budget})
+    assert (seen["execution_timeout"] is not None) == ends
+
+
 def test_a_failing_notebook_leaves_no_final_output(project, monkeypatch):
     settings, run = project
 
