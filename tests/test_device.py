@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from matplotlib import pyplot as plt
-from pretended_device import OnDevice, pretended_gpu
+from pretended_device import DEVICE, OnDevice, pretended_gpu
 
 from llafs_lib import LLaFS
 from llafs_lib.artifacts import SERIES
@@ -16,8 +16,8 @@ from llafs_lib.evaluation.arms import Arm
 from llafs_lib.evaluation.runner import BankPrototypes, Panel, Question, ShownImages, arms_of, evaluate
 from llafs_lib.records import Episode, Support
 from llafs_lib.tools.tutorial import project_root
-from llafs_lib.vision import losses
-from llafs_lib.vision.backbone import Backbone, toy_backbone
+from llafs_lib.vision import losses, samples
+from llafs_lib.vision.backbone import Backbone, encode, toy_backbone
 from llafs_lib.vision.clicks import Click
 from llafs_lib.vision.features import query_embedding
 from llafs_lib.vision.hsnet import HSNet
@@ -116,11 +116,25 @@ def test_the_segmenters_mark_the_same():
             assert (there.mask == here.mask).mean() > 0.999 and there.notes == here.notes
 
 
+def test_features_to_train_on_are_made_on_the_gpu_wherever_the_backbone_is(monkeypatch):
+    net, made_on = toy_backbone(), []
+
+    def watched(backbone, inputs):
+        made_on.append(next(backbone.parameters()).device)
+        return encode(backbone, inputs)
+
+    monkeypatch.setattr(samples, "encode", watched)
+    with pretended_gpu():
+        taps = tap_store(net, image, SIZE)(0)
+    assert made_on == [DEVICE]
+    assert {t.device.type for t in (*taps, *net.parameters())} == {"cpu"}, "the data loader and the caller have them"
+
+
 def train_hsnet(folder, epochs=2):
-    """From features that were made where the backbone is; → the learner's weights."""
+    """From features that `tap_store` made; → the learner's weights."""
     torch.manual_seed(0)
     model = HSNet(toy_backbone())
-    store = tap_store(model.backbone.to("cuda" if torch.cuda.is_available() else "cpu"), image, SIZE)
+    store = tap_store(model.backbone, image, SIZE)
     episodes = [Episode("zebra", i, (i + 1,)) for i in range(4)]
 
     def loss_of(prepared, batch):

@@ -100,9 +100,15 @@ class FeatureCache:
             self.used -= _bytes(self._kept.pop(_pixel_hash(image), ()))
 
     def fill(self, many: Iterable[Any]) -> FeatureCache:
-        """Compute the features of many images now, with a bar, rather than in the first epoch."""
+        """Compute the features of many images now, with a bar, for as long as there is room to keep them.
+
+        Args:
+            many: what `encode` takes, each to be found again by its value.
+        """
         for what in track(list(many), "features", "image"):
             self(what)
+            if what not in self._kept:  # a whole release does not fit: the rest would be computed for nothing
+                break
         return self
 
 

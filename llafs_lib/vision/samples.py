@@ -15,20 +15,20 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from llafs_lib.records import Episode
-from llafs_lib.vision.backbone import Backbone, encode, to_input, to_mask
+from llafs_lib.vision.backbone import Backbone, encode, to_input, to_mask, usual_device
 from llafs_lib.vision.features import FeatureCache
 from llafs_lib.vision.pspnet import PSPNet, padded_input, padded_labels
 from llafs_lib.vision.recipes import Recipe
 
 
 def tap_store(backbone: Backbone, read: Callable[[int], np.ndarray], size: int) -> FeatureCache:
-    """A cache of a frozen backbone's taps, by image id.
+    """A cache of a frozen backbone's taps, by image id. A copy of the backbone makes them, on a GPU if there is one.
 
     Args:
         read: image id → [H, W, 3] uint8.
         size: side of the square that images are squashed to, in pixels.
     """
-    fast = backbone.optimised()
+    fast = backbone.optimised().to(usual_device())
     return _kept(lambda image_id: encode(fast, to_input(read(image_id), size, fast.interpolation)))
 
 
