@@ -127,7 +127,8 @@ class LabelView:
 
     def __init__(self, store: LabelStore, ids: Mapping[int, int], values: Sequence[int]):
         self._store, self._ids = store, dict(ids)
-        rows = [store.image_ids.index(old) for old in self._ids.values()]
+        row_of = {old: row for row, old in enumerate(store.image_ids)}
+        rows = [row_of[old] for old in self._ids.values()]
         self.image_ids = tuple(self._ids)
         self.files = {new: store.files[old] for new, old in self._ids.items()}
         lacking = np.zeros((len(store.pixels), 1), store.pixels.dtype)
