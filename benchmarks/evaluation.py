@@ -90,8 +90,7 @@ class Bench:
 
     def _bank(self, name: str, classes: tuple[str, ...]) -> SupportBank:
         read, describe = SupportReader(self.data.train), HSNetSegmenter(self.learner, self.size).describe
-        shown = {i: tuple(c for c in classes if i in self.fold.train_images[c]) for i in self.data.train.image_ids}
-        shown = {i: c for i, c in shown.items() if c}
+        shown = self.fold.shown(classes)
         with torch.inference_mode():
             path = self.folder / name
             return build_bank(path, shown, classes, lambda i: read.with_masks(i, shown[i]), describe, {})

@@ -38,6 +38,14 @@ class Fold:
         """The base classes that a model may be trained on: all but those for validation."""
         return tuple(c for c in self.base if c not in self.validation)
 
+    def shown(self, classes: Sequence[str]) -> dict[int, tuple[str, ...]]:
+        """Training image → those of `classes` that it is listed for, images in ascending order; none without any."""
+        found: dict[int, tuple[str, ...]] = {}
+        for name in classes:
+            for image_id in self.train_images[name]:
+                found[image_id] = (*found.get(image_id, ()), name)
+        return dict(sorted(found.items()))
+
     @property
     def digest(self) -> str:
         """A short hash of the whole fold. Whatever is made from a fold carries its digest."""

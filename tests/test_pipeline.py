@@ -36,8 +36,7 @@ HOW = {"threshold": 0.6, "plain": True, "sharpness": 8.0}
 
 def add_bank(run, dataset, fold, segmenter, backbone, limit=None):
     """A support bank of at most `limit` images, with its manifest."""
-    wanted = {i: tuple(c for c in fold.base if i in fold.train_images[c]) for i in dataset.train.image_ids}
-    wanted, read = dict([(i, shown) for i, shown in wanted.items() if shown][:limit]), SupportReader(dataset.train)
+    wanted, read = dict([*fold.shown(fold.base).items()][:limit]), SupportReader(dataset.train)
     made_from = described_by(backbone, segmenter.size)
     path = run.path / "support_bank"
     build_bank(path, wanted, fold.base, lambda i: read.with_masks(i, wanted[i]), segmenter.describe, made_from)

@@ -34,6 +34,12 @@ def test_what_is_trained_on_and_what_is_asked_about_share_nothing(toy, index):
     assert not train & {i for ids in fold.test_images.values() for i in ids}
 
 
+def test_the_classes_that_a_training_image_is_listed_for(toy):
+    fold = make_fold(toy, 0)
+    wanted = {i: tuple(c for c in fold.base if i in fold.train_images[c]) for i in toy.train.image_ids}
+    assert list(fold.shown(fold.base).items()) == [(i, classes) for i, classes in wanted.items() if classes]
+
+
 def test_nothing_need_be_held_out(toy):
     fold = make_fold(toy, 0, hold_out=False)
     assert fold.validation == () and fold.training == fold.base
