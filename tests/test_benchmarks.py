@@ -174,6 +174,15 @@ def test_kills_notices_what_is_half_written_and_what_differs_beyond_its_times(tm
     assert len(kills.half_written(a)) == 2 and "folds.json differs" in str(kills.differences(a, b))
 
 
+def test_coverage(capsys, monkeypatch):
+    coverage = load("coverage")
+    monkeypatch.setattr(coverage, "SETTINGS", coverage.SETTINGS[1:2])
+    monkeypatch.setattr("sys.argv", ["coverage", "--rounds", "60"])
+    coverage.main()
+    _, _, _, _, *held, _, _ = capsys.readouterr().out.splitlines()[-1].split("|")
+    assert all(float(share) > 85 for shares in held for share in shares.split(","))
+
+
 @pytest.mark.parametrize(
     ("name", "option"),
     [
@@ -184,6 +193,7 @@ def test_kills_notices_what_is_half_written_and_what_differs_beyond_its_times(tm
         ("bank", "--rows"),
         ("gpu", "--quick"),
         ("kills", "--sweep"),
+        ("coverage", "--rounds"),
     ],
 )
 def test_help(name, option, capsys, monkeypatch):
