@@ -144,7 +144,10 @@ def estimates(setting: Setting, rounds: int) -> Iterator[list[Estimate]]:
     """Round by round: the difference, the null difference, the rows random and llm."""
     rng, name, fold = np.random.default_rng(4), setting.of_class, setting.of_fold
     place = rng.permutation(len(name))
-    image = np.unique(place - (place % 4 == 1), return_inverse=True)[1]  # every second image is asked about twice
+    before = name[np.argsort(place)[place - 1]]  # the class of the query at the place before
+    image = np.unique(place - ((place % 4 == 1) & (before != name)), return_inverse=True)[
+        1
+    ]  # asked about once or twice
     of_row, of_difference = training_sds(setting) if setting.trainings == 1 else (0.0, 0.0)
     queries = [(f"class {c}", i) for c, i in zip(name, image.tolist(), strict=True)]
     estimator = None
