@@ -101,7 +101,7 @@ def calibrate(
         related: class → the classes that stand in for it.
         seed: draws the questions, where there are more than `QUESTIONS`.
     """
-    asked = _questions(bank, seed)
+    asked = pairs_to_ask(bank, seed)
     names = [c for c in bank.classes if any(c in classes for classes in asked.values())]
     ranked = set(names[:RANKED])
     novel = _Kind(bank, segmenter, {c: related(c) for c in names})
@@ -207,12 +207,12 @@ def _ious(curves: Sequence[Curve]) -> np.ndarray:
     return 100.0 * inter / np.maximum(union, 1)
 
 
-def _questions(bank: SupportBank, seed: int) -> dict[int, tuple[str, ...]]:
-    """Image id → the classes to ask about in it: at most `QUESTIONS` pairs, shared out evenly among the classes."""
+def pairs_to_ask(bank: SupportBank, seed: int, most: int = QUESTIONS) -> dict[int, tuple[str, ...]]:
+    """Image id → the classes of a bank to ask about in it: at most `most` pairs, shared out evenly among them."""
     rng = np.random.default_rng(seed)
     queues = [rng.permutation(bank.rows_of(c)) for c in bank.classes]
     order = [queue[n] for n in range(max(map(len, queues), default=0)) for queue in queues if n < len(queue)]
-    pairs = [(int(bank.image_ids[row]), bank.class_of(row)) for row in order[:QUESTIONS]]
+    pairs = [(int(bank.image_ids[row]), bank.class_of(row)) for row in order[:most]]
     return {i: tuple(c for j, c in pairs if j == i) for i in sorted({i for i, _ in pairs})}
 
 
