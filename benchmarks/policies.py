@@ -4,11 +4,12 @@
 
 Every (image, class) pair of at least 2,048 pixels is asked once, in the fold in which its class is novel; supports
 are training images of the base classes, never the query. The segmenter is training-free: prototypes of a frozen
-ImageNet backbone. Thresholds are chosen on queries with an even image id, all results are of those with an odd one.
+ImageNet backbone. Its threshold is chosen for each row and fold on base classes (`policy_thresholds.py`). Another table
+adds base supports to few true ones: the other reading of the source document's rows.
 
-A second table takes the method apart, one idea a row, against what is kept of it (`policy_ideas.py`). A third adds base
-supports to few true ones: the other reading of the source document's rows. With `--insid3` a fourth shows the same
-supports to INSID3, which takes about as long as all the rest.
+The appendix reports queries with an odd image id, at thresholds chosen on those with an even one. There one more table
+takes the method apart, one idea a row, against what is kept of it (`policy_ideas.py`). With `--insid3` another
+shows the same supports to INSID3.
 """
 
 from __future__ import annotations
@@ -16,27 +17,33 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from policy_ideas import IDEAS, Drawn, Idea, alike, augmented_arms
+from policy_ideas import IDEAS, SHARES, Drawn, Idea, Share, alike, augmented_arms
 from policy_tables import (
     INSID3,
     MODEL,
     RELATIVE,
+    Figures,
+    idea_arms,
     insid3_arms,
     policy_arms,
     print_augmented,
+    print_choices,
+    print_cost,
     print_ideas,
     print_insid3,
     print_policies,
     print_relative,
     relative_arms,
+    share_arms,
     write_counts,
 )
+from policy_thresholds import PAIRS, as_if_novel, best_thresholds, cut, moved_by_halving
 
 from llafs_lib.bank_folder import HOW
 from llafs_lib.classes import DATASETS
@@ -54,7 +61,6 @@ from llafs_lib.evaluation.runner import (
     cut_scores,
     evaluate,
 )
-from llafs_lib.evaluation.statistics import Estimator
 from llafs_lib.language.asking import Asker
 from llafs_lib.language.relations import shuffled
 from llafs_lib.progress import track
@@ -72,13 +78,13 @@ TAU = 0.4  # of INSID3 with a convolutional network; the tuning half chose it wi
 
 
 def main() -> None:
-    """Parse the command line, run both tables, print them, and write the counts."""
+    """Parse the command line, ask everything, print the tables, and write the counts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--dataset", default="coco-mini", choices=DATASETS)
     parser.add_argument(
         "--queries", default="both", choices=["val", "train", "both"], help="images that are asked about"
     )
-    parser.add_argument("--limit", type=int, default=0, help="at most so many queries (default: all)")
+    parser.add_argument("--limit", type=int, default=0, help="at most so many queries, and base questions")
     parser.add_argument("--backbone", default=PHOTOGRAPHS_BACKBONE)
     parser.add_argument("--size", type=int, default=0, help="px (default: what suits the backbone)")
     parser.add_argument("--insid3", action="store_true", help="show some of the supports to INSID3, too")
@@ -88,78 +94,93 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     try:
         study = Study(open_dataset(options.dataset), options.backbone, options.size or size_compared(options.backbone))
-        curves = study.ask(options.queries, options.limit)
+        questions = study.questions(options.queries, options.limit)
+        curves = study.ask(questions, study.arms)
+        most = min(max(options.limit // len(study.folds), 1), PAIRS) if options.limit else PAIRS
+        base = [study.ask(study.base_questions(fold, most), [*study.arms, *share_arms()]) for fold in study.folds]
     except LlafsError as error:
         sys.exit(f"policies: {error}")
-    counts, thresholds = cut_scores(curves)
-    first = next(iter(counts))
-    estimator, unlabelled = Estimator(counts[first]), study.unlabelled_share()
-    reported = {c.image_id for c in counts[first]}
-    everything = miou([c.at(0) for c in curves[first] if c.image_id in reported])
-    print(f"\n{study.described}\n{len(counts[first])} queries reported; ", end="")
-    print(f"marking the whole image: {everything:.1f}; ", end="")
+    thresholds = best_thresholds(base)
+    counts = cut(curves, thresholds, study.fold_of)
+    tuned, by_half = cut_scores(curves)
+    headline, appendix = Figures(counts), Figures(tuned)
+    asked = ", ".join(str(len(next(iter(of_fold.values())))) for of_fold in base)
+    unlabelled = study.unlabelled_share(questions)
+    print(f"\n{study.described}: thresholds chosen on base classes ({asked} questions in the folds)\n")
+    print(f"{_reported(curves, headline)}; ", end="")
     print(f"{unlabelled:.0%} of the chosen five supports show the class asked for unlabelled\n")
-    print_policies(counts, estimator)
-    print_relative(counts, estimator)
-    print_ideas(counts, estimator)
-    print_augmented(counts, estimator)
+    for table in (print_policies, print_relative, print_augmented):
+        table(headline)
+    print_choices(base, thresholds)
+    print("\nthresholds chosen on either half of the base questions: ", end="")
+    print("mIoU differs by {:.2f} on average and {:.2f} at most".format(*moved_by_halving(base, curves, study.fold_of)))
+    print("\nAppendix: thresholds chosen on the other half of the queries\n")
+    print(f"{_reported(curves, appendix)}\n")
+    for table in (print_policies, print_relative, print_ideas, print_augmented):
+        table(appendix)
+    print_cost(appendix, counts, by_half, thresholds)
     if options.insid3:
-        counts |= study.ask_insid3(counts[first])
-        print_insid3(counts, estimator)
-        thresholds |= dict.fromkeys(insid3_arms())
+        tuned |= study.ask_insid3([q for q in questions if _query(q) in appendix.queries])
+        print_insid3(Figures(tuned))
     if options.out:
-        write_counts(options.out, counts, thresholds)
+        options.out.unlink(missing_ok=True)
+        write_counts(options.out, "base classes", counts, lambda arm, name: thresholds[arm][study.fold_of[name]])
+        write_counts(options.out, "other half of the queries", tuned, lambda arm, name: by_half.get(arm))
+
+
+def _reported(curves: dict[Arm, list[Curve]], figures: Figures) -> str:
+    whole = [c.at(0) for c in next(iter(curves.values())) if (c.class_name, c.image_id) in figures.queries]
+    return f"{len(whole)} queries reported; marking the whole image: {miou(whole):.1f}"
+
+
+def _query(question: Question) -> tuple[str, int]:
+    return question.episode.class_name, question.episode.query_id
 
 
 class Study:
-    """The data, the bank of all classes, and the questions."""
+    """The data, the bank of all classes, the models, and the questions."""
+
+    arms = (*policy_arms(), *relative_arms(), *idea_arms(), *augmented_arms(MODEL))
 
     def __init__(self, dataset: DataSet, backbone: str, size: int):
         self.dataset = dataset
-        net = load_backbone(backbone, data_root() / "weights").to("cuda" if torch.cuda.is_available() else "cpu")
-        self.size, self.segmenter = size, PrototypeSegmenter(net, size, threshold=0.5, cache_mb=0, **HOW)
-        describe = self.segmenter.describe
-        kept = FeatureCache(lambda image: [describe(image)], 2048)  # unit features take less room than all taps
-        self.segmenter.describe = lambda image: kept(image)[0]
-        self.segmenter.alike = lambda features: alike(features, self.segmenter.sharpness)
-        self.asked: list[Question] = []
+        self.folds = range(dataset.benchmark.n_folds)
+        self.fold_of = {c: fold for fold in self.folds for c in dataset.benchmark.novel(fold)}
+        self.llm = Asker().related_to_each(dataset.classes, dataset.classes)
         self.described = f"{dataset.name}, {backbone}, {size} px"
         self._split_of = {i: split for split in (dataset.train, dataset.val) for i in split.image_ids}
         if len(self._split_of) < len(dataset.train) + len(dataset.val):
             raise LlafsError(
                 f"the images of {dataset.name} share ids between its splits: a query could not be told apart."
             )
-
-    def ask(self, which: str, limit: int) -> dict[Arm, list[Curve]]:
-        """Ask every arm every question."""
+        net = load_backbone(backbone, data_root() / "weights").to("cuda" if torch.cuda.is_available() else "cpu")
+        self.size, self.segmenter = size, PrototypeSegmenter(net, size, threshold=0.5, cache_mb=0, **HOW)
+        describe = self.segmenter.describe
+        kept = FeatureCache(lambda image: [describe(image)], 2048)  # unit features take less room than all taps
+        self.segmenter.describe = lambda image: kept(image)[0]
+        self.segmenter.alike = lambda features: alike(features, self.segmenter.sharpness)
         with tempfile.TemporaryDirectory() as folder:
-            bank = self.bank(Path(folder) / "support_bank")
-            bank = bank.only(bank.classes)  # into memory
-        questions = sorted(self.questions(bank, which), key=lambda q: q.episode.query_id)  # each image described once
-        questions = questions[:: max(len(questions) // limit, 1)][:limit] if limit else questions
-        self.asked = self.with_oracle(questions)
-        models = {MODEL: Prototypes(self.segmenter, [bank], as_scores=True)}
-        models[RELATIVE] = BankPrototypes(self.segmenter, [bank], as_scores=True)
-        models |= {name: Idea(self.segmenter, bank, change) for name, change in IDEAS.items()}
-        arms = [
-            *policy_arms(),
-            *relative_arms(),
-            *(Drawn(name, "llm", "all") for name in IDEAS),
-            *augmented_arms(MODEL),
-        ]
-        return counts_of(evaluate(self.asked, Panel(models, arms, embed=self.embed), self.read_query))
+            bank = self._build(Path(folder) / "support_bank")
+            self.bank = bank.only(bank.classes)  # into memory
+        self.models = {MODEL: Prototypes(self.segmenter, [self.bank], as_scores=True)}
+        self.models[RELATIVE] = BankPrototypes(self.segmenter, [self.bank], as_scores=True)
+        self.models |= {name: Idea(self.segmenter, self.bank, change) for name, change in IDEAS.items()}
+        self.models |= {name: Share(self.segmenter, self.bank, share) for name, share in SHARES.items()}
 
-    def ask_insid3(self, reported: Sequence[ConfusionCounts]) -> dict[Arm, list[ConfusionCounts]]:
-        """The answers of INSID3, which has no threshold to choose, to the queries that are reported."""
+    def ask(self, questions: Sequence[Question], arms: Sequence[Arm]) -> dict[Arm, list[Curve]]:
+        """Ask every arm every question."""
+        panel = Panel(self.models, arms, embed=self.embed)
+        return counts_of(evaluate(self.with_oracle(questions), panel, self.read_query))
+
+    def ask_insid3(self, questions: Sequence[Question]) -> dict[Arm, list[ConfusionCounts]]:
+        """The answers of INSID3, which has no threshold to choose."""
         net = self.segmenter.backbone
         insid3 = INSID3Segmenter(net, self.size, tau=TAU if all(net.levels) else 0.6)
         insid3.describe = self.segmenter.describe
         model = ShownOrNothing(insid3, SupportReader(self.dataset.train))
-        names = {(c.class_name, c.image_id) for c in reported}
-        questions = [q for q in self.asked if (q.episode.class_name, q.episode.query_id) in names]
         return counts_of(evaluate(questions, Panel({INSID3: model}, insid3_arms()), self.read_query))
 
-    def bank(self, path: Path) -> SupportBank:
+    def _build(self, path: Path) -> SupportBank:
         """Every training pair of every class: each fold takes what is base in it."""
         train = self.dataset.train
         images = _classes_of(train)
@@ -169,24 +190,36 @@ class Study:
             path, images, train.classes, lambda i: read.with_masks(i, images[i]), self.describe, made_from
         )
 
-    def questions(self, bank: SupportBank, which: str) -> list[Question]:
-        """One question for each (image, class) pair, in the fold in which the class is novel."""
-        classes, name = self.dataset.train.classes, self.dataset.name
-        llm = Asker().related_to_each(classes, classes)
+    def questions(self, which: str, limit: int) -> list[Question]:
+        """A question for each (image, class) pair, in the fold in which the class is novel; each image's together."""
         splits = {"val": [self.dataset.val], "train": [self.dataset.train]}.get(
             which, [self.dataset.train, self.dataset.val]
         )
         found = []
-        for fold in range(DATASETS[name].n_folds):
-            novel, base = DATASETS[name].novel(fold), DATASETS[name].base(fold)
-            known = {c: llm[c].restrict_to(base) for c in novel}
-            dealt, base_bank = shuffled(known), bank.only(base)
+        for fold in self.folds:
+            novel, base = self.dataset.benchmark.novel(fold), self.dataset.benchmark.base(fold)
+            known = {c: self.llm[c].restrict_to(base) for c in novel}
+            dealt, bank = shuffled(known), self.bank.only(base)
             for c in novel:
-                own, unlabelled = bank.image_ids[bank.rows_of(c)], frozenset(_showing(self.dataset.train, c))
-                for split in splits:
-                    episodes = [Episode(c, i, tuple(own.tolist())) for i in split.images_by_class()[c]]
-                    found += [Question(e, base_bank, known[c], {"shuffled": dealt[c]}, unlabelled) for e in episodes]
-        return found
+                images = [i for split in splits for i in split.images_by_class()[c]]
+                found += self._about(c, images, bank, known[c], dealt[c])
+        found.sort(key=lambda q: q.episode.query_id)
+        return found[:: max(len(found) // limit, 1)][:limit] if limit else found
+
+    def base_questions(self, fold: int, most: int) -> list[Question]:
+        """Questions about a fold's base classes, each treated as if it were novel; each image's together."""
+        bank = self.bank.only(self.dataset.benchmark.base(fold))
+        pretended = as_if_novel(bank, self.llm, most, seed=fold)
+        found = [q for about in pretended for q in self._about(*about)]
+        return sorted(found, key=lambda q: q.episode.query_id)
+
+    def _about(
+        self, name: str, images: Iterable[int], bank: SupportBank, known: RelatedClasses, dealt: RelatedClasses
+    ) -> list[Question]:
+        """Questions about a class; `bank` and both relations are of the classes that may stand in for it."""
+        own, unlabelled = self.bank.image_ids[self.bank.rows_of(name)], frozenset(_showing(self.dataset.train, name))
+        episodes = [Episode(name, i, tuple(own.tolist())) for i in images]
+        return [Question(e, bank, known, {"shuffled": dealt}, unlabelled) for e in episodes]
 
     def with_oracle(self, questions: Sequence[Question]) -> list[Question]:
         """Add the relation "oracle": the one base class whose supports do best on the class's *other* queries.
@@ -215,10 +248,10 @@ class Study:
             found.append(replace(q, others={**q.others, "oracle": oracle}))
         return found
 
-    def unlabelled_share(self) -> float:
+    def unlabelled_share(self, questions: Sequence[Question]) -> float:
         """The share of the five supports chosen by `llm` whose image shows the class asked for without a mask."""
         arm, tainted = Drawn(MODEL, "llm", 5), []
-        for q in self.asked:
+        for q in questions:
             chosen = arm.choose(q.bank, q.request(np.zeros(q.bank.foreground.shape[1], np.float32)))
             tainted += [c.image_id in q.exclude for c in chosen]
         return float(np.mean(tainted))

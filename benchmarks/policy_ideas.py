@@ -18,7 +18,7 @@ from llafs_lib.retrieval.bank import SupportBank
 from llafs_lib.retrieval.policies import Choice, K, Request, augment, select_supports
 from llafs_lib.retrieval.scoring import quality_term, visual_term
 from llafs_lib.vision.features import query_embedding
-from llafs_lib.vision.prototype import PrototypeSegmenter, affinities, similarity, stretched
+from llafs_lib.vision.prototype import ABSOLUTE, PrototypeSegmenter, affinities, similarity, stretched
 
 KEPT = "plain foreground, diffusion 8 (kept)"
 
@@ -136,6 +136,24 @@ IDEAS = {
     "kept, context classes in the background": Change(against="context"),
     "kept, unrelated classes in the background": Change(against="unrelated"),
 }
+
+
+SHARES = {f"absolute share {share}": share for share in (0.15, 0.45, 0.6)}  # 0 and the library's own are asked anyway
+
+
+class Share(BankPrototypes):
+    """True supports of which another share of the score is absolute than `ABSOLUTE`."""
+
+    def __init__(self, segmenter: PrototypeSegmenter, bank: SupportBank, share: float):
+        super().__init__(segmenter, [bank], as_scores=True)
+        self.share = share
+
+    def answers(self, question: Question, image: np.ndarray, shown: Sequence[Sequence[Choice]]) -> list[np.ndarray]:
+        """The score map for each set."""
+        pairs = [self.prototypes(choices) for choices in shown]
+        relative, mixed = (self.segmenter.scores(image, pairs, [own] * len(pairs)) for own in (False, True))
+        more = self.share / ABSOLUTE
+        return [np.clip(r + more * (m - r), 0, 1) for r, m in zip(relative, mixed, strict=True)]
 
 
 # --- other supports: arms ---------------------------------------------------------------------------------------------

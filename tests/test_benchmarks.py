@@ -10,7 +10,12 @@ import pytest
 import torch
 
 from llafs_lib.artifacts import RunFolder
+from llafs_lib.classes import COCO_CLASSES, DATASETS
+from llafs_lib.data.folds import open_dataset
+from llafs_lib.evaluation.arms import Arm
+from llafs_lib.evaluation.metrics import curve
 from llafs_lib.evaluation.runner import Question
+from llafs_lib.language.asking import Asker
 from llafs_lib.records import Episode, RelatedClass, RelatedClasses
 from llafs_lib.retrieval.bank import SupportBank
 from llafs_lib.tools.tutorial import project_root
@@ -78,7 +83,9 @@ def test_policies(photographs, cache, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     arguments = ["--limit", "6", "--size", "97", "--insid3", "--out", str(tmp_path / "counts.jsonl")]
     monkeypatch.setattr("sys.argv", ["policies", *arguments, "--threads", str(torch.get_num_threads())])
-    load("policies").main()
+    policies, chosen_from = load("policies"), []
+    monkeypatch.setattr(policies, "best_thresholds", recorded(policies.best_thresholds, chosen_from))
+    policies.main()
     found = capsys.readouterr().out
     for text in (
         "| hybrid |",
@@ -87,10 +94,71 @@ def test_policies(photographs, cache, tmp_path, capsys, monkeypatch):
         "show the class asked for unlabelled",
         "5 true + 20 llm, weight 0.3",
         "| INSID3 | mIoU | − prototypes |",
+        "6 queries reported",
+        "Appendix: thresholds chosen on the other half of the queries",
+        "| on base classes | fold 0 |",
+        "| supports | thresholds of base classes | tuned |",
     ):
         assert text in found
-    lines = (tmp_path / "counts.jsonl").read_text(encoding="utf-8").splitlines()
-    assert {"arm", "threshold", "class_name", "inter", "union"} <= set(json.loads(lines[0]))
+    ((by_fold,), thresholds) = chosen_from[0]
+    data, lines = open_dataset("coco-mini"), (tmp_path / "counts.jsonl").read_text(encoding="utf-8").splitlines()
+    for fold, curves in enumerate(by_fold):
+        seen = [(c.class_name, c.image_id) for asked in curves.values() for c in asked]
+        assert {c for c, _ in seen} <= set(data.benchmark.base(fold))
+        assert {i for _, i in seen} <= set(data.train.image_ids)
+    names, headline = {arm.name: arm for arm in thresholds}, 0
+    for line in map(json.loads, lines):
+        if line["chosen_on"] == "base classes":
+            (fold,) = (f for f in range(4) if line["class_name"] in data.benchmark.novel(f))
+            assert line["threshold"] == thresholds[names[line["arm"]]][fold]
+            headline += 1
+    assert {"inter", "union", "image_id"} <= set(line) and headline == 6 * len(policies.Study.arms)
+
+
+def recorded(function, calls):
+    """The function, which adds (arguments, result) of every call to a list."""
+
+    def call(*arguments):
+        calls.append((arguments, function(*arguments)))
+        return calls[-1][1]
+
+    return call
+
+
+def test_base_classes_are_asked_about_as_if_they_were_novel():
+    study, tables, drawn = load("policies").Study, load("policy_tables"), load("policy_ideas").Drawn
+    rng, n = np.random.default_rng(0), 3 * len(COCO_CLASSES)  # three images of each class, of one class each
+    index, ids, directions = np.arange(n) // 3, 100 + np.arange(n), rng.normal(size=(n, 4)).astype(np.float32)
+    bank = SupportBank(COCO_CLASSES, ids, index, directions, -directions, np.full(n, 0.3, np.float32))
+    train = SimpleNamespace(classes=COCO_CLASSES, image_ids=ids.tolist(), pixels=np.eye(80, dtype=int)[index] * 5000)
+    benchmark, llm = DATASETS["coco-mini"], Asker().related_to_each(COCO_CLASSES, COCO_CLASSES)
+    fake = SimpleNamespace(dataset=SimpleNamespace(benchmark=benchmark, train=train), bank=bank, llm=llm)
+    fake._about = lambda *about: study._about(fake, *about)
+    arms = [arm for arm in tables.policy_arms() if arm.k in (5, "all") and arm.policy != "oracle"]
+    arms.append(drawn("m", "true", 1, added="llm"))
+    for fold in range(4):
+        questions, base = study.base_questions(fake, fold, 60), set(benchmark.base(fold))
+        assert len(questions) == 60 and {q.episode.class_name for q in questions} == base
+        for q in questions:
+            name = q.episode.class_name
+            assert index[q.episode.query_id - 100] == COCO_CLASSES.index(name)
+            for arm in arms:
+                chosen = arm.choose(q.bank, q.request(directions[0]))
+                own = {name} if arm.policy == "true" else set()
+                others = base - {name} if arm.policy != "true" or arm.added else set()
+                assert chosen and {c.class_name for c in chosen} <= own | others
+                assert q.episode.query_id not in {c.image_id for c in chosen}
+
+
+def test_each_query_is_cut_at_the_threshold_of_its_fold():
+    thresholds, arm, truth = load("policy_thresholds"), Arm("m", "llm", 5), np.arange(100).reshape(10, 10) >= 60
+    scores = np.linspace(0, 1, 100).reshape(10, 10)
+    base = [{arm: [curve(scores, truth, "horse", 1)]}, {arm: [curve(scores, scores >= 0.2, "bus", 2)]}]
+    found = thresholds.best_thresholds(base)
+    novel = {arm: [curve(scores, truth, "giraffe", 3), curve(scores, truth, "truck", 4)]}
+    counts = thresholds.cut(novel, found, {"giraffe": 0, "truck": 1})[arm]
+    assert counts == [novel[arm][0].at(found[arm][0]), novel[arm][1].at(found[arm][1])]
+    assert counts[0].iou == 100 and counts[1].iou < 60
 
 
 def drawn_question(query_id, classes=("horse", "bus")):
