@@ -121,7 +121,7 @@ CONTEXT = _contexts()
 
 
 IDEAS = {
-    "unit foreground, no diffusion (as in notebook 02)": Change(plain=False, sharpness=None),
+    "unit foreground, no diffusion (as in notebook 02b)": Change(plain=False, sharpness=None),
     "plain foreground": Change(sharpness=None),
     "plain foreground, diffusion 4": Change(sharpness=4.0),
     KEPT: Change(),
