@@ -11,7 +11,7 @@ import torch
 
 from llafs_lib.artifacts import RunFolder
 from llafs_lib.classes import COCO_CLASSES, DATASETS
-from llafs_lib.data.folds import open_dataset
+from llafs_lib.data.folds import make_fold, open_dataset
 from llafs_lib.evaluation.arms import Arm
 from llafs_lib.evaluation.metrics import curve
 from llafs_lib.evaluation.runner import Question
@@ -224,6 +224,39 @@ def test_evaluation(photographs, cache, tmp_path, capsys, monkeypatch):
         assert text in found
 
 
+def test_a_drawn_coco_is_laid_out_like_the_official_one(cache, tmp_path, monkeypatch):
+    drawn = load("drawn_coco")
+    assert drawn.draw_coco(tmp_path / "coco", 80) == round(80 * drawn.OBJECTS) + round(40 * drawn.OBJECTS)
+    monkeypatch.setenv("LLAFS_DATA", str(tmp_path))
+    data = open_dataset("coco-20i")
+    assert (len(data.train), len(data.val)) == (80, 40) and not {*data.train.image_ids} & {*data.val.image_ids}
+    assert data.train.file(data.train.image_ids[0]).name.startswith("COCO_train2014_000000")
+    assert "crowd" in data.train.skipped[0] and len(data.train.skipped) == 1, "all else is as COCO says"
+    fold = make_fold(data, 1)
+    assert len(fold.train_images["person"]) > 5 and len(fold.shown(data.classes)) > 20
+    for image_id in data.val.image_ids:
+        assert data.val.image(image_id).shape[:2] == data.val.label_map(image_id).shape
+
+
+@pytest.mark.slow
+def test_full_scale(cache, tmp_path, capsys, monkeypatch):
+    for name in ("LLAFS_DATA", "LLAFS_PROGRESS"):
+        monkeypatch.setenv(name, "")  # so that the test ends with what it found
+    threads, kept = torch.get_num_threads(), set(cache.glob("*"))
+    monkeypatch.setattr("sys.argv", ["full_scale", "--quick", "--folder", str(tmp_path / "drawn")])
+    load("full_scale").main()
+    torch.set_num_threads(threads)
+    found = capsys.readouterr().out
+    for text in (
+        "| draw COCO 2014 |",
+        "| the first 2 steps, one pair each |",
+        "| this machine, idle |",
+        "Assumed: the H100",
+    ):
+        assert text in found
+    assert set(cache.glob("*")) == kept, "label maps of drawn images are removed"
+
+
 def test_kills_notices_what_is_half_written_and_what_differs_beyond_its_times(tmp_path):
     kills, a, b = load("kills"), tmp_path / "a", tmp_path / "b"
     for place, seconds in ((a, 1), (b, 2.5)):
@@ -262,6 +295,7 @@ def test_coverage(capsys, monkeypatch):
         ("gpu", "--quick"),
         ("kills", "--sweep"),
         ("coverage", "--rounds"),
+        ("full_scale", "--full-steps"),
     ],
 )
 def test_help(name, option, capsys, monkeypatch):
