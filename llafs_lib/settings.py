@@ -104,7 +104,7 @@ class Settings:
     segmenters: str = parameter(
         "hsnet,repri,prototype", _EVALUATION, f"the models to ask, with commas between: {', '.join(SEGMENTERS)}"
     )
-    queries: int = parameter(150, _EVALUATION, "how many queries to ask at most; 0 asks all", low=0)
+    queries: int = parameter(60, _EVALUATION, "how many queries to ask at most; 0 asks all", low=0)
     llm: str = parameter("", _LLM, "the model to ask which classes look alike; without one, recorded answers serve")
     llm_mode: str = parameter(
         "auto", _LLM, "auto: ask for what is not recorded; replay: never ask; refresh: ask anew", choices=LLM_MODES
