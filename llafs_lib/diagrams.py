@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from llafs_lib.artifacts import MADE_BY, NOTEBOOKS, number_of
+from llafs_lib.data.labels import void_of
 from llafs_lib.plots import NEUTRAL, PREDICTION, SUPPORT, TRUTH, draw_mask, finish
 
 # Where each notebook stands in the map of the series, and what it answers.
@@ -65,6 +66,23 @@ def fold_map(is_novel: np.ndarray, classes: Sequence[str]) -> Figure:
     ax.set_xticks(range(len(classes)), classes, rotation=90, fontsize=7)
     ax.set_title("orange: novel, asked about; blue: base, trained on", fontsize=9, loc="left")
     ax.spines[:].set_visible(False)
+    return finish(figure)
+
+
+def label_map(image: np.ndarray, labels: np.ndarray, classes: Sequence[str]) -> Figure:
+    """An image [H, W, 3] beside its label map [H, W]: one shade for each value, listed with the class that it means."""
+    names = {0: "background", void_of(labels): "void", **{i + 1: name for i, name in enumerate(classes)}}
+    values, places = np.unique(labels, return_inverse=True)
+    figure, (left, right) = plt.subplots(1, 2, figsize=(9, 3), width_ratios=(1, 1.3))
+    draw_mask(left, image, title="image")
+    shades = plt.get_cmap("cividis", len(values))
+    shown = right.imshow(
+        places.reshape(labels.shape), shades, vmin=-0.5, vmax=len(values) - 0.5, interpolation="nearest"
+    )
+    right.set_title("label map", fontsize=9)
+    right.axis("off")
+    bar = figure.colorbar(shown, ax=right, ticks=range(len(values)))
+    bar.ax.set_yticklabels([f"{value} = {names[value]}" for value in values.tolist()], fontsize=8)
     return finish(figure)
 
 

@@ -25,6 +25,7 @@ FIGURES = {
     "class_counts": lambda name: plots.class_counts({name: 2, "a": 1}, [name], name),
     "supports_row": lambda name: plots.supports_row(IMAGE, prediction(name).supports, name),
     "fold_map": lambda name: diagrams.fold_map(np.eye(2, dtype=bool), [name, "a"]),
+    "label_map": lambda name: diagrams.label_map(IMAGE, MASK.astype(np.uint8), [name, "a"]),
     "embedding_map": lambda name: diagrams.embedding_map(np.eye(2), [name, "a"], [name]),
 }
 
