@@ -14,7 +14,6 @@ from llafs_lib.tools.tutorial import project_root
 
 QUERIES = 20
 SOLUTION = re.compile(r"<summary>Solution</summary>\n\n```python\n(.*?)```", re.DOTALL)
-NEEDS_A_SERVER = "# with Ollama"
 
 
 def workplace(root):
@@ -27,7 +26,7 @@ def workplace(root):
     for path in sorted((source / "notebooks").glob("0*.ipynb")):
         book = nbformat.read(path, as_version=4)
         texts = [cell.source for cell in book.cells if cell.cell_type == "markdown"]
-        solutions = [s for text in texts for s in SOLUTION.findall(text) if not s.startswith(NEEDS_A_SERVER)]
+        solutions = [s for text in texts for s in SOLUTION.findall(text)]
         book.cells += [nbformat.v4.new_code_cell(s) for s in solutions]
         nbformat.write(book, root / "notebooks" / path.name)
     return root / "runs"
