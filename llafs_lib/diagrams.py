@@ -114,7 +114,7 @@ def correspondence(
 
 
 def hsnet(taps: Sequence[Sequence[int]], levels: Sequence[Sequence[int]], ends: Sequence[Sequence[int]]) -> Figure:
-    """HSNet as boxes, each with the shape of the tensor that it leaves.
+    """HSNet as boxes, each with the shape of the tensor that it leaves; what is trained is tinted.
 
     Args:
         taps: of strides 8, 16 and 32: the shape of the taps of one image, [taps, C, h, w].
@@ -122,12 +122,15 @@ def hsnet(taps: Sequence[Sequence[int]], levels: Sequence[Sequence[int]], ends: 
             8 and 16 what mixing leaves; nine shapes without the last, column by column.
         ends: the shapes of the mean over the support plane, the logits and the mask.
     """
-    figure, ax = plt.subplots(figsize=(10, 5))
+    figure, ax = plt.subplots(figsize=(10, 5.4))
+    headings = ("two feature pyramids", "4-D correlations", "squeeze", "merge, coarse into fine", "2-D decoder")
+    for column, heading in enumerate(headings):
+        ax.text(column, 0.52, heading, ha="center", va="center", fontsize=9, weight="bold")
     titles = ("correlation", "encoder: three\ncentre-pivot layers", "add the level below,\nthree more layers")
     places = {}
     for row, (stride, shape) in enumerate(zip((8, 16, 32), taps, strict=True)):
-        ax.text(-0.62, -row, f"stride {stride}", rotation=90, ha="center", va="center", fontsize=8, color=NEUTRAL)
-        for lift, name, colour in ((0.21, "query", NEUTRAL), (-0.21, "support × mask", SUPPORT)):
+        ax.text(-0.58, -row, f"stride {stride}", rotation=90, ha="center", va="center", fontsize=9)
+        for lift, name, colour in ((0.21, "query", "black"), (-0.21, "support × mask", SUPPORT)):
             _box(ax, (0, lift - row), f"{name}\n{list(shape)}", colour, 0.34)
             places[name, row] = (0, lift - row)
     for number, shape in enumerate(levels):
@@ -143,17 +146,19 @@ def hsnet(taps: Sequence[Sequence[int]], levels: Sequence[Sequence[int]], ends: 
     for start, end in [*arrows, ((3, 1), (3, 0)), ((3, 0), (4, 0)), ((4, 0), (4, 1)), ((4, 1), (4, 2))]:
         (x0, y0), (x1, y1) = places[start], places[end]
         right, up = (0.43, 0) if x1 > x0 else (0, 0.34 if y1 > y0 else -0.34)  # from the box's centre to its side
-        arrow = {"arrowstyle": "-|>", "color": NEUTRAL}
+        arrow = {"arrowstyle": "-|>", "color": "#555555"}
         ax.annotate("", (x1 - right, y1 - up), (x0 + right, y0 + up), arrowprops=arrow)
-    ax.set(xlim=(-0.7, 4.5), ylim=(-2.5, 0.5))
+    ax.set(xlim=(-0.66, 4.46), ylim=(-2.4, 0.62))
     ax.axis("off")
     return finish(figure)
 
 
 def _box(ax: Axes, centre: tuple[float, float], text: str, colour: str, height: float = 0.64) -> None:
-    (x, y), side = centre, {"fc": "white", "ec": colour, "lw": 1.5}
+    (x, y), trained = centre, colour == PREDICTION
+    side = {"fc": "#D6E6F2" if trained else "white", "ec": colour, "lw": 2 if trained else 1.5}
+    side["ls"] = "--" if colour == SUPPORT else "-"  # told apart in grey, too
     ax.add_patch(FancyBboxPatch((x - 0.41, y - height / 2), 0.82, height, "round,pad=0.01", **side))
-    ax.text(x, y, text, ha="center", va="center", fontsize=8)
+    ax.text(x, y, text, ha="center", va="center", fontsize=9)
 
 
 def kernel_taps(kept: np.ndarray) -> Figure:

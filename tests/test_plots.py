@@ -6,6 +6,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from matplotlib.colors import to_rgb
+from matplotlib.patches import FancyBboxPatch
 from matplotlib.text import Text
 
 from llafs_lib import diagrams, plots
@@ -54,8 +56,21 @@ def test_hsnet_is_drawn_with_every_shape():
     levels = [(c, n, n, m, m) for c, m in ((2, 7), (128, 2)) for n in (20, 10, 5)] + [
         (64, n, n, 2, 2) for n in (20, 10)
     ]
-    drawn = texts_of(diagrams.hsnet(taps, levels, ends))
-    assert all(str(list(shape)) in drawn for shape in (*taps, *levels, *ends))
+    figure = diagrams.hsnet(taps, levels, ends)
+    assert all(str(list(shape)) in texts_of(figure) for shape in (*taps, *levels, *ends))
+    width, height = figure.get_size_inches() * figure.dpi
+    assert width <= 800 and height < 900
+    figure.canvas.draw()
+    box = figure.axes[0].get_window_extent()
+    assert all(box.contains(*corner) for t in figure.axes[0].texts for corner in t.get_window_extent().corners())
+
+
+def test_what_hsnet_trains_is_told_apart_without_colours():
+    figure = diagrams.hsnet([(2, 8, 9, 9)] * 3, [(2, 9, 9, 9, 9)] * 8, [(2, 9, 9)] * 3)
+    boxes = [patch for patch in figure.axes[0].patches if isinstance(patch, FancyBboxPatch)]
+    tinted = [box for box in boxes if to_rgb(box.get_facecolor()) != (1, 1, 1)]
+    dashed = [box for box in boxes if box.get_linestyle() == "--"]
+    assert (len(boxes), len(tinted), len(dashed)) == (17, 6, 3)  # three encoders, two mixings, the decoder; supports
 
 
 def test_the_map_of_the_series_has_every_notebook():
