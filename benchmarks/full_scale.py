@@ -53,7 +53,7 @@ from llafs_lib.vision.segmenter import HSNetSegmenter
 from llafs_lib.vision.training import fit
 
 TEST = 1000  # episodes of a fold in HSNet's test
-# What an H100 took for a step of HSNet's training (docs/results.md, "On a GPU"), the mean of two runs; and for a query.
+# What an H100 took for a step of HSNet's training (docs/speed.md, "On a GPU"), the mean of two runs; and for a query.
 H100_STEP, H100_SIZE, H100_BATCH, H100_QUERY = 0.032, 257, 2, 0.017  # s, px, pairs, s
 BANDWIDTH = {"H100": 3.35, "A100, 80 GB": 2.04, "A100, 40 GB": 1.56, "RTX 4090": 1.01, "L4": 0.30, "T4": 0.32}  # TB/s
 MEMORY = {"H100": 80, "A100, 80 GB": 80, "A100, 40 GB": 40, "RTX 4090": 24, "L4": 24, "T4": 16}  # GB
