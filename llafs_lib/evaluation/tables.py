@@ -152,7 +152,7 @@ def reading(ends: Sequence[float] | None) -> str:
 
 def interval(ends: Sequence[float] | None, form: str = ".1f") -> str:
     """An interval as text: "[8.7, 16.9]"; nothing where there is none."""
-    return "[" + ", ".join(format(end, form) for end in ends) + "]" if ends else ""
+    return "" if ends is None else "[" + ", ".join(format(end, form) for end in ends) + "]"
 
 
 def markdown(table: pd.DataFrame) -> str:
