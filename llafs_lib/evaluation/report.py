@@ -102,7 +102,8 @@ def findings(results: Results) -> list[str]:
     return [
         *unanswered(results),
         f"On {place(results)}, {k} shots, {results['n_queries']} queries, {chosen} are "
-        f"{_compared(results, Arm('', 'random', k), 'random ones')} (mIoU with 95% intervals; what is said of the six claims is corrected for their number).",
+        f"{_compared(results, Arm('', 'random', k), 'random ones')} (mIoU with 95% intervals; what is said of the six "
+        "claims is corrected for their number).",
         f"They are {'; they are '.join(against_free)}.",
         f"They are {_compared(results, Arm('', 'true', 1), 'one true support')}.",
         f"Without a model, {' and '.join(scores)}; {chosen} are {_compared(results, best, called[best])}.",
