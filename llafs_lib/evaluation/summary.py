@@ -37,7 +37,7 @@ from llafs_lib.evaluation.arms import (
     over_draws,
 )
 from llafs_lib.evaluation.log import Asked
-from llafs_lib.evaluation.metrics import class_ious, fb_iou, miou
+from llafs_lib.evaluation.metrics import ConfusionCounts, class_ious, fb_iou, miou
 from llafs_lib.evaluation.runner import counts_of
 from llafs_lib.evaluation.statistics import Estimate, Estimator, Interval, holm, pooled
 
@@ -108,7 +108,7 @@ class _Compared:
         }
 
     def pair(self, a: Arm, b: Arm) -> Figures:
-        found, wider = (self._difference(by, self.pooled, a, b) for by in (self.images, self.classes_too))
+        found, wider = (self._difference(by, a, b) for by in (self.images, self.classes_too))
         return {
             "a": a.name,
             "b": b.name,
@@ -119,12 +119,15 @@ class _Compared:
         }
 
     def nulls(self) -> list[Figures]:
-        found = [(a, self._difference(self.images, self.runs, a, b)) for a, b in null_pairs(self.runs[0])]
+        found = [(a, self.images.difference(*self._of_runs(self.runs, a, b))) for a, b in null_pairs(self.runs[0])]
         return [{"model": a.model, "k": a.k, "diff": round(e.value, 2), "ci95": _rounded(e.ci95)} for a, e in found]
 
-    def _difference(self, by: Estimator, runs: Sequence[Answers], a: Arm, b: Arm) -> Estimate:
-        of_training = self.training.get(a.model, 0.0)
-        return by.difference([run[a] for run in runs], [run[b] for run in runs], of_training)
+    def _difference(self, by: Estimator, a: Arm, b: Arm) -> Estimate:
+        return by.difference(*self._of_runs(self.pooled, a, b), self.training.get(a.model, 0.0))
+
+    @staticmethod
+    def _of_runs(runs: Sequence[Answers], *arms: Arm) -> list[list[Sequence[ConfusionCounts]]]:
+        return [[run[arm] for run in runs] for arm in arms]
 
 
 def _judged(
