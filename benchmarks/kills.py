@@ -79,6 +79,13 @@ def watch(driver: psutil.Popen, most: float = math.inf) -> float:
     return sum(used.values())
 
 
+def runs(process: psutil.Process) -> bool:
+    """Whether it does anything: one that has ended may stay in the table of processes until it is asked for."""
+    with suppress(psutil.NoSuchProcess):
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    return False
+
+
 def files_of(place: Path, *tops: str) -> dict[str, Path]:
     """All that a reader would find. What has a temporary name is nothing yet, and TensorBoard's are named by times."""
     paths = {str(p.relative_to(place)): p for top in tops for p in (place / top).rglob("*") if p.is_file()}
@@ -187,7 +194,9 @@ def sweep_on_two_nodes(folder: Path, seeds: int, rng: random.Random) -> None:
     driver = start(place, command)
     wait_for(total, "that is all")
     status, _ = driver.wait(), cluster.shutdown()
-    _, left = psutil.wait_procs(seen, timeout=120)
+    end = time.monotonic() + 120
+    while (left := [p for p in seen if runs(p)]) and time.monotonic() < end:
+        time.sleep(1)
     starts = [log.read_text(encoding="utf-8").count("dataset toy, ") for log in place.glob("runs/**/sweep.log")]
     print(f"{len(stamps(place, '05*'))} of {total} finished, status {status}; started once {starts.count(1)},")
     print(f"twice {starts.count(2)}, more often {sum(n > 2 for n in starts)}; {len(seen)} processes, left: {left}")

@@ -119,6 +119,7 @@ class _Compared:
         }
 
     def nulls(self) -> list[Figures]:
+        # Both draws are of one arm, so a training moves both alike: `training` is not added.
         found = [(a, self.images.difference(*self._of_runs(self.runs, a, b))) for a, b in null_pairs(self.runs[0])]
         return [{"model": a.model, "k": a.k, "diff": round(e.value, 2), "ci95": _rounded(e.ci95)} for a, e in found]
 
