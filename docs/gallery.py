@@ -33,7 +33,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     """The README as the start page, every notebook of the series, and what these link to."""
     paths = ["README.md", *(f"notebooks/{name}.ipynb" for name in SERIES), "CONTRIBUTING.md", "CHANGELOG.md"]
     own = [file for file in files if file.src_dir == config.docs_dir]
-    paths += [f"docs/{file.src_uri}" for file in own if file.src_uri.endswith((".png", ".css", ".md"))]
+    paths += [f"docs/{file.src_uri}" for file in own if file.src_uri.endswith((".png", ".css", ".md", ".json"))]
     site = [File(path, str(ROOT), config.site_dir, config.use_directory_urls) for path in paths]
     # A browser shows a file with this suffix; one without any it saves.
     site.append(File("LICENSE", str(ROOT), config.site_dir, config.use_directory_urls, dest_uri="LICENSE.txt"))
