@@ -172,7 +172,8 @@ def merged(asked: Mapping[tuple[int, int], Sequence[Asked]], runs: Sequence[Resu
         by_seed.setdefault(seed, []).extend(own)
     counts, at_400 = ([counts_of(own, small) for own in by_seed.values()] for small in (False, True))
     shots = runs[0]["shots"]
-    found = summarise(counts, document_pairs(counts[0], shots), shots, at_400=at_400, fold_of=fold_of)
+    known = TRAINED if len(by_seed) == 1 else None
+    found = summarise(counts, document_pairs(counts[0], shots), shots, at_400, fold_of, known)
     return {
         **{fact: runs[0][fact] for fact in ("shots", "backbone", "budget")},
         "n_queries": len(next(iter(counts[0].values()))),
