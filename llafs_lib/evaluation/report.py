@@ -39,10 +39,10 @@ from llafs_lib.evaluation.tables import (
 ABOUT = (
     "mIoU is the mean over classes of summed intersections over summed unions, in percent, at the images' own size. "
     "“At 400 px” squashes the images to 400 × 400, where HSNet's published figures are counted. Where chance decides "
-    f"which supports are shown, each query is answered with {DRAWS} draws of them. Intervals (95%) include the choice of "
-    "query images, these draws, and what differs between trainings; “other classes too” includes the choice of classes "
-    "as well. The six claims were chosen beforehand, and their p values are corrected for their number (Holm). All other "
-    "differences explore: where there is no difference, one interval in twenty misses 0 by chance."
+    f"which supports are shown, each query is answered with {DRAWS} draws of them. Intervals (95%) include the choice "
+    "of query images, these draws, and what differs between trainings; “other classes too” includes the choice of "
+    "classes as well. The six claims were chosen beforehand, and their p values are corrected for their number (Holm). "
+    "All other differences explore: where there is no difference, one interval in twenty misses 0 by chance."
 )
 CIRCLE = (
     "The look-alikes of drawn scenes are their design, and the recorded answers name exactly these: the machinery "
