@@ -26,7 +26,7 @@ pytestmark = pytest.mark.slow
 REPOSITORY = "some-owner/some-name"
 FEW = {
     'budget = "small"': 'budget = "tiny"',
-    "queries = 150": "queries = 5",
+    "queries = 60": "queries = 5",
 }
 NOT_HANDED_ON = ("PYTHON", "VIRTUAL_ENV", "JUPYTER", "IPYTHON", "MPL", "GIT_", "OPENAI", "LLAFS")
 GOOGLE_COLAB = {
