@@ -169,7 +169,10 @@ def over_draws(answers: Answers) -> dict[Arm, list[ConfusionCounts]]:
 
 
 def claims(model: str, k: int) -> dict[str, Pair]:
-    """The six comparisons that were chosen before any of them was seen, with `k` supports; all others only explore."""
+    """The six comparisons that decide what may be said, with `k` supports; all others only explore.
+
+    They were chosen before today's models were asked. Some of them were known of the models of version 0.1.
+    """
     llm, one = Arm(model, "llm", k), Arm(model, "true", 1)
     against = {"random ones": "random", "those of the super-category": "supercategory"}
     against |= {"those with like names": "text", "those on another class's list": "shuffled"}

@@ -41,7 +41,8 @@ ABOUT = (
     "“At 400 px” squashes the images to 400 × 400, where HSNet's published figures are counted. Where chance decides "
     f"which supports are shown, each query is answered with {DRAWS} draws of them. Intervals (95%) include the choice "
     "of query images, these draws, and what differs between trainings; “other classes too” includes the choice of "
-    "classes as well. The six claims were chosen beforehand, and their p values are corrected for their number (Holm). "
+    "classes as well. The six claims were chosen beforehand (some were known of earlier models), their p values are "
+    "corrected for their number (Holm). "
     "All other differences explore: where there is no difference, one interval in twenty misses 0 by chance."
 )
 CIRCLE = (
