@@ -6,7 +6,8 @@ A result is a dictionary, as `results.json` holds it: facts of the run, and
     paired["a-b"]   a, b (names among `arms`), diff, ci95, ci95_classes, p
     claims          the six that were chosen beforehand: says, model, a, b, p (Holm's, over the six of a model), verdict
     document        what the source document claims, in the same form
-    nulls           model, k, diff, ci95: two draws of random supports compared, which only chance tells apart
+    nulls           model, k, diff, ci95: two draws of random supports compared, which only chance tells apart; of
+                    several folds each has its own, with its fold
     spread[name]    model, supports; training, draws, queries: standard deviations in points
     absent[name]    the share of an image that is marked where the class is absent, in percent
     unanswered      the classes about which no language model answered, so that like names stand in
@@ -178,10 +179,16 @@ def merged(asked: Mapping[tuple[int, int], Sequence[Asked]], runs: Sequence[Resu
         **{fact: runs[0][fact] for fact in ("shots", "backbone", "budget")},
         "n_queries": len(next(iter(counts[0].values()))),
         **found,
+        "nulls": [null | {"fold": fold} for fold in dict.fromkeys(fold_of.values()) for null in _nulls(asked, fold)],
         "spread": spreads(dict(zip(by_seed, counts, strict=True))),
         "absent": pd.DataFrame([run["absent"] for run in runs]).mean().round(1).to_dict(),
         "unanswered": sorted({c for run in runs for c in run.get("unanswered", ())}),
     }
+
+
+def _nulls(asked: Mapping[tuple[int, int], Sequence[Asked]], fold: int) -> list[Figures]:
+    """`nulls` of one fold. Over all folds at once, what chance does in one of them would be averaged away."""
+    return _Compared([counts_of(own) for (_, own_fold), own in asked.items() if own_fold == fold], {}, {}).nulls()
 
 
 def spreads(runs: Mapping[int, Answers]) -> dict[str, Figures]:

@@ -108,7 +108,10 @@ def paired_table(results: Results) -> pd.DataFrame:
 
 
 def null_table(results: Results) -> pd.DataFrame:
-    """Two draws of random supports compared: how often 0 lies in the 95% interval, as it should in 95 of 100 cases."""
+    """Two draws of random supports compared: how often 0 lies in the 95% interval, as it should in 95 of 100 cases.
+
+    Of several folds, the pairs of each fold are counted.
+    """
     rows: dict[tuple[str, str], list[Figures]] = {}
     for null in results.get("nulls", ()):
         if null["ci95"]:

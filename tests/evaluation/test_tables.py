@@ -186,6 +186,8 @@ def test_runs_of_several_folds_and_trainings_are_merged(results):
     assert arms_in(found)[LLM]["miou"] == arms_in(results)[LLM]["miou"], "two folds alike, three trainings alike"
     narrow, wide = (r["paired"]["HSNet: llm 5-HSNet: random 5"]["ci95"] for r in (found, results))
     assert np.ptp(narrow) < np.ptp(wide), "twice as many queries, and no spread between trainings"
+    assert [null["fold"] for null in found["nulls"]] == [0] * len(results["nulls"]) + [1] * len(results["nulls"])
+    assert {null["diff"] for null in found["nulls"]} == {null["diff"] for null in results["nulls"]}
     alone = merged({run: own for run, own in runs.items() if run[0] == 0}, [FACTS | {"absent": {}}])
     single = alone["paired"]["HSNet: llm 5-HSNet: random 5"]["ci95"]
     assert np.ptp(single) > np.ptp(narrow), "what other trainings would differ by is added to a single one"
