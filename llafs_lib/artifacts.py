@@ -66,6 +66,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "05_full_evaluation": METHOD,
     "06_your_own_images": (*METHOD, "answering", "bank_folder", "opening", "outputs", "writing"),
 }
+KEPT = " Or ask trained models about these images, in a new folder of runs: `--trained RUNS --runs OTHER`."
 _DECIDES = (".py", ".json", ".safetensors")  # endings of the files that decide
 
 _PACKAGES = ("torch", "torchvision", "numpy", "pycocotools", "openai", "accelerate")
@@ -149,7 +150,8 @@ class RunFolder:
         for key, value in expected.items():
             made = self.parameters(name).get(key)
             if made != value:
-                raise LlafsError(f"{path} was made with {key}={made!r}, not {key}={value!r}: {again}.")
+                hint = KEPT if key == "data" else ""
+                raise LlafsError(f"{path} was made with {key}={made!r}, not {key}={value!r}: {again}.{hint}")
         return path
 
     def manifest(self, name: str) -> dict[str, Any]:

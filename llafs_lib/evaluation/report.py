@@ -226,6 +226,7 @@ def html_report(results: Results, figures: Mapping[str, Figure | bytes]) -> str:
 def _made(results: Results) -> str:
     seeds = results.get("seeds", [results.get("seed")])
     trained = f"training seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}"
+    trained += ", on other images than these" if results.get("trained on") else ""
     return f"Backbone {results['backbone']}, budget {results['budget']}, {trained}; {results['n_queries']} queries."
 
 

@@ -11,6 +11,7 @@ A result is a dictionary, as `results.json` holds it: facts of the run, and
     spread[name]    model, supports; training, draws, queries: standard deviations in points
     absent[name]    the share of an image that is marked where the class is absent, in percent
     unanswered      the classes about which no language model answered, so that like names stand in
+    trained on      the data that the models were trained on, if these are others than they are asked about
 
 `ci95` and `p` are None where there are too few queries for an interval. `tables` reads it back and shows it.
 """
@@ -183,6 +184,7 @@ def merged(asked: Mapping[tuple[int, int], Sequence[Asked]], runs: Sequence[Resu
         "spread": spreads(dict(zip(by_seed, counts, strict=True))),
         "absent": pd.DataFrame([run["absent"] for run in runs]).mean().round(1).to_dict(),
         "unanswered": sorted({c for run in runs for c in run.get("unanswered", ())}),
+        "trained on": sorted({run["trained on"] for run in runs if run.get("trained on")}),
     }
 
 

@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 
 _NUMBERS: dict[str, Any] = {"action": "extend", "type": lambda text: text.split(","), "default": [], "metavar": "NN"}
 
+_TRAINED: dict[str, Any] = {
+    "type": os.path.abspath,
+    "metavar": "RUNS",
+    "help": "take the models from this other folder of runs instead of training: to ask them about other images",
+}
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand.
@@ -93,6 +99,7 @@ def _add_tutorial(parser: argparse.ArgumentParser) -> None:
     )
     add_options(parser, PARAMETERS.values())
     parser.add_argument("--only", help="run just these notebooks, whatever their state: 04, or 02,02b", **_NUMBERS)
+    parser.add_argument("--trained", **_TRAINED)
     parser.set_defaults(command=_tutorial)
 
 
@@ -101,7 +108,7 @@ def _tutorial(arguments: argparse.Namespace) -> None:
     from llafs_lib.tools.tutorial import run_tutorial
 
     settings = made(Settings, arguments)
-    results = run_tutorial(settings, arguments.only)
+    results = run_tutorial(settings, arguments.only, trained=arguments.trained or "")
     if results is not None:
         run = settings.run.path
         print(f"\n{text_report(results)}\n\nreport: {run / 'report.html'}\nexecuted notebooks: {run / 'notebooks'}")
@@ -119,11 +126,13 @@ def _add_sweep(parser: argparse.ArgumentParser) -> None:
         ("sweep --dataset coco-mini --folds 0-3 --seeds 0,1", "eight runs on this machine"),
         ("sweep --dataset coco-20i --budget full --gpus 1 --address HEAD:6379", "on a Ray cluster"),
         ("sweep --dataset coco-mini --only 05", "evaluate again, without training again"),
+        ("sweep --dataset coco-mini --trained runs --runs others", "its models, on the images now in LLAFS_DATA"),
     )
     parser.add_argument("--folds", default="", help="such as 0-3 or 0,2 (default: all of the data set)")
     parser.add_argument("--seeds", default="0-2", help="of the training (default: %(default)s)")
     add_options(parser, [f for f in PARAMETERS.values() if f.name not in ("fold", "seed")])
     parser.add_argument("--only", help="run just these notebooks: 05, or 04,05", **_NUMBERS)
+    parser.add_argument("--trained", **_TRAINED)
     parser.add_argument("--dry-run", action="store_true", help="list what would be run")
     add_options(parser, fields(Resources))
     parser.set_defaults(command=_sweep, queries=0)
@@ -137,7 +146,8 @@ def _sweep(arguments: argparse.Namespace) -> None:
     settings, seeds, resources = made(Settings, arguments), numbers(arguments.seeds), made(Resources, arguments)
     folds = numbers(arguments.folds) if arguments.folds else folds_of(settings)
     with in_root(settings) as settings:
-        _run_sweep(Sweep(settings, tuple(folds), tuple(seeds), tuple(arguments.only)), resources, arguments.dry_run)
+        sweep = Sweep(settings, tuple(folds), tuple(seeds), tuple(arguments.only), arguments.trained or "")
+        _run_sweep(sweep, resources, arguments.dry_run)
 
 
 def _run_sweep(sweep: Sweep, resources: Resources, only_listed: bool) -> None:

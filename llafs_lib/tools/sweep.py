@@ -63,12 +63,14 @@ class Sweep:
     """Which runs: `settings` for every fold and every training seed.
 
     only: numbers of notebooks, such as ("05",): run just these where they are not up to date.
+    trained: another folder of runs, whose models are taken instead of training (see `tools.trained`).
     """
 
     settings: Settings
     folds: tuple[int, ...] = (0, 1, 2, 3)
     seeds: tuple[int, ...] = (0, 1, 2)
     only: tuple[str, ...] = ()
+    trained: str = ""
 
     @property
     def folder(self) -> Path:
@@ -82,9 +84,8 @@ class Sweep:
 
     def runs(self) -> list[Settings]:
         """The settings of each run, seed by seed."""
-        root = Path(self.settings.runs) / "sweep"
         return [
-            replace(self.settings, fold=fold, seed=seed, runs=str(root / f"seed{seed}"))
+            replace(self.settings, fold=fold, seed=seed, runs=_runs_of(self.settings.runs, seed))
             for seed, fold in itertools.product(self.seeds, self.folds)
         ]
 
@@ -96,6 +97,11 @@ class Sweep:
             for run in self.runs()
         }
         return {name: books for name, books in left.items() if books}
+
+
+def _runs_of(runs: str, seed: int) -> str:
+    """The folder of a sweep's runs with one seed."""
+    return str(Path(runs) / "sweep" / f"seed{seed}")
 
 
 def name_of(settings: Settings) -> str:
@@ -129,7 +135,10 @@ def run_sweep(sweep: Sweep, resources: Resources | None = None) -> Outcome:
         task = ray.remote(retry_exceptions=True, **options)(_run)
         threads, place, given = max(int(resources.cpus), 1), os.getcwd(), environment()
         runs = {name_of(run): run for run in sweep.runs()}
-        pending = {task.remote(place, asdict(runs[name]), sweep.only, threads, given): name for name in left}
+        models = {name: sweep.trained and _runs_of(sweep.trained, run.seed) for name, run in runs.items()}
+        pending = {
+            task.remote(place, asdict(runs[name]), sweep.only, threads, given, models[name]): name for name in left
+        }
         while pending:
             (ready,), _ = ray.wait(list(pending), num_returns=1)
             name = pending.pop(ready)
@@ -145,7 +154,12 @@ def run_sweep(sweep: Sweep, resources: Resources | None = None) -> Outcome:
 
 
 def _run(
-    place: str, settings: Mapping[str, Any], only: Sequence[str], threads: int, environment: Mapping[str, str]
+    place: str,
+    settings: Mapping[str, Any],
+    only: Sequence[str],
+    threads: int,
+    environment: Mapping[str, str],
+    trained: str,
 ) -> None:
     """One run, in a Ray worker. What it prints goes to `sweep.log` in its folder; an error ends it, and Ray retries."""
     os.chdir(place)
@@ -156,7 +170,8 @@ def _run(
     with log_path.open("a", encoding="utf-8") as log:
         with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
             try:  # what a task before this one finished is not done again
-                run_tutorial(chosen, only or [number_of(name) for name in MERGED], again=False, wait=True)
+                books = only or [number_of(name) for name in MERGED]
+                run_tutorial(chosen, books, again=False, wait=True, trained=trained)
             except Exception as error:
                 print(f"{type(error).__name__}: {error}", flush=True)
                 raise LlafsError(f"{error} (see {log_path.as_posix()})") from None  # every worker can send this one

@@ -35,6 +35,7 @@ from llafs_lib.seals import digest_of
 from llafs_lib.settings import Settings, unknown
 from llafs_lib.sharing import held
 from llafs_lib.tools.execution import execute, project_root
+from llafs_lib.tools.trained import TRAINING, take_models
 
 PAPERMILLS_OWN = ("PAPERMILL_INPUT_PATH", "PAPERMILL_OUTPUT_PATH")  # what `papermill --inject-paths` adds
 
@@ -213,6 +214,14 @@ class Step:
                     f"and mean it, remove {maker.stamp}."
                 )
 
+    def take(self, trained: str) -> str:
+        """Take what the notebook would make from the same run in another folder of runs; return where that lies."""
+        source = replace(self.settings, runs=trained).run
+        cause, names = self._cause(), NOTEBOOKS[self.notebook.stem][1]
+        take_models(names, self.settings, source)
+        self._keep_stamp(cause, 0.0)
+        return source.path.as_posix()
+
     def run(self) -> float:
         """Execute the notebook and return the seconds it took. Its output is renamed only when it has succeeded."""
         self._check_read()
@@ -225,10 +234,13 @@ class Step:
         with nullcontext() if NOTEBOOKS[self.notebook.stem][1] else held(Path(self.settings.runs), wait=True):
             execute(self.notebook, partial, self.parameters, log=self.folder / f"{self.notebook.stem}.log")
         os.replace(partial, self.folder / self.notebook.name)
-        made = {name: _hash_or_none(self.settings.run.path / name) for name in NOTEBOOKS[self.notebook.stem][1]}
         cause["the data set"] = self._data_digest()  # notebook 01 draws `toy` if it was not there
-        seconds = round(time.monotonic() - started, 1)
-        write_json(self.stamp, {"cause": cause, "made": made, "seconds": seconds})
+        return self._keep_stamp(cause, round(time.monotonic() - started, 1))
+
+    def _keep_stamp(self, cause: Mapping[str, str], seconds: float) -> float:
+        made = {name: _hash_or_none(self.settings.run.path / name) for name in NOTEBOOKS[self.notebook.stem][1]}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_json(self.stamp, {"cause": dict(cause), "made": made, "seconds": seconds})
         return seconds
 
     def _cause(self) -> dict[str, str]:
@@ -271,7 +283,7 @@ def notebooks(only: Sequence[str] = (), names: Iterable[str] = NOTEBOOKS) -> lis
 
 
 def run_tutorial(
-    settings: Settings, only: Sequence[str] = (), again: bool = True, wait: bool = False
+    settings: Settings, only: Sequence[str] = (), again: bool = True, wait: bool = False, trained: str = ""
 ) -> dict[str, Any] | None:
     """Run the notebooks in order, reusing what is unchanged; return `results.json` if notebook 05 was among them.
 
@@ -279,6 +291,7 @@ def run_tutorial(
         only: numbers such as "04": run just these.
         again: run these whatever their state; False reuses what is unchanged among them, too.
         wait: for another process that writes to this run's folder; else it is an error.
+        trained: another folder of runs, whose models are taken instead of training (see `tools.trained`).
 
     Raises:
         LlafsError: a notebook failed; the message quotes its error and says where its output and its log lie. Or the
@@ -292,7 +305,12 @@ def run_tutorial(
         with held(settings.run.path, wait) if asked or any(step.why_run() for step in steps) else nullcontext():
             for step in steps:
                 reason = "asked for" if asked else step.why_run()
-                done = f"run ({reason}), {step.run():.0f} s" if reason else "reused, nothing it depends on has changed"
+                if not reason:
+                    done = "reused, nothing it depends on has changed"
+                elif trained and step.notebook.stem in TRAINING:
+                    done = f"not run, its models are those of {step.take(trained)}"
+                else:
+                    done = f"run ({reason}), {step.run():.0f} s"
                 print(f"{step.notebook.stem}: {done}", flush=True)
         if not any("results.json" in NOTEBOOKS[step.notebook.stem][1] for step in steps):
             return None

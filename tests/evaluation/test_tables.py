@@ -261,6 +261,7 @@ def test_a_merged_report_says_what_it_was_made_of(results):
     page = html_report(results | made_of, {})
     assert "folds 0, 1</h1>" in page and "training seeds 3, 4; 80 queries" in page
     assert "<th>seed 3, fold 0</th>" in page and "<td>61</td>" in page and "{'" not in page
+    assert "other images" not in page and "other images" in html_report(results | {"trained on": ["a hash"]}, {})
 
 
 def test_classes_with_few_queries_are_greyed(results):

@@ -99,7 +99,7 @@ def test_ctrl_c_ends_in_one_line(in_tmp, capsys, monkeypatch):
 
 
 def test_a_finished_tutorial_ends_with_its_paths(in_tmp, capsys, monkeypatch):
-    monkeypatch.setattr(tutorial, "run_tutorial", lambda *_: {"mIoU": 40})
+    monkeypatch.setattr(tutorial, "run_tutorial", lambda *_, **__: {"mIoU": 40})
     monkeypatch.setattr(report, "text_report", lambda results: f"found: {results}")
     assert main(["tutorial", "--fold", "2"]) == 0
     run = Settings(fold=2).run.path
