@@ -63,7 +63,8 @@ def summarise(
     """`arms`, `paired`, `nulls` and the claims of a result, in percent and points. An arm's draws count together.
 
     Args:
-        runs: arm → counts, one such mapping for each training; all of the same queries in the same order.
+        runs: arm → counts, one such mapping for each training; all of the same queries in the same order. The first has
+            all arms; another lacks those of models that are not trained, whose answers would be the same.
         pairs: whose differences are wanted.
         shots: the numbers of supports. The claims are about the largest; without any, no claim is judged.
         at_400: the same as `runs`, on squashed images.
@@ -82,7 +83,7 @@ def summarise(
 
 def over_trainings(runs: Sequence[Answers]) -> Answers:
     """The answers of several trainings as one: the pixels of all of them are added up, query by query."""
-    return {arm: pooled([run[arm] for run in runs]) for arm in (runs[0] if runs else ())}
+    return {arm: pooled([run[arm] for run in runs if arm in run]) for arm in (runs[0] if runs else ())}
 
 
 class _Compared:
@@ -97,7 +98,7 @@ class _Compared:
         self.queries_of = dict(Counter(c.class_name for c in first))
 
     def arm(self, arm: Arm) -> Figures:
-        own = [run[arm] for run in self.pooled]
+        own = [run[arm] for run in self.pooled if arm in run]
         counts, row = pooled(own), self.images.row(own, self.training.get(arm.model, 0.0))
         return {
             **{name: getattr(arm, name) for name in ("model", "policy", "k", "added")},
@@ -130,7 +131,7 @@ class _Compared:
 
     @staticmethod
     def _of_runs(runs: Sequence[Answers], *arms: Arm) -> list[list[Sequence[ConfusionCounts]]]:
-        return [[run[arm] for run in runs] for arm in arms]
+        return [[run[arm] for run in runs if run.keys() >= set(arms)] for arm in arms]
 
 
 def _judged(
@@ -162,7 +163,7 @@ def merged(asked: Mapping[tuple[int, int], Sequence[Asked]], runs: Sequence[Resu
 
     Args:
         asked: (training seed, fold) → what that run was asked: in one fold the same queries in the same order for each
-            seed, and no class in two folds.
+            seed, and no class in two folds. The first seed has all arms (see `summarise`).
         runs: the runs' own results.
 
     Raises:
