@@ -2,8 +2,8 @@
 
     python benchmarks/trainings.py runs/sweep coco-mini
 
-Prints, model by model, the standard deviation between trainings that differ in nothing but their seed: of a fold's rows,
-of a fold's claims, and of the claims of all folds together. `summary.TRAINED` holds the second of these.
+Prints, model by model, the standard deviation between trainings that differ in nothing but their seed: of a fold's
+rows, of a fold's claims, and of the claims of all folds together. `summary.TRAINED` holds the second of these.
 """
 
 import sys

@@ -15,7 +15,6 @@ another task waits. All machines of a cluster must see the project's folder unde
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -84,19 +83,18 @@ class Sweep:
         return not self.only or number_of(MADE_BY["results.json"]) in self.only
 
     def runs(self) -> list[Settings]:
-        """The settings of each run, seed by seed. Only the first seed asks models that are not trained: all would agree."""
-        asked = self.settings.segmenters.split(",")
-        trained = ",".join(name for name in asked if name in TRAINED) or self.settings.segmenters
+        """The settings of each run, seed by seed."""
         return [
-            replace(
-                self.settings,
-                fold=fold,
-                seed=seed,
-                runs=_runs_of(self.settings.runs, seed),
-                segmenters=self.settings.segmenters if seed == self.seeds[0] else trained,
-            )
-            for seed, fold in itertools.product(self.seeds, self.folds)
+            replace(self.settings, fold=fold, seed=seed, runs=_runs_of(self.settings.runs, seed), segmenters=asked)
+            for seed, asked in zip(self.seeds, self._segmenters(), strict=True)
+            for fold in self.folds
         ]
+
+    def _segmenters(self) -> list[str]:
+        """Whom each seed asks: only the first asks models that are not trained, since all seeds would get the same."""
+        asked = self.settings.segmenters
+        trained = ",".join(name for name in asked.split(",") if name in TRAINED)
+        return [asked, *[trained or asked] * (len(self.seeds) - 1)]
 
     def unfinished(self) -> dict[str, list[str]]:
         """Name of a run → the numbers of the notebooks that have to run, for those runs that are not finished."""

@@ -188,6 +188,15 @@ def test_runs_of_several_folds_and_trainings_are_merged(results):
     assert np.ptp(narrow) < np.ptp(wide), "twice as many queries, and no spread between trainings"
     assert [null["fold"] for null in found["nulls"]] == [0] * len(results["nulls"]) + [1] * len(results["nulls"])
     assert {null["diff"] for null in found["nulls"]} == {null["diff"] for null in results["nulls"]}
+    for (seed, _), own in runs.items():
+        for query in own if seed else ():
+            query.answers = {arm: c for arm, c in query.answers.items() if arm.model != "Prototype"}
+            query.at_400 = {}
+    once = merged(runs, [FACTS | {"absent": {}}])
+    assert once["arms"] == found["arms"] and once["nulls"] == found["nulls"], "all seeds would say the same"
+    assert all(
+        once["paired"][name] == pair | {"p": once["paired"][name]["p"]} for name, pair in found["paired"].items()
+    )
     alone = merged({run: own for run, own in runs.items() if run[0] == 0}, [FACTS | {"absent": {}}])
     single = alone["paired"]["HSNet: llm 5-HSNet: random 5"]["ci95"]
     assert np.ptp(single) > np.ptp(narrow), "what other trainings would differ by is added to a single one"

@@ -118,6 +118,14 @@ def sweep_of(folds, seeds=(0,), only=()):
     return Sweep(Settings(), tuple(folds), tuple(seeds), only)
 
 
+def test_models_that_are_not_trained_are_asked_with_the_first_seed_only():
+    def asked(segmenters, seeds):
+        return [run.segmenters for run in Sweep(Settings(segmenters=segmenters), (0, 1), seeds).runs()]
+
+    assert asked("hsnet,prototype,repri,insid3", (4, 2)) == ["hsnet,prototype,repri,insid3"] * 2 + ["hsnet,repri"] * 2
+    assert asked("prototype,insid3", (0, 1)) == ["prototype,insid3"] * 4, "a run has to ask somebody"
+
+
 @pytest.mark.parametrize(("text", "found"), [("0-3", [0, 1, 2, 3]), ("2", [2]), ("0,2", [0, 2]), ("0-1,3", [0, 1, 3])])
 def test_numbers(text, found):
     assert numbers(text) == found
@@ -274,7 +282,7 @@ def test_a_run_of_a_sweep_is_the_notebooks_that_leave_something(project, monkeyp
     monkeypatch.setattr(sweeps, "run_tutorial", lambda settings, only, **_: asked.append(list(only)))
     monkeypatch.setattr(os, "environ", dict(os.environ))
     for only in ((), ("05",)):
-        sweeps._run(str(project), {}, only, 1, {})
+        sweeps._run(str(project), {}, only, 1, {}, "")
     assert asked == [["01", "02", "02b", "03", "04", "05"], ["05"]]
 
 
