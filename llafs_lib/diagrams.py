@@ -205,13 +205,13 @@ def embedding_map(points: np.ndarray, names: Sequence[str], shown: Sequence[str]
 
 
 def score_histogram(present: Sequence[float], absent: Sequence[float]) -> Figure:
-    """How the scores of images that show a class, and of images that do not, are spread."""
+    """How the confidences of images that show a class, and of images that do not, are spread."""
     figure, ax = plt.subplots(figsize=(6, 2.6))
     bins = np.linspace(min(*present, *absent), max(*present, *absent), 30)
     ax.hist(absent, bins, color=NEUTRAL, alpha=0.6, label="the class is absent")
     ax.hist(present, bins, color=TRUTH, alpha=0.6, label="the class is in the image")
-    ax.set(xlabel="score", ylabel="questions")
-    ax.legend(frameon=False, fontsize=8)
+    ax.set(xlabel="confidence", ylabel="questions")
+    ax.legend(frameon=False, fontsize=8, ncols=2, loc="lower left", bbox_to_anchor=(0, 1))
     return finish(figure)
 
 
