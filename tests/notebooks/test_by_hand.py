@@ -1,11 +1,14 @@
 """The functions that the notebooks write out by hand, loaded from the notebooks, against the library's."""
 
 import ast
+import functools
 import json
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from llafs_lib.classes import TOY_CLASSES
 from llafs_lib.data.episodes import EpisodeSampler
@@ -14,6 +17,7 @@ from llafs_lib.vision import insid3
 from llafs_lib.vision.hsnet import CenterPivotConv4d, HSNetLearner, hypercorrelation
 
 
+@functools.cache
 def functions_of(name: str) -> dict:
     """Every function that a notebook defines, in a namespace with its imports."""
     book = json.loads((project_root() / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8"))
@@ -113,6 +117,41 @@ def test_masked_average():
     by_hand = functions_of("04_retrieval_scoring")["masked_average_by_hand"](feature, mask)
     for own, library in zip(by_hand, masked_means(feature, mask), strict=False):
         np.testing.assert_allclose(own, library, atol=1e-5)
+
+
+@given(st.dictionaries(st.text("abcd", min_size=1), st.tuples(st.floats(0, 1), st.integers(0, 4))), st.integers(1, 9))
+def test_dhondt(classes, k):
+    from llafs_lib.retrieval.policies import dhondt
+
+    votes, available = ({name: pair[n] for name, pair in classes.items()} for n in (0, 1))
+    assert functions_of("04_retrieval_scoring")["dhondt_by_hand"](votes, available, k) == dhondt(votes, available, k)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_presence_and_how_well_it_ranks(seed):
+    from llafs_lib.evaluation.presence import auc, presence_score
+    from llafs_lib.vision.prototype import similarity
+
+    torch.manual_seed(seed)
+    by_hand = functions_of("04_retrieval_scoring")
+    features, prototypes = torch.randn(6, 4, 5), torch.randn(2, 6)
+    own = by_hand["presence_by_hand"](features, *prototypes)
+    assert float(own) == pytest.approx(presence_score(similarity(features, *prototypes)), abs=1e-5)
+
+    rng = np.random.default_rng(seed)
+    asked = [(int(score), bool(n % 3)) for n, score in enumerate(rng.integers(0, 5, 20))]  # few scores, so ties
+    assert by_hand["auc_by_hand"](asked) == pytest.approx(auc(*zip(*asked, strict=True)))
+
+
+def test_iou_at_every_threshold():
+    from llafs_lib.evaluation.metrics import class_ious, curve
+
+    rng = np.random.default_rng(0)
+    curves = [curve(rng.random((9, 8)), rng.random((9, 8)) > 0.5, name) for name in "aab"]
+    by_hand = functions_of("04_retrieval_scoring")["class_ious_by_hand"](curves)
+    for step in (0, 30, 100):
+        library = class_ious([c.at(step / 100) for c in curves])
+        assert {name: ious[step] for name, ious in by_hand.items()} == pytest.approx(library)
 
 
 def test_choosing_classes():
