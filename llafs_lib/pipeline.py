@@ -119,7 +119,7 @@ class LLaFS:
         Args:
             method: of a run folder; a bank folder has prototypes only. "hsnet" shows the trained model a few supports.
                 "prototypes" compares with the mean of all related supports, and is the better choice where little was
-                trained on (notebook 04, section 6). On photographs it needs no trained model, only a backbone's
+                trained on (notebook 04, section 9). On photographs it needs no trained model, only a backbone's
                 ImageNet weights. On `toy` notebook 02 trains the backbone as well, so that there `hsnet.safetensors` is
                 needed for its backbone.
             annotations: of a run on images of one's own, where the COCO file lies now, if it was moved since.
