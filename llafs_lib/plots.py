@@ -233,7 +233,7 @@ class Value(NamedTuple):
 def _forest(rows: Mapping[str, Mapping[str, Value]], unit: str) -> tuple[Figure, Axes]:
     """Label → model → value: one row for each label, in which every model has its own marker."""
     models = list(dict.fromkeys(model for row in rows.values() for model in row))
-    height = len(rows) * (0.2 + 0.12 * len(models)) + 0.9
+    height = min(len(rows) * (0.2 + 0.12 * len(models)), 10) + 0.9  # at most the height of a screen
     figure, ax = plt.subplots(figsize=(8, height))
     for y, row in enumerate(rows.values()):
         for model, found in row.items():

@@ -31,12 +31,12 @@ from llafs_lib.retrieval.bank import SupportBank
 from llafs_lib.retrieval.policies import ADDED, ADDED_WEIGHT, Choice, K, Request, augment, select_supports
 
 DRAWS = 5  # of the supports of one query, where chance decides
-LABELS = {
+LABELS = {  # in the order in which tables list them
     "true": "true supports (annotated)",
-    "random": "random base supports",
     "llm": "LLM base supports",
     "supercategory": "base supports of COCO's super-category",
     "text": "base supports with like names",
+    "random": "random base supports",
     "shuffled": "another class's LLM list (control)",
     "all": "every base support (control)",
     "everything": "predict everything (floor)",

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from llafs_lib.evaluation.arms import LABELS, UNANSWERED, Arm, Pair
+from llafs_lib.evaluation.arms import LABELS, UNANSWERED, Arm, Pair, models_of
 from llafs_lib.evaluation.summary import Figures, Results
 
 FEW = 8  # queries; a class with fewer proves nothing by itself
@@ -17,8 +17,15 @@ TOO_FEW = "too few queries"  # for an interval
 
 
 def arms_in(results: Results) -> dict[Arm, Figures]:
-    """The arms of a result and their figures."""
-    return {_arm(found): found for found in results["arms"].values()}
+    """The arms of a result and their figures, in the order in which tables list them."""
+    found = {_arm(figures): figures for figures in results["arms"].values()}
+    return {arm: found[arm] for arm in sorted(found, key=_place)}
+
+
+def _place(arm: Arm) -> tuple:
+    """By the supports, then by their number; after those of one kind the mixtures, and at last the floors."""
+    supports = arm.added or arm.policy
+    return not arm.k, bool(arm.added), [*LABELS, supports].index(supports), float(arm.k if arm.k != "all" else "inf")
 
 
 def pairs_in(results: Results) -> dict[Pair, Figures]:
@@ -46,7 +53,9 @@ def label(arm: Arm, results: Results) -> str:
 
 
 def arms_table(results: Results) -> pd.DataFrame:
-    """One row per arm and model: mIoU with its interval at the images' size, mIoU at 400 × 400, FB-IoU."""
+    """One row per arm, model by model: mIoU with its interval at the images' size, mIoU at 400 × 400, FB-IoU."""
+    arms = arms_in(results)
+    models = [*models_of(arms), ""]
     rows = [
         {
             "model": arm.model,
@@ -56,7 +65,7 @@ def arms_table(results: Results) -> pd.DataFrame:
             "at 400 px": f"{found['miou_400']:.1f}" if "miou_400" in found else "",
             "FB-IoU": f"{found['fb_iou']:.1f}",
         }
-        for arm, found in arms_in(results).items()
+        for arm, found in sorted(arms.items(), key=lambda row: models.index(row[0].model))
     ]
     return pd.DataFrame(rows).set_index(["model", "supports"])
 

@@ -93,12 +93,26 @@ def test_figures_are_those_of_the_metrics_with_all_draws_together(results):
 
 def test_a_result_is_read_back_as_values(results):
     stored = json.loads(json.dumps(results))
-    assert list(arms_in(stored)) == ROWS and list(pairs_in(stored)) == document_pairs(ARMS, (1, 5))
+    assert set(arms_in(stored)) == set(ROWS) and list(pairs_in(stored)) == document_pairs(ARMS, (1, 5))
     found = stored["paired"]["HSNet: llm 5-HSNet: random 5"]
     assert pairs_in(stored)[LLM, RANDOM] is found and (found["a"], found["b"]) == (LLM.name, RANDOM.name)
     for pair in pairs_in(results).values():
         assert pair["ci95"][0] <= pair["diff"] <= pair["ci95"][1]
         assert (pair["p"] < 0.05) == (not pair["ci95"][0] <= 0 <= pair["ci95"][1])
+
+
+def test_tables_list_supports_by_their_kind_then_by_their_number_and_floors_last(results):
+    of_one_kind = ["true 1", "true 5", "llm 1", "llm 5", "llm all", "supercategory 1", "supercategory 5",
+                   "supercategory all", "text 1", "text 5", "text all", "random 1", "random 5",
+                   "shuffled 1", "shuffled 5", "shuffled all", "all all"]  # fmt: skip
+    mixtures = ["true 1 + llm 5", "true 5 + llm 5", "true 1 + random 5", "true 5 + random 5"]
+    order = [*of_one_kind, *mixtures, "everything", "centre prior"]
+    arms = {arm.supports: arm for arm in ROWS}
+    assert list(overview(results).index) == [arms[supports].label for supports in order]
+    models = arms_table(results).index.get_level_values("model")
+    assert list(dict.fromkeys(models)) == ["HSNet", "RePRI", "Prototype", ""]
+    ticks = plots.arm_intervals(results).axes[0].get_yticklabels()
+    assert [tick.get_text() for tick in ticks] == list(overview(results).index[: -len(FLOORS)])
 
 
 def test_each_model_has_its_six_claims_and_p_values_are_corrected(results):
