@@ -24,6 +24,7 @@ from llafs_lib.artifacts import (
 )
 from llafs_lib.errors import LlafsError
 from llafs_lib.tools.tutorial import notebooks
+from llafs_lib.vision.hsnet import TOY_HSNET
 
 
 @pytest.fixture
@@ -257,6 +258,7 @@ def test_texts_and_tools_invalidate_nothing(copied):
     replace_in(losses, "\ndef ", "\n\n# a comment\ndef ")
     for other in ("tools/colab.py", "plots.py", "settings.py", "data/toy/dataset.py"):
         (copied / other).write_text("NEW = 1\n", encoding="utf-8")
+    (copied / "vision" / TOY_HSNET.name).write_bytes(b"another model for notebook 00")
     assert digest(copied) == before
 
 

@@ -66,6 +66,11 @@ def test_its_types_are_known_and_its_version_is_said(installed):
         assert version in installed.run(*command).stdout
 
 
+def test_it_brings_a_trained_model(installed):
+    load = "from llafs_lib.vision.hsnet import TOY_HSNET, HSNet; print(HSNet.load(TOY_HSNET)[1]['size'])"
+    assert installed.python(load) == "161"
+
+
 def test_its_first_command_shows_a_mask(installed):
     done = installed.run("llafs", "demo", "--no-open")
     assert done.returncode == 0, done.stderr

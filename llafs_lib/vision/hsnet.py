@@ -22,6 +22,10 @@ from llafs_lib.vision.checkpoints import fill, read_model, read_state, save_mode
 from llafs_lib.vision.hsnet_fast import EPS, Pairs, check_support_grids, squeeze
 
 KIND = "HSNet"  # the name in checkpoints
+# The HSNet that comes with the library, for a first look (notebook 00): `HSNetSegmenter.from_file(TOY_HSNET)`. It was
+# trained on `toy`, base classes of fold 0, by `llafs tutorial --only 01,02`, and brought into this file, as 16-bit
+# numbers, by data_scripts/make_toy_hsnet.py.
+TOY_HSNET = Path(__file__).with_name("toy_fold0_hsnet.safetensors")
 CLASSIFIER = ("backbone.net.fc.", "backbone.net.classifier.")  # official checkpoints hold it, HSNet never uses it
 NOTHING = (100.0, -100.0)  # the logits of a pixel that is certainly background
 PAIRS_AT_ONCE = {"cpu": 1}  # pairs of images compared in one pass; elsewhere 8, which keep a GPU busy

@@ -5,11 +5,13 @@ import numpy as np
 import pytest
 import torch
 
+from llafs_lib.data.toy.dataset import draw_scene
 from llafs_lib.errors import LlafsError
+from llafs_lib.evaluation.metrics import count, miou
 from llafs_lib.records import Support
 from llafs_lib.vision import hsnet
 from llafs_lib.vision.backbone import Backbone
-from llafs_lib.vision.hsnet import HSNet
+from llafs_lib.vision.hsnet import TOY_HSNET, HSNet
 from llafs_lib.vision.prototype import PrototypeSegmenter
 from llafs_lib.vision.pspnet import SMALL, PSPNet
 from llafs_lib.vision.repri import RePRISegmenter
@@ -142,3 +144,20 @@ def test_under_autocast_probabilities_stay_float32(model):
     with torch.autocast("cpu", torch.bfloat16):
         found = segmenter.segment(query, shown).probability
     assert found.dtype == np.float32 and np.abs(found - wanted).mean() < 0.05
+
+
+def test_the_hsnet_that_comes_with_the_library():
+    """It is in half precision and finds what it was trained on. Another training need not agree with it."""
+    model, header = HSNet.load(TOY_HSNET)
+    assert header == {"backbone": "small", "size": 161, "compared_at": 161} and not model.training
+    weights = [p for p in model.state_dict().values() if p.is_floating_point()]
+    assert all(p.dtype == torch.float32 and p.isfinite().all() and torch.equal(p, p.half().float()) for p in weights)
+    scenes = [draw_scene(np.random.default_rng(n), "zebra") for n in range(6)]
+    zebras = [(image, np.any([m for name, m in objects if name == "zebra"], axis=0)) for image, objects in scenes]
+    shown, own = (
+        [Support(n, "zebra", 1.0, *zebra) for n, zebra in enumerate(zebras)],
+        HSNetSegmenter.from_file(TOY_HSNET),
+    )
+    found = [count(own.segment(image, shown[3:], "zebra").mask, truth, "zebra") for image, truth in zebras[:3]]
+    everything = [count(np.ones_like(truth), truth, "zebra") for _, truth in zebras[:3]]
+    assert miou(found) > 2 * miou(everything)
