@@ -6,6 +6,7 @@ Each function returns a matplotlib figure. Its colours can be told apart by the 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import matplotlib.pyplot as plt
@@ -169,19 +170,25 @@ def _heat_map(ax: Axes, prediction: Prediction) -> None:
     ax.axis("off")
 
 
-def explanation(image: np.ndarray, prediction: Prediction) -> Figure:
-    """The whole chain: what was asked and answered, the supports with their scores, the heat map, the mask."""
-    shots = max(len(prediction.supports), 1)
-    figure = plt.figure(figsize=(2.1 * max(shots, 4), 6.4), layout="constrained")
-    top, middle, bottom = figure.subfigures(3, 1, height_ratios=(1.1, 1, 1.2))
-    _bars(top.subplots(1, 1), prediction.related, prediction.class_name)
-    for ax, s in zip(np.atleast_1d(middle.subplots(1, shots)), prediction.supports, strict=False):
-        draw_mask(ax, s.image, s.mask, SUPPORT, f"{s.class_name}, score {s.score:.2f}")
-    query, heat, mask = bottom.subplots(1, 3)
-    draw_mask(query, image, title=f"where is the {prediction.class_name}?")
-    _heat_map(heat, prediction)
+def explanation(image: np.ndarray, prediction: Prediction, truth: np.ndarray | None = None) -> Figure:
+    """The whole chain from left to right: the question, what looks like it, the supports in two rows, and the mask.
+
+    The truth, where it is known, is a line in the colour of truths.
+    """
+    columns = max(-(-len(prediction.supports) // 2), 1)
+    figure = plt.figure(figsize=(5.8 + 0.95 * columns, 2.2), layout="constrained")
+    parts = figure.subfigures(1, 4, width_ratios=(2.1, 1.5, 0.95 * columns, 2.1))
+    asked, answered, found = (parts[i].subplots(1, 1) for i in (0, 1, 3))
+    draw_mask(asked, image, title=f"where is the {prediction.class_name}?")
+    _bars(answered, prediction.related, prediction.class_name)
+    answered.set_title(answered.get_title().replace("like ", "like\n", 1), fontsize=9)
+    for ax, s in zip_longest(parts[2].subplots(2, columns, squeeze=False).flat, prediction.supports):
+        draw_mask(ax, s.image, s.mask, SUPPORT, s.class_name) if s else ax.axis("off")
     sure = "" if prediction.confidence is None else f", confidence {prediction.confidence:.2f}"
-    draw_mask(mask, image, prediction.mask, PREDICTION, f"mask{sure}")
+    line = "" if truth is None else " (blue), truth (green)"
+    draw_mask(found, image, prediction.mask, PREDICTION, f"mask{line}{sure}")
+    if truth is not None and truth.any() and not truth.all():
+        found.contour(truth, levels=[0.5], colors=[TRUTH], linewidths=1.5)
     return finish(figure)
 
 

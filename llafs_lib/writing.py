@@ -93,7 +93,8 @@ class Writer:
 
     def _save_figure(self, shown: Any, file: Path) -> None:
         with replacing(file) as partial:
-            self._draw(shown).savefig(partial, dpi=110, bbox_inches="tight")
+            dpi = 240 if isinstance(shown, Prediction) else 110  # one row of small images, or a sheet of many
+            self._draw(shown).savefig(partial, dpi=dpi, bbox_inches="tight")
 
     def _title(self, number: int, found: Sequence[Prediction]) -> str:
         sure = [f"{p.confidence:.2f}" for p in found if p.confidence is not None]

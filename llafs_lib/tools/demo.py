@@ -54,7 +54,7 @@ def _demo(arguments: argparse.Namespace) -> None:
         found = model.segment(folder / QUERY, WORD)
         try:
             with replacing(output) as partial:
-                explanation(found.image, found).savefig(partial, dpi=110, format=output.suffix[1:].lower())
+                explanation(found.image, found).savefig(partial, dpi=240, format=output.suffix[1:].lower())
         except OSError as error:
             raise LlafsError(f"{output} cannot be written ({why(error)}): name another place with -o.") from error
     print(
