@@ -43,7 +43,7 @@ from policy_tables import (
     share_arms,
     write_counts,
 )
-from policy_thresholds import PAIRS, as_if_novel, best_thresholds, cut, moved_by_halving
+from policy_thresholds import PAIRS, as_if_novel, best_thresholds, cut, cut_scores, moved_by_halving
 
 from llafs_lib.bank_folder import HOW
 from llafs_lib.classes import DATASETS
@@ -58,7 +58,6 @@ from llafs_lib.evaluation.runner import (
     Question,
     ShownImages,
     counts_of,
-    cut_scores,
     evaluate,
 )
 from llafs_lib.language.asking import Asker

@@ -66,3 +66,22 @@ def moved_by_halving(base: Sequence[Curves], curves: Curves, fold_of: Mapping[st
     one, other = (cut(curves, best_thresholds(half), fold_of) for half in halves)
     differences = [abs(miou(one[arm]) - miou(other[arm])) for arm in curves]
     return float(np.mean(differences)), max(differences)
+
+
+def cut_scores(curves: Mapping[Arm, Sequence[Curve]]) -> tuple[dict[Arm, list[ConfusionCounts]], dict[Arm, float]]:
+    """Choose each arm's threshold on the queries with an even image id, and count the masks of those with an odd one.
+
+    Where all ids are even, or all are odd, every second image of them is taken instead. A single image is counted, at
+    a threshold of ½.
+
+    Returns: the counts of the odd half, and the thresholds in [0, 1].
+    """
+    ids = sorted({c.image_id for asked in curves.values() for c in asked})
+    even = {i for i in ids if i % 2 == 0}
+    tuned_on = even if 0 < len(even) < len(ids) else set(ids[1::2])
+    tuning = {arm: [c for c in asked if c.image_id in tuned_on] for arm, asked in curves.items()}
+    thresholds = {arm: best_threshold(own) if own else 0.5 for arm, own in tuning.items()}
+    counts = {
+        arm: [c.at(thresholds[arm]) for c in asked if c.image_id not in tuned_on] for arm, asked in curves.items()
+    }
+    return counts, thresholds

@@ -12,8 +12,8 @@ import torch
 from llafs_lib.artifacts import RunFolder
 from llafs_lib.classes import COCO_CLASSES, DATASETS
 from llafs_lib.data.folds import make_fold, open_dataset
-from llafs_lib.evaluation.arms import Arm
-from llafs_lib.evaluation.metrics import curve
+from llafs_lib.evaluation.arms import EVERYTHING, Arm
+from llafs_lib.evaluation.metrics import curve, miou
 from llafs_lib.evaluation.runner import Question
 from llafs_lib.language.asking import Asker
 from llafs_lib.records import Episode, RelatedClass, RelatedClasses
@@ -303,3 +303,13 @@ def test_help(name, option, capsys, monkeypatch):
     with pytest.raises(SystemExit) as end:
         load(name).main()
     assert end.value.code == 0 and option in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("ids", "counted"), [((2, 4, 6, 8), [2, 6]), ((3, 5, 7), [3, 7]), ((4,), [4]), ((4, 5), [5])])
+def test_whatever_the_ids_one_half_is_tuned_on_and_the_other_counted(ids, counted):
+    cut_scores = load("policy_thresholds").cut_scores
+    truth = np.eye(4, dtype=bool)
+    curves = {EVERYTHING: [curve(np.where(truth, 0.9, 0.3), truth, "hen", i) for i in ids]}
+    counts, thresholds = cut_scores(curves)
+    assert [c.image_id for c in counts[EVERYTHING]] == counted and miou(counts[EVERYTHING]) == 100
+    assert thresholds[EVERYTHING] == pytest.approx(0.5 if len(ids) == 1 else 0.31)

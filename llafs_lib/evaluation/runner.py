@@ -12,7 +12,7 @@ import numpy as np
 from llafs_lib.errors import LlafsError
 from llafs_lib.evaluation.arms import Arm
 from llafs_lib.evaluation.log import Asked, add_to, resume
-from llafs_lib.evaluation.metrics import ConfusionCounts, Curve, best_threshold, count, curve, squashed
+from llafs_lib.evaluation.metrics import count, curve, squashed
 from llafs_lib.progress import track
 from llafs_lib.records import Episode, RelatedClasses
 from llafs_lib.retrieval.bank import SupportBank
@@ -227,22 +227,3 @@ def counts_of(asked: Sequence[Asked], at_400: bool = False) -> dict[Arm, list]:
     """Arm → its counts, or its curves where it answered with score maps, in the order of the queries."""
     answers = [a.at_400 if at_400 else a.answers for a in asked]
     return {arm: [counts[arm] for counts in answers] for arm in answers[0]} if answers else {}
-
-
-def cut_scores(curves: Mapping[Arm, Sequence[Curve]]) -> tuple[dict[Arm, list[ConfusionCounts]], dict[Arm, float]]:
-    """Choose each arm's threshold on the queries with an even image id, and count the masks of those with an odd one.
-
-    Where all ids are even, or all are odd, every second image of them is taken instead. A single image is counted, at
-    a threshold of ½.
-
-    Returns: the counts of the odd half, and the thresholds in [0, 1].
-    """
-    ids = sorted({c.image_id for asked in curves.values() for c in asked})
-    even = {i for i in ids if i % 2 == 0}
-    tuned_on = even if 0 < len(even) < len(ids) else set(ids[1::2])
-    tuning = {arm: [c for c in asked if c.image_id in tuned_on] for arm, asked in curves.items()}
-    thresholds = {arm: best_threshold(own) if own else 0.5 for arm, own in tuning.items()}
-    counts = {
-        arm: [c.at(thresholds[arm]) for c in asked if c.image_id not in tuned_on] for arm, asked in curves.items()
-    }
-    return counts, thresholds

@@ -10,8 +10,8 @@ from llafs_lib.artifacts import file_hash
 from llafs_lib.errors import LlafsError
 from llafs_lib.evaluation.arms import EVERYTHING, Arm, predict_everything
 from llafs_lib.evaluation.log import Asked, read_log
-from llafs_lib.evaluation.metrics import class_ious, count, curve, miou
-from llafs_lib.evaluation.runner import Panel, Question, arms_of, counts_of, cut_scores, evaluate
+from llafs_lib.evaluation.metrics import best_threshold, class_ious, count, miou
+from llafs_lib.evaluation.runner import Panel, Question, arms_of, counts_of, evaluate
 from llafs_lib.records import Episode, RelatedClass, RelatedClasses
 
 EPISODES = [Episode(name, i, (90, 91, 92)) for i, name in enumerate(["giraffe", "okapi"] * 5)]
@@ -236,26 +236,16 @@ class Scores(Recorder):
         return [np.where(truth, 0.9, 0.5).astype(np.float32) for _ in shown]
 
 
-def test_score_maps_are_cut_where_the_other_half_of_the_queries_says(tmp_path):
+def test_score_maps_are_counted_at_every_threshold(tmp_path):
     model, arm = Scores(False), Arm("scores", "true", 1)
     panel = Panel({"scores": model}, [arm], {EVERYTHING: predict_everything})
     found = counts_of(evaluate([Question(e) for e in EPISODES], panel, read_query))
-    counts, thresholds = cut_scores({arm: found[arm]})
-    assert thresholds == {arm: pytest.approx(0.51)}
-    assert [c.image_id for c in counts[arm]] == [1, 3, 5, 7, 9] and miou(counts[arm]) == 100
+    assert best_threshold(found[arm]) == pytest.approx(0.51)
+    assert miou([scores.at(0.51) for scores in found[arm]]) == 100
     with pytest.raises(LlafsError, match="score maps cannot be logged"):
         run(tmp_path, panel=panel)
     half = np.full((8, 8), True)
     assert found[arm][0].at(0.5) == count(half, read_query(EPISODES[0])[1], "giraffe", 0)
-
-
-@pytest.mark.parametrize(("ids", "counted"), [((2, 4, 6, 8), [2, 6]), ((3, 5, 7), [3, 7]), ((4,), [4]), ((4, 5), [5])])
-def test_whatever_the_ids_one_half_is_tuned_on_and_the_other_counted(ids, counted):
-    truth = np.eye(4, dtype=bool)
-    curves = {EVERYTHING: [curve(np.where(truth, 0.9, 0.3), truth, "hen", i) for i in ids]}
-    counts, thresholds = cut_scores(curves)
-    assert [c.image_id for c in counts[EVERYTHING]] == counted and miou(counts[EVERYTHING]) == 100
-    assert thresholds[EVERYTHING] == pytest.approx(0.5 if len(ids) == 1 else 0.31)
 
 
 def test_the_table_equals_an_independent_count(tmp_path):
