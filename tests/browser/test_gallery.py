@@ -95,3 +95,13 @@ def test_a_page_is_readable_and_asks_nobody(browser, site, path):
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
     assert said == []
     page.close()
+
+
+def test_the_first_idea_is_on_the_first_screen(browser, site):
+    """Title, image, caption and the cell of setup, before anybody scrolls."""
+    page = browser.new_page(viewport={"width": 1200, "height": 900})
+    page.goto((site / f"notebooks/{SERIES[0]}.html").as_uri())
+    image, setup = page.locator(".jp-MarkdownCell img").first, page.locator(".jp-CodeCell").first.bounding_box()
+    assert image.evaluate("image => image.naturalWidth") >= 800 and image.bounding_box()["y"] < setup["y"]
+    assert setup["y"] + setup["height"] <= 900
+    page.close()
