@@ -5,9 +5,9 @@ import subprocess
 import sys
 
 import pytest
-from tiny_run import tutorial
+from tiny_run import tutorial, workplace
 
-from llafs_lib.tools.tutorial import project_root
+from llafs_lib.tools.tutorial import execute, project_root
 
 pytestmark = pytest.mark.slow
 
@@ -57,3 +57,11 @@ def test_other_parameters_than_the_models_are_refused(finished_run):
     runs, _, _ = finished_run
     code, _, err = tutorial(runs, "--only", "04", "--seed", "5")
     assert code == 2 and "seed=0, not seed=5" in err
+
+
+def test_the_first_notebook_needs_no_run_and_its_solutions_hold(in_tmp):
+    workplace(in_tmp)
+    execute(in_tmp / "notebooks" / "00_start_here.ipynb", in_tmp / "00.ipynb", {"queries": 10})
+    cells = json.loads((in_tmp / "00.ipynb").read_text(encoding="utf-8"))["cells"]
+    printed = ["".join(text for o in cell["outputs"] for text in o.get("text", [])) for cell in cells[-3:]]
+    assert printed[:2] == ["67\n50\n", "IoU 0\n"] and "random: " in printed[2]
