@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import itertools
+import logging
 import os
 import tempfile
 import threading
@@ -42,6 +43,7 @@ def serve(desk: Desk, start: Start, host: str, port: int | None, browse: bool) -
     with tempfile.TemporaryDirectory(prefix="llafs-app-", ignore_cleanup_errors=True) as folder:
         os.environ["GRADIO_TEMP_DIR"] = folder  # where uploaded images go: none is left behind
         page, look = build(desk, start, Path(folder))
+        logging.getLogger("uvicorn.error").addFilter(_is_worth_telling)
         try:
             _, url, _ = page.launch(
                 server_name=host, server_port=port, inbrowser=browse, share=False, ssr_mode=False, quiet=True,
@@ -56,6 +58,13 @@ def serve(desk: Desk, start: Start, host: str, port: int | None, browse: bool) -
             print()
         finally:
             page.close(verbose=False)
+
+
+def _is_worth_telling(record: logging.LogRecord) -> bool:
+    """Anything but the trace of a browser tab that was closed while it sent an image: nothing is wrong then."""
+    from starlette.requests import ClientDisconnect  # comes with Gradio
+
+    return not (record.exc_info and isinstance(record.exc_info[1], ClientDisconnect))
 
 
 def build(desk: Desk, start: Start, folder: Path) -> tuple[Any, dict[str, Any]]:

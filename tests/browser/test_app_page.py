@@ -1,6 +1,7 @@
 """`llafs app` as people use it: a server of its own, a page, an image, a word, a brush."""
 
 import json
+import logging
 import os
 import re
 import socket
@@ -8,6 +9,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from tiny_run import wait_for
 
 from llafs_lib import LLaFS
 from llafs_lib.tools.demo import QUERY, unpacked
+from llafs_lib.tools.page import _is_worth_telling
 
 pytestmark = pytest.mark.slow
 pytest.importorskip("gradio", reason="the app needs Gradio: pip install -e .[dev]")
@@ -190,6 +193,33 @@ def painted_place(page, width, height):
     left = box["x"] + (box["width"] - zoom * width) / 2
     top = box["y"] + (box["height"] - zoom * height) / 2
     return lambda x, y: (left + x * zoom * width, top + y * zoom * height)
+
+
+def hang_up_while_sending(url):
+    """Upload an image as the page does, and close the connection in the middle of it."""
+    head = (
+        "POST /gradio_api/upload HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100000\r\n"
+        "Content-Type: multipart/form-data; boundary=edge\r\n\r\n"
+        '--edge\r\nContent-Disposition: form-data; name="files"; filename="a.png"\r\n\r\nhalf an image'
+    )
+    with socket.create_connection((urlsplit(url).hostname, urlsplit(url).port), timeout=30) as connection:
+        connection.sendall(head.encode())
+        time.sleep(1)  # the server has begun to read
+
+
+def test_a_tab_closed_while_it_sends_an_image_is_no_error(tmp_path):
+    with served(tmp_path) as url:
+        hang_up_while_sending(url)
+
+
+def test_any_other_error_of_the_server_is_told():
+    from starlette.requests import ClientDisconnect  # comes with Gradio
+
+    def record(error):
+        return logging.LogRecord("uvicorn.error", logging.ERROR, "", 0, "", None, error and (type(error), error, None))
+
+    told = [_is_worth_telling(record(error)) for error in (None, ValueError(), ConnectionError(), ClientDisconnect())]
+    assert told == [True, True, True, False]
 
 
 def test_what_goes_wrong_is_one_sentence(browser, drawn, tmp_path):
