@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import html
 import io
+import re
 import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -231,7 +232,9 @@ def _made(results: Results) -> str:
 
 
 def _html(table: pd.DataFrame) -> str:
-    return table.to_html(border=0, sparsify=True)
+    """In a box that scrolls, by keyboard too. A header that says nothing is none."""
+    code = re.sub("<th([^>]*)></th>", r"<td\1></td>", table.to_html(border=0, sparsify=True))
+    return f'<div class="table" tabindex="0">{code}</div>'
 
 
 def _folded(title: str, table: pd.DataFrame) -> str:
@@ -260,14 +263,15 @@ _PAGE = """<!doctype html>
 <link rel="icon" href="data:,">
 <title>{title}</title>
 <style>
-body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; color: #222; }}
-table {{ border-collapse: collapse; margin: 1rem 0; display: block; overflow-x: auto; font-size: .9rem; }}
-th, td {{ padding: .25rem .7rem; text-align: left; border-bottom: 1px solid #ddd; vertical-align: top; }}
+:root {{ color-scheme: light dark; }}
+body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem; }}
+.table {{ overflow-x: auto; margin: 1rem 0; }} table {{ border-collapse: collapse; font-size: .9rem; }}
+th, td {{ padding: .25rem .7rem; text-align: left; border-bottom: 1px solid #8886; vertical-align: top; }}
 td {{ white-space: nowrap; }} tbody th {{ font-weight: normal; min-width: 7rem; }}
 summary {{ cursor: pointer; margin: .6rem 0; font-weight: 600; }}
 h1 {{ font-size: 1.5rem; }} h2 {{ font-size: 1.15rem; margin-top: 2rem; }}
-img {{ max-width: 100%; height: auto; }} figure {{ margin: 2rem 0; }} figcaption {{ color: #555; }}
-</style></head><body>
+img {{ max-width: 100%; height: auto; }} figure {{ margin: 2rem 0; }}
+</style></head><body><main>
 {body}
-</body></html>
+</main></body></html>
 """

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from axe import serious
 from odd_names import FIRST, IMAGE, Watch, odd_names
 
 from llafs_lib import plots
@@ -56,6 +57,19 @@ def test_the_report_is_readable_and_asks_nobody(browser, report, width):
     assert page.evaluate("[...document.images].every(i => i.complete && i.naturalWidth > 0 && i.alt)")
     size = page.evaluate("parseFloat(getComputedStyle(document.body).fontSize)")
     assert size >= 14 and page.locator("table").count() >= 6
+    page.close()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_axe_finds_nothing_serious(browser, report, scheme):
+    page = browser.new_page(color_scheme=scheme, viewport={"width": 400, "height": 900})
+    page.goto(report.as_uri())
+    page.locator("details").evaluate_all("all => all.forEach(one => one.open = true)")
+    assert page.evaluate("[...document.querySelectorAll('th')].every(th => th.innerText)"), "a header says something"
+    text = [int(c) for c in page.evaluate("getComputedStyle(document.body).color.match(/\\d+/g)")[:3]]
+    assert (sum(text) > 380) == (scheme == "dark")
+    assert serious(page) == []
     page.close()
 
 
