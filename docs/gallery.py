@@ -67,8 +67,13 @@ def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:
 
 
 def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """A page whose tables have no empty headers; a notebook's with what `_as_page` does."""
+    """A page without empty headers in its tables and images from elsewhere; a notebook's with what `_as_page` does."""
     soup = BeautifulSoup(html, "html.parser")
+    for image in soup.select('img[src^="http"]'):  # `llafs stamp` has given the notebooks' own ones such addresses
+        if "raw.githubusercontent.com" in image["src"]:
+            image["src"] = "../docs/" + image["src"].rpartition("/docs/")[2]
+        else:  # a badge
+            image.replace_with(image["alt"])
     for header in soup("th"):
         if not header.get_text(strip=True):
             header.name = "td"

@@ -1,4 +1,4 @@
-"""Where the notebooks find the library on Colab: one repository, written into each of them and into README's table.
+"""Where the notebooks find the library and their images on Colab: one repository, written into each, and into README.
 
 What a stamped file looks like follows from the file as it is, whatever it was stamped with before. So a second stamp
 changes nothing, and another repository takes the place of the first.
@@ -17,6 +17,7 @@ from llafs_lib.tools.tutorial import notebooks
 
 _COLAB = "https://colab.research.google.com"
 _BADGE = re.compile(r"\[!\[Open in Colab\]\(.*?\)\]\(.*?\)\s*")
+_IMAGE = re.compile(r"\]\((?:\.\./|https://raw\.githubusercontent\.com/[^/)]+/[^/)]+/main/)(docs/[^)]+\.png)\)")
 _REPOSITORY = re.compile(r'^REPOSITORY = "(.*?)"', re.MULTILINE)
 _ROW = re.compile(r"^\| \[[^]]*\]\(notebooks/(\w+)\.ipynb\) ", re.MULTILINE)
 # What GitHub allows; an underscore is in the names of accounts that a company manages.
@@ -51,12 +52,20 @@ def changed_files(repository: str) -> dict[Path, str]:
 
 
 def stamped_notebook(path: Path, repository: str) -> str:
-    """A notebook with the repository in its setup cell and a badge below its title."""
+    """A notebook with the repository in its setup cell and its images' addresses, and a badge below its title.
+
+    Colab opens a notebook alone, without the folders beside it: an image of docs/ is not there.
+    """
     notebook = json.loads(path.read_text(encoding="utf-8"))
     title = notebook["cells"][0]
     head, _, text = _BADGE.sub("", "".join(title["source"])).partition("\n\n")
     badge = f"{_badge(path.stem, repository)}\n\n" if repository else ""
     title["source"] = f"{head}\n\n{badge}{text}".splitlines(keepends=True)
+    root = f"https://raw.githubusercontent.com/{repository}/main/" if repository else "../"
+    for cell in notebook["cells"]:
+        if cell["cell_type"] == "markdown":
+            text = _IMAGE.sub(lambda image: f"]({root}{image[1]})", "".join(cell["source"]))
+            cell["source"] = text.splitlines(keepends=True)
     for cell in notebook["cells"]:
         code, found = _REPOSITORY.subn(f'REPOSITORY = "{repository}"', "".join(cell["source"]))
         if found and "setup" in cell["metadata"].get("tags", []):

@@ -1,9 +1,11 @@
 """The gallery as people open it: pages from the disk, whose every link leads somewhere and which ask nobody."""
 
 import ast
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import unquote, urlsplit
 
 import pytest
@@ -113,6 +115,16 @@ def test_the_api_says_what_the_docstring_says(site, soups):
 
 def test_no_header_of_a_table_is_empty(soups):
     assert [path.name for path, soup in soups.items() for th in soup("th") if not th.get_text(strip=True)] == []
+
+
+def test_a_stamped_notebook_asks_nobody_for_its_images():
+    raw = "https://raw.githubusercontent.com/owner/name/main/docs/"
+    badge = '<a href="https://colab.example"><img alt="Open in Colab" src="https://colab.example/badge.svg"></a>'
+    page = SimpleNamespace(file=SimpleNamespace(src_uri="notebooks/00_start_here.ipynb"))
+    made = runpy.run_path(str(project_root() / "docs" / "gallery.py"))["on_page_content"](
+        f'<div class="jp-MarkdownCell">{badge}<img alt="a" src="{raw}giraffe.png"></div>', page, None, None
+    )
+    assert "../docs/giraffe.png" in made and ">Open in Colab</a>" in made and 'src="http' not in made
 
 
 @pytest.mark.parametrize("path", PAGES)

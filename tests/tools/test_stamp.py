@@ -1,6 +1,7 @@
 """A stamp reaches every notebook and README, and nothing else of them."""
 
 import json
+import re
 import shutil
 
 import pytest
@@ -63,14 +64,35 @@ def test_a_stamp_is_seen_in_every_notebook_and_in_the_table(project):
         assert f"]({page}) |" in row
 
 
-def test_stamping_for_another_repository_changes_two_lines_of_a_notebook(project):
+def images(root, name):
+    """The addresses of the images in a notebook's text."""
+    text = "".join("".join(cell["source"]) for cell in book(root, name)["cells"] if cell["cell_type"] == "markdown")
+    return [address for address in re.findall(r"!\[[^]]*\]\(([^)]+)\)", text) if "colab" not in address]
+
+
+def test_a_stamped_notebook_shows_its_images_without_the_folder_beside_it(project):
+    before = {name: images(project, name) for name in SERIES}
+    assert any(before.values()) and all(a.startswith("../docs/") for found in before.values() for a in found)
+    stamp("a/b")
+    stamp("owner/na.me")
+    raw = "https://raw.githubusercontent.com/owner/na.me/main/docs/"
+    for name, old in before.items():
+        assert images(project, name) == [raw + address.removeprefix("../docs/") for address in old]
+    for path, text in changed_files("").items():
+        path.write_text(text, encoding="utf-8")
+    assert {name: images(project, name) for name in SERIES} == before
+
+
+def test_stamping_for_another_repository_changes_only_what_names_it(project):
     stamp("a/b")
     before = {name: (project / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8") for name in SERIES}
     stamp("owner/name")
     for name, old in before.items():
         new = (project / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8")
         pairs = [(a, b) for a, b in zip(old.splitlines(), new.splitlines(), strict=True) if a != b]
-        assert len(pairs) == 2 and all(a.replace("a/b", "owner/name") == b for a, b in pairs)
+        assert len(pairs) == 2 + len(images(project, name)) and all(
+            a.replace("a/b", "owner/name") == b for a, b in pairs
+        )
 
 
 def test_a_second_stamp_changes_no_byte_and_another_repository_takes_the_place(project):
