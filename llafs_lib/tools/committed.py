@@ -1,6 +1,7 @@
 """The notebooks as they are committed: executed on `toy`, small, without paths or times of the machine they ran on.
 
-`refresh_committed` executes them again in place; `check_committed` looks whether a fresh run still shows the same.
+`refresh_committed` executes them again in place; `check_committed` looks whether a fresh run still shows the same. Each
+notebook says which state of the library executed it.
 """
 
 from __future__ import annotations
@@ -8,17 +9,19 @@ from __future__ import annotations
 import base64
 import io
 import json
+import platform
 import re
 from collections.abc import Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from llafs_lib.artifacts import SERIES, replacing
+from llafs_lib.artifacts import ROOMS, SERIES, library_digest, package_versions, replacing
 from llafs_lib.errors import LlafsError
 from llafs_lib.tools.execution import execute
 from llafs_lib.tools.tutorial import notebooks
 
+MADE_WITH = "made_with"  # where a notebook's metadata hold the `state` that executed it
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _WIDGET_STANDS_FOR = "(interactive: a menu and its figure appear here in a running notebook)"
 
@@ -53,8 +56,20 @@ def check_committed(only: Sequence[str] = ()) -> None:
 
 def _executed(path: Path, output: Path) -> dict[str, Any]:
     print(path.stem, flush=True)
+    made_with = state()  # before the run: an edit that is made meanwhile is not in its outputs
     execute(path, output, parameters={})
-    return tidy(json.loads(output.read_text(encoding="utf-8")))
+    fresh = tidy(json.loads(output.read_text(encoding="utf-8")))
+    fresh["metadata"][MADE_WITH] = made_with
+    return fresh
+
+
+def state() -> dict[str, str]:
+    """What the outputs of a notebook depend on beside its cells: the library's code, and the versions of all else.
+
+    The library's hash is one of syntax trees, which differ between versions of Python.
+    """
+    python = ".".join(platform.python_version_tuple()[:2])
+    return {"library": library_digest(ROOMS[SERIES[-1]]), "python": python, **package_versions()}
 
 
 def differences(committed: dict[str, Any], fresh: dict[str, Any], rtol: float = 0.02) -> list[str]:

@@ -9,7 +9,7 @@ import re
 import pytest
 
 from llafs_lib.artifacts import SERIES
-from llafs_lib.tools.committed import check_committed, differences, tidy
+from llafs_lib.tools.committed import MADE_WITH, check_committed, differences, state, tidy
 from llafs_lib.tools.tutorial import project_root
 
 ROOT = project_root()
@@ -122,3 +122,11 @@ def test_a_fresh_run_shows_what_is_committed(in_tmp):
     for name in ("notebooks", "llafs_lib", "docs"):
         (in_tmp / name).symlink_to(ROOT / name)
     check_committed(["00", "01", "03"])  # those that train nothing
+
+
+def test_all_were_executed_by_this_state_of_the_library_and_in_one_environment():
+    books = [json.loads((ROOT / "notebooks" / f"{name}.ipynb").read_text(encoding="utf-8")) for name in SERIES]
+    made_with = [book["metadata"].get(MADE_WITH, {}) for book in books]
+    assert all(one == made_with[0] for one in made_with), "run `make notebooks`, which executes all of them"
+    if made_with[0]["python"] == state()["python"]:
+        assert made_with[0]["library"] == state()["library"], "the library has changed since: run `make notebooks`"
