@@ -87,8 +87,9 @@ def _as_page(soup: BeautifulSoup) -> None:
     for script in soup("script"):  # nbconvert's loaders of MathJax and Mermaid, which ask a server for them
         if "MathJax" in script.text or "mermaid" in script.text:
             script.decompose()
-    for link in soup.select('a[href$=".ipynb"], a[href$=".md"]'):
-        link["href"] = re.sub(r"\.(ipynb|md)$", ".html", link["href"])
+    for link in soup.select('a[href*=".ipynb"], a[href*=".md"]'):
+        if "://" not in link["href"]:
+            link["href"] = re.sub(r"\.(ipynb|md)(?=#|$)", ".html", link["href"])
     for cell in soup.select(".jp-MarkdownCell"):
         _set_equations(cell)
     for plumbing in soup.select(".jp-InputPrompt, .jp-OutputPrompt, .celltoolbar, .zeroclipboard-container"):
