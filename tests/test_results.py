@@ -6,7 +6,7 @@ import re
 import pytest
 
 from llafs_lib.evaluation.report import findings
-from llafs_lib.evaluation.tables import claims_table, interval, markdown, null_table, overview, points
+from llafs_lib.evaluation.tables import claims_table, markdown, null_table, overview, points, scored
 from llafs_lib.tools.tutorial import project_root
 
 DOCS = project_root() / "docs"
@@ -63,7 +63,7 @@ def test_the_readme_has_the_rows_with_five_supports_and_the_verdicts():
 )
 def test_every_figure_that_is_said_of_photographs_is_one_of_the_result(text):
     found = {points(pair) for pair in COCO["paired"].values()}
-    found |= {f"{arm['miou']:.1f} {interval(arm['ci95'])}" for arm in COCO["arms"].values()}
+    found |= {scored(arm) for arm in COCO["arms"].values()}
     said = figures(text)
     assert len(said) > 5
     assert said <= found | figures(part("docs/results.md", "## Which supports", "| 5 true + 20 llm"))

@@ -244,13 +244,17 @@ def save_fold(run: RunFolder, fold: Fold, dataset: DataSet | None = None) -> Non
         write_json(path, asdict(fold))
 
 
-def load_fold(run: RunFolder, dataset: DataSet) -> Fold:
-    """Read `folds.json` and check that it was made from `dataset`.
+def load_fold(run: RunFolder, dataset: DataSet | None = None) -> Fold:
+    """Read `folds.json`.
+
+    Args:
+        dataset: what it must have been made from, if that is to be checked.
 
     Raises:
-        LlafsError: there is none, or it was made from other data or was cut off.
+        LlafsError: there is none, or it was made from other data than `dataset`, or was cut off.
     """
-    stored = json.loads(run.require("folds.json", data=dataset.fingerprint).read_text(encoding="utf-8"))
+    needed = {} if dataset is None else {"data": dataset.fingerprint}
+    stored = json.loads(run.require("folds.json", **needed).read_text(encoding="utf-8"))
     for key in ("base", "novel", "validation"):
         stored[key] = tuple(stored[key])
     for key in ("train_images", "test_images"):

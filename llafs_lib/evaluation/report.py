@@ -25,7 +25,6 @@ from llafs_lib.evaluation.tables import (
     arms_in,
     arms_table,
     claims_table,
-    interval,
     markdown,
     no_llm,
     null_table,
@@ -34,6 +33,7 @@ from llafs_lib.evaluation.tables import (
     pairs_in,
     points,
     reading,
+    scored,
     spread_table,
 )
 
@@ -97,7 +97,7 @@ def findings(results: Results) -> list[str]:
     floors = {floor: arms[floor] for floor in FLOORS if floor in arms}
     best = max(floors, key=lambda floor: floors[floor]["miou"])
     called = {EVERYTHING: "to predict everything", CENTRE_PRIOR: "the centre prior"}
-    scores = [f"{called[f]} scores {found['miou']:.1f} {interval(found['ci95'])}" for f, found in floors.items()]
+    scores = [f"{called[f]} scores {scored(found)}" for f, found in floors.items()]
     chosen = "base supports chosen by like names" if no_llm(results) else "LLM-chosen base supports"
     free = {"supercategory": "those of COCO's super-category", "text": "those with like names"}
     against_free = [_compared(results, Arm("", policy, k), words) for policy, words in free.items()]

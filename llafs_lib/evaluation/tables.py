@@ -74,9 +74,7 @@ def overview(results: Results) -> pd.DataFrame:
     """One row per arm, one column per model: mIoU with its 95% interval."""
     cells: dict[str, dict[str, str]] = {}
     for arm, found in arms_in(results).items():
-        cells.setdefault(label(arm, results), {})[arm.model or "no model"] = (
-            f"{found['miou']:.1f} {interval(found['ci95'])}"
-        )
+        cells.setdefault(label(arm, results), {})[arm.model or "no model"] = scored(found)
     return pd.DataFrame(cells).T.fillna("").rename_axis("supports")
 
 
@@ -93,6 +91,11 @@ def claims_table(results: Results, family: str = "claims") -> pd.DataFrame:
         said = "cannot tell, no LLM answered" if silent else claim["verdict"]
         cells.setdefault(claim["says"], {})[claim["model"]] = f"{said}: {points(found)}"
     return pd.DataFrame(cells).T.fillna("").rename_axis("claim")
+
+
+def scored(found: Figures) -> str:
+    """The mIoU of an arm as text: "24.7 [22.1, 27.6]"; without an interval where there are too few queries."""
+    return f"{found['miou']:.1f} {interval(found['ci95'])}".rstrip()
 
 
 def points(found: Figures) -> str:

@@ -6,12 +6,11 @@ seen, as long as the same classes are novel. So the models are copied, with a ma
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
-from typing import Any
 
 from llafs_lib.artifacts import RunFolder
+from llafs_lib.data.folds import load_fold
 from llafs_lib.errors import LlafsError
 from llafs_lib.records import Fold
 from llafs_lib.settings import Settings
@@ -34,7 +33,7 @@ def take_models(names: Sequence[str], settings: Settings, source: RunFolder) -> 
     run = settings.run
     if source.path.resolve() == run.path.resolve():
         raise LlafsError(f"{source.path} is the run itself: name another folder for the new one, such as --runs other.")
-    here, there = (_fold(folder) for folder in (run, source))
+    here, there = map(load_fold, (run, source))
     for group in ("base", "novel", "validation"):
         if getattr(here, group) != getattr(there, group):
             raise LlafsError(f"{source.path} has other {group} classes than {run.path}: its models do not fit.")
@@ -45,12 +44,6 @@ def take_models(names: Sequence[str], settings: Settings, source: RunFolder) -> 
         data = {"data": here.digest, "trained on": of_source.get("trained on", of_source["data"])}
         with run.writing(name, of_source | data) as path:
             shutil.copyfile(made, path)
-
-
-def _fold(run: RunFolder) -> Fold:
-    stored: dict[str, Any] = json.loads(run.require("folds.json").read_text(encoding="utf-8"))
-    lists = {key: tuple(value) for key, value in stored.items() if isinstance(value, list)}
-    return Fold(**(stored | lists))
 
 
 def _check_unseen(here: Fold, there: Fold, source: RunFolder) -> None:

@@ -177,6 +177,7 @@ def test_too_few_queries_have_no_interval_and_no_verdict():
     assert all(f["ci95"] is None for part in ("arms", "paired") for f in results[part].values())
     assert {c["verdict"] for c in (*results["claims"], *results["document"])} == {"too few queries"}
     said = findings(results)
+    assert not any("  " in text for text in (*said, *overview(results).stack()))
     assert "not compared (too few queries) with random ones with HSNet" in said[0]
     assert not any(word in " ".join(said) for word in ("better", "worse", "[", "told apart"))
     pages = markdown_report(results), html_report(results, {"a": plots.claims(results)}), text_report(results)
