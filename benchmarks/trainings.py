@@ -1,9 +1,12 @@
 """By how much another training moves a figure, in points: what the interval of a single run has to include.
 
-    python benchmarks/trainings.py runs/sweep coco-mini
+    python benchmarks/trainings.py coco-mini runs/sweep
+    python benchmarks/trainings.py toy one_thread/sweep two_threads/sweep
 
 Prints, model by model, the standard deviation between trainings that differ in nothing but their seed: of a fold's
-rows, of a fold's claims, and of the claims of all folds together. `summary.TRAINED` holds the second of these.
+rows, of a fold's claims, and of the claims of all folds together. `summary.TRAINED` holds the second of these. Of
+several sweeps with the same seeds it prints the same for trainings that differ in nothing but the sweep, such as in
+their number of threads.
 """
 
 import sys
@@ -18,37 +21,43 @@ from llafs_lib.evaluation.metrics import miou
 from llafs_lib.evaluation.runner import counts_of
 
 
-def main(sweep, dataset):
-    runs = {}  # (seed, fold) → arm → counts
-    for log in sorted(Path(sweep).glob(f"seed*/{dataset}/fold*/queries.novel.jsonl")):
-        seed, fold = log.parts[-4].removeprefix("seed"), log.parts[-2].removeprefix("fold")
-        runs[int(seed), int(fold)] = over_draws(counts_of(read_log(log)))
-    folds = sorted({fold for _, fold in runs})
-    print(f"{len(runs)} trainings of {len(folds)} folds")
+def main(dataset, *sweeps):
+    runs = {}  # (sweep, seed, fold) → arm → counts
+    for log in sorted(p for sweep in sweeps for p in Path(sweep).glob(f"seed*/{dataset}/fold*/queries.novel.jsonl")):
+        runs[log.parents[3], log.parts[-4], log.parts[-2]] = over_draws(counts_of(read_log(log)))
+    folds = len({fold for *_, fold in runs})
+    print(f"{len(runs)} trainings of {folds} folds")
     for model in models_of(next(iter(runs.values()))):
-        rows, differences = (deviations(runs, folds, pick(model)) for pick in (rows_of, pairs_of))
-        print(f"{model}: rows {rms(rows):.2f}, claims {rms(differences):.2f} points a fold", end=", ")
-        print(f"{rms(differences) / len(folds) ** 0.5:.2f} over {len(folds)} folds")
+        report(f"{model}, another seed", runs, folds, model, lambda sweep, seed, fold: (sweep, fold))
+        if len(sweeps) > 1:
+            report(f"{model}, another sweep", runs, folds, model, lambda sweep, seed, fold: (seed, fold))
+
+
+def report(says, runs, folds, model, same):
+    rows, differences = (rms(deviations(runs, same, pick(model))) for pick in (rows_of, claims_of))
+    over = differences / folds**0.5
+    print(f"{says}: rows {rows:.2f}, claims {differences:.2f} points a fold, {over:.2f} over {folds} folds")
 
 
 def rows_of(model):
     return lambda run: {arm.name: miou(counts) for arm, counts in run.items() if arm.model == model}
 
 
-def pairs_of(model):
+def claims_of(model):
     def differences(run):
         k = max(arm.k for arm in run if arm.policy == "llm" and arm.k != "all")
-        return {says: miou(run[a]) - miou(run[b]) for says, (a, b) in claims(model, k).items()}
+        pairs = {says: pair for says, pair in claims(model, k).items() if run.keys() >= set(pair)}
+        return {says: miou(run[a]) - miou(run[b]) for says, (a, b) in pairs.items()}
 
     return differences
 
 
-def deviations(runs, folds, figures):
-    """The deviation between a fold's trainings, of each figure in each fold."""
-    values = defaultdict(list)  # (fold, figure) → one for each training
-    for (_, fold), run in runs.items():
+def deviations(runs, same, figures):
+    """The deviation of each figure between runs of which `same` says the same."""
+    values = defaultdict(list)  # (same, figure) → one for each training
+    for key, run in runs.items():
         for name, value in figures(run).items():
-            values[fold, name].append(value)
+            values[same(*key), name].append(value)
     return [np.std(own, ddof=1) for own in values.values() if len(own) > 1]
 
 
