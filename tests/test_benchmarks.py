@@ -13,7 +13,7 @@ from llafs_lib.artifacts import RunFolder
 from llafs_lib.classes import COCO_CLASSES, DATASETS
 from llafs_lib.data.folds import make_fold, open_dataset
 from llafs_lib.evaluation.arms import EVERYTHING, Arm
-from llafs_lib.evaluation.metrics import curve, miou
+from llafs_lib.evaluation.metrics import ConfusionCounts, curve, miou
 from llafs_lib.evaluation.runner import Question
 from llafs_lib.language.asking import Asker
 from llafs_lib.records import Episode, RelatedClass, RelatedClasses
@@ -282,6 +282,26 @@ def test_coverage(capsys, monkeypatch):
     coverage.main()
     held = capsys.readouterr().out.splitlines()[-1].split("|")[5:-2]  # after name, shape, trainings, rows
     assert all(float(share) > 85 for shares in held for share in shares.split(","))
+
+
+def test_what_another_seed_and_another_sweep_are_worth(tmp_path, monkeypatch, capsys):
+    script, found = load("trainings"), {}
+    for (sweep, seed), llm in {("a", 0): 50, ("a", 1): 54, ("b", 0): 51, ("b", 1): 55}.items():
+        log = tmp_path / sweep / f"seed{seed}" / "toy" / "fold0" / "queries.novel.jsonl"
+        log.parent.mkdir(parents=True)
+        log.touch()
+        found[log] = {
+            Arm("HSNet", policy, 5): [ConfusionCounts("hen", 1, inter, 100, 0, 1)]
+            for policy, inter in (("llm", llm), ("random", 40))
+        }
+    monkeypatch.setattr(script, "read_log", found.get)
+    monkeypatch.setattr(script, "counts_of", lambda answers: answers)
+    script.main("toy", tmp_path / "a", tmp_path / "b")
+    assert capsys.readouterr().out.splitlines() == [  # deviations of (50, 54) and (50, 51), and of 40 twice
+        "4 trainings of 1 folds",
+        "HSNet, another seed: rows 2.00, claims 2.83 points a fold, 2.83 over 1 folds",
+        "HSNet, another sweep: rows 0.50, claims 0.71 points a fold, 0.71 over 1 folds",
+    ]
 
 
 @pytest.mark.parametrize(
