@@ -23,8 +23,9 @@ from llafs_lib.evaluation.runner import counts_of
 
 def main(dataset, *sweeps):
     runs = {}  # (sweep, seed, fold) → arm → counts
-    for log in sorted(p for sweep in sweeps for p in Path(sweep).glob(f"seed*/{dataset}/fold*/queries.novel.jsonl")):
-        runs[log.parents[3], log.parts[-4], log.parts[-2]] = over_draws(counts_of(read_log(log)))
+    for done in sorted(path for sweep in sweeps for path in Path(sweep).glob(f"seed*/{dataset}/fold*/results.json")):
+        answers = counts_of(read_log(done.with_name("queries.novel.jsonl")))
+        runs[done.parents[3], done.parts[-4], done.parts[-2]] = over_draws(answers)
     folds = len({fold for *_, fold in runs})
     print(f"{len(runs)} trainings of {folds} folds")
     for model in models_of(next(iter(runs.values()))):

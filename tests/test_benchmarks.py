@@ -289,7 +289,7 @@ def test_what_another_seed_and_another_sweep_are_worth(tmp_path, monkeypatch, ca
     for (sweep, seed), llm in {("a", 0): 50, ("a", 1): 54, ("b", 0): 51, ("b", 1): 55}.items():
         log = tmp_path / sweep / f"seed{seed}" / "toy" / "fold0" / "queries.novel.jsonl"
         log.parent.mkdir(parents=True)
-        log.touch()
+        log.with_name("results.json").touch()
         found[log] = {
             Arm("HSNet", policy, 5): [ConfusionCounts("hen", 1, inter, 100, 0, 1)]
             for policy, inter in (("llm", llm), ("random", 40))
