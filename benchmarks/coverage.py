@@ -8,6 +8,8 @@ difference of two sets of draws of the first arm. The IoU of an answer is the su
 to 0 to 1. Sizes and spreads are like those that HSNet, RePRI and prototypes showed on coco-mini: the logarithm of an
 area deviates by 0.8, the IoU of a class's queries by 0.17, and at rows near 10 two in five IoUs are 0.
 
+The last lines are about the null test of a sweep, in which ten pairs of five draws are compared in every fold.
+
 The truth of a difference is that of ever more queries of each class. The truth of a row is the mean over all rounds,
 that is, over samples of as many queries; the last column says how much more ever more queries would give.
 """
@@ -18,17 +20,18 @@ import argparse
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 
 from llafs_lib.evaluation.metrics import ConfusionCounts
-from llafs_lib.evaluation.statistics import Estimate, Estimator
+from llafs_lib.evaluation.statistics import Estimate, Estimator, Interval
 
 Counts = tuple[np.ndarray, np.ndarray]  # inter and union, each [trainings, queries]
 
 TOY = ((18, 18, 18, 19, 19),)  # queries of each class, by fold
 COCO_MINI = (
-    (1, 1, 1, 2, 2, 2, 3, 3, 3, 3, 3, 4, 6, 8, 12, 12),
+    (1, 1, 1, 2, 2, 2, 3, 3, 3, 3, 3, 4, 8, 8, 16, 58),
     (1, 1, 2, 2, 2, 3, 3, 3, 3, 4, 5, 6, 6, 6, 7, 8, 8),
     (1, 1, 1, 1, 1, 2, 2, 2, 2, 2, 2, 2, 6, 6, 12),
     (1, 1, 1, 1, 1, 2, 3, 3, 4, 5, 5, 7, 8),
@@ -47,6 +50,7 @@ class Setting:
     sizes: float = 0.8  # deviation of the logarithm of objects' areas within a class
     draws: int = 5
     draw: float = 0.12  # deviation from draw to draw; the others stand in `answers`
+    sets: int = 2  # of draws of the first arm
     training: float = 0.02
 
     @property
@@ -86,6 +90,15 @@ SETTINGS = (
 )
 
 
+# The null test of a sweep on coco-mini: four models, two numbers of supports, and in each fold five draws.
+NULLS = tuple(
+    Setting("null test", (fold,), level=level, draws=1, draw=draw, sets=5)
+    for fold in COCO_MINI
+    for level in (0.0, 0.0, 0.05, 0.1)
+    for draw in (0.2, 0.12)
+)
+
+
 def answers(
     setting: Setting,
     rng: np.random.Generator,
@@ -95,7 +108,7 @@ def answers(
     name: np.ndarray,
     trainings: int,
 ) -> list[Counts]:
-    """The pooled counts of the arms random, random drawn again, and llm.
+    """The pooled counts of the arms random, random drawn again (as often as there are sets of draws), and llm.
 
     Args:
         level, image, fold, name: of each query, [queries]: its class's IoU, and the numbers of its image, of its
@@ -108,15 +121,14 @@ def answers(
     of_query = level + 0.05 * np.clip(size, -2, 2) + rng.normal(0, 0.1, images)[image] + rng.normal(0, 0.1, n)
     of_training = rng.normal(0, setting.training, shape)  # for both arms
     found = []
-    for gain, draws, times in ((0.0, setting.draws, 2), (setting.gain, 1, 1)):
+    for gain, draw, draws, times in ((0.0, setting.draw, setting.draws, setting.sets), (setting.gain, 0.0, 1, 1)):
         of_arm = of_training + rng.normal(0, setting.training, shape)  # [trainings, folds]
         of_name = rng.normal(0, setting.training, (*shape, name.max() + 1))
-        mean = (
-            of_query + gain + rng.normal(0, 0.1, n) + of_arm[:, fold] + of_name[:, fold, name]
-        )  # [trainings, queries]
+        own = rng.normal(0, 0.1, n)  # of the arm
+        mean = of_query + gain + own + of_arm[:, fold] + of_name[:, fold, name]  # [trainings, queries]
         for _ in range(times):
-            draw = rng.normal(0, setting.draw if times == 2 else 0, (draws, 1, n))  # the same for all trainings
-            iou = np.clip(mean + draw + rng.normal(0, 0.05, (draws, trainings, n)), 0, 1)
+            of_draw = rng.normal(0, draw, (draws, 1, n))  # the same for all trainings
+            iou = np.clip(mean + of_draw + rng.normal(0, 0.05, (draws, trainings, n)), 0, 1)
             union = np.minimum(area * 2 / (1 + iou), pixels)  # as many pixels are marked as the object has
             found.append(((iou * union).sum(axis=0), union.sum(axis=0)))
     return found
@@ -144,12 +156,7 @@ def training_sds(setting: Setting, queries: int = 200) -> tuple[float, float]:
 def estimates(setting: Setting, rounds: int) -> Iterator[list[Estimate]]:
     """Round by round: the difference, the null difference, the rows random and llm."""
     rng = np.random.default_rng(zlib.crc32(repr(setting).encode()))  # settings of one shape do not share their luck
-    name, fold = setting.of_class, setting.of_fold
-    place = rng.permutation(len(name))
-    before = name[np.argsort(place)[place - 1]]  # the class of the query at the place before
-    image = np.unique(place - ((place % 4 == 1) & (before != name)), return_inverse=True)[
-        1
-    ]  # asked about once or twice
+    name, fold, image = setting.of_class, setting.of_fold, images_of(setting, rng)
     of_row, of_difference = training_sds(setting) if setting.trainings == 1 else (0.0, 0.0)
     queries = [(f"class {c}", i) for c, i in zip(name, image.tolist(), strict=True)]
     estimator = None
@@ -160,6 +167,30 @@ def estimates(setting: Setting, rounds: int) -> Iterator[list[Estimate]]:
         estimator = estimator or Estimator(random[0], fold_of=fold_of)
         differences = estimator.difference(llm, random, of_difference), estimator.difference(again, random)
         yield [*differences, estimator.row(random, of_row), estimator.row(llm, of_row)]
+
+
+def images_of(setting: Setting, rng: np.random.Generator) -> np.ndarray:
+    """The number of each query's image, [queries]: an image is asked about once, or twice for different classes."""
+    name = setting.of_class
+    place = rng.permutation(len(name))
+    before = name[np.argsort(place)[place - 1]]  # the class of the query at the place before
+    return np.unique(place - ((place % 4 == 1) & (before != name)), return_inverse=True)[1]
+
+
+def null_intervals(setting: Setting, rng: np.random.Generator) -> list[Interval]:
+    """The intervals of the differences between any two sets of draws of one arm."""
+    name, image = setting.of_class, images_of(setting, rng)
+    queries = [(f"class {c}", i) for c, i in zip(name, image.tolist(), strict=True)]
+    *sets, _ = answers(setting, rng, setting.levels[name], image, setting.of_fold, name, 1)
+    counts = [as_counts(queries, inter[0], union[0]) for inter, union in sets]
+    return [Estimator(a).difference([b], [a]).ci95 for a, b in combinations(counts, 2)]
+
+
+def shares_of_nulls(rounds: int) -> np.ndarray:
+    """Round by round, [rounds]: the percentage of the intervals of a sweep's null test that hold zero."""
+    rng = np.random.default_rng(4)
+    held = [[[low <= 0 <= high for low, high in null_intervals(s, rng)] for s in NULLS] for _ in range(rounds)]
+    return 100 * np.mean(held, axis=(1, 2))
 
 
 def as_counts(queries: list[tuple[str, int]], inter: np.ndarray, union: np.ndarray) -> list[ConfusionCounts]:
@@ -197,6 +228,9 @@ def main() -> None:
             f"| {s.name} | {shape} | {held[0]:.1f} | {held[1]:.1f} | {held[2]:.1f}, {held[3]:.1f} | {lean} |",
             flush=True,
         )
+    shares = shares_of_nulls(rounds)
+    less = ", ".join(f"{q}% of the rounds have less than {np.percentile(shares, q):.1f}%" for q in (5, 10, 50))
+    print(f"\nNull test of a sweep: zero lies in {shares.mean():.1f}% of {10 * len(NULLS)} intervals; {less}.")
 
 
 if __name__ == "__main__":

@@ -278,10 +278,13 @@ def test_kills_notices_what_is_half_written_and_what_differs_beyond_its_times(tm
 def test_coverage(capsys, monkeypatch):
     coverage = load("coverage")
     monkeypatch.setattr(coverage, "SETTINGS", coverage.SETTINGS[1:2])
+    monkeypatch.setattr(coverage, "NULLS", coverage.NULLS[3:4])
     monkeypatch.setattr("sys.argv", ["coverage", "--rounds", "60"])
     coverage.main()
-    held = capsys.readouterr().out.splitlines()[-1].split("|")[5:-2]  # after name, shape, trainings, rows
+    table, nulls = capsys.readouterr().out.rstrip().split("\n\n")[1:]
+    held = table.splitlines()[-1].split("|")[5:-2]  # after name, shape, trainings, rows
     assert all(float(share) > 85 for shares in held for share in shares.split(","))
+    assert "of 10 intervals" in nulls and float(nulls.split("lies in ")[1].split("%")[0]) > 85
 
 
 def test_what_another_seed_and_another_sweep_are_worth(tmp_path, monkeypatch, capsys):
