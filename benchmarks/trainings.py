@@ -26,6 +26,9 @@ def main(dataset, *sweeps):
     for done in sorted(path for sweep in sweeps for path in Path(sweep).glob(f"seed*/{dataset}/fold*/results.json")):
         answers = counts_of(read_log(done.with_name("queries.novel.jsonl")))
         runs[done.parents[3], done.parts[-4], done.parts[-2]] = over_draws(answers)
+    if not runs:
+        places = ", ".join(map(str, sweeps))
+        sys.exit(f"no finished run of {dataset} in {places}: name a data set, then folders of sweeps")
     folds = len({fold for *_, fold in runs})
     print(f"{len(runs)} trainings of {folds} folds")
     for model in models_of(next(iter(runs.values()))):

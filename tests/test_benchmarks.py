@@ -305,6 +305,8 @@ def test_what_another_seed_and_another_sweep_are_worth(tmp_path, monkeypatch, ca
         "HSNet, another seed: rows 2.00, claims 2.83 points a fold, 2.83 over 1 folds",
         "HSNet, another sweep: rows 0.50, claims 0.71 points a fold, 0.71 over 1 folds",
     ]
+    with pytest.raises(SystemExit, match="no finished run of coco-mini"):
+        script.main("coco-mini", tmp_path / "a")
 
 
 @pytest.mark.parametrize(
